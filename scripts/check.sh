@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Checks format, lint, types and shell scripts; runs every check, names those
+# that fail and then exits 1. `.venv/bin/ruff format .` repairs the format.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/setup_env.sh
+# Else pyright asks PyPI for a newer release on every run.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS=1
+shell_files=(scripts/*.sh .ci/run)
+failed=''
+
+check() {
+  echo "check: $*"
+  "$@" || failed+="  $*"$'\n'
+}
+
+check .venv/bin/python -m ruff format --check .
+check .venv/bin/python -m ruff check .
+check .venv/bin/python -m pyright
+for file in "${shell_files[@]}"; do
+  check bash -n "$file"
+done
+if command -v shellcheck > /dev/null; then
+  check shellcheck "${shell_files[@]}"
+else
+  echo 'check: shellcheck is not installed, skipped'
+fi
+
+if [[ -n $failed ]]; then
+  printf 'failed:\n%s' "$failed" >&2
+  exit 1
+fi

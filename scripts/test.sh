@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs the fast tests on the CPU. Arguments go to pytest, paths are relative to
+# the repository root, and a second -m replaces the first:
+#
+#   scripts/test.sh
+#   scripts/test.sh tests/models_test.py -k stem
+#   scripts/test.sh -m slow
+#   JAX_PLATFORMS=cuda scripts/test.sh -m gpu
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/setup_env.sh
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+exec .venv/bin/python -m pytest -m 'not slow and not gpu' "$@"
