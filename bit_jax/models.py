@@ -1,0 +1,368 @@
+"""ResNet-v2 with GroupNorm and weight standardization, the network of BiT.
+
+Paper section 3.1 (arXiv 1912.11370). Parameter paths are a public contract:
+`root_block/conv_root/kernel`, `block1/unit01/{conv1,conv2,conv3,conv_proj}/
+kernel`, `block1/unit01/{gn1,gn2,gn3}/{scale,bias}`, `norm-pre-head/{scale,
+bias}`, `head/{kernel,bias}`.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bit_jax import paths
+from bit_jax.errors import InputError
+
+GROUPS = 32  # Paper section 3.1; fewer only where a layer has fewer channels.
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+  """What a depth stands for.
+
+  Attributes:
+    units: residual units in each of the four stages.
+    small_images: True for an early stride made for images of about 32 px: the
+      root is a 3x3 stride-2 convolution and has no pooling.
+  """
+
+  units: tuple[int, int, int, int]
+  small_images: bool = False
+
+
+# 50, 101 and 152 are the paper's; 26 is the next one down with two units a
+# stage; 14 is for tests, the quickstart and small images.
+ARCHITECTURES = {
+  14: Architecture((1, 1, 1, 1), small_images=True),
+  26: Architecture((2, 2, 2, 2)),
+  50: Architecture((3, 4, 6, 3)),
+  101: Architecture((3, 4, 23, 3)),
+  152: Architecture((3, 8, 36, 3)),
+}
+
+# The released variants; any other depth of ARCHITECTURES and any width that
+# fills whole groups can be created too.
+VARIANTS = ("R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4")
+
+
+def parse_variant(variant: str) -> tuple[int, float]:
+  """Returns (depth, width) of a name such as `R50x1` or `R14x0.5`.
+
+  Raises:
+    InputError: the name has another form, or the depth is unknown, or the
+      width gives a root whose channels do not fill whole groups.
+  """
+  match = re.fullmatch(r"R(\d+)x(\d+(?:\.\d+)?)", variant)
+  depth, width = (int(match[1]), float(match[2])) if match else (0, 0.0)
+  if depth not in ARCHITECTURES or width <= 0:
+    depths = ", ".join(map(str, ARCHITECTURES))
+    raise InputError(
+      f"model {variant!r} is unknown: expected R<depth>x<width> with depth one "
+      f"of {depths}, e.g. {', '.join(VARIANTS)} or R14x0.5"
+    )
+  channels = 64 * width
+  if channels != int(channels) or channels % min(GROUPS, channels):
+    raise InputError(
+      f"model {variant!r}: 64 x {width:g} channels do not fill whole groups of "
+      f"GroupNorm; use a width that is a multiple of 0.5, or below 0.5 one "
+      f"that gives a whole number of channels"
+    )
+  return depth, width
+
+
+def _at_least_float32(dtype: Any) -> Any:
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def _compute_dtype(dtype: Any, param: jax.Array) -> Any:
+  """The layer's own dtype, unless the parameters are float64."""
+  return jnp.float64 if param.dtype == jnp.float64 else jnp.dtype(dtype)
+
+
+def standardize(kernel: jax.Array, eps: float = 1e-10) -> jax.Array:
+  """Gives each output channel of a kernel zero mean and unit variance.
+
+  Weight standardization (arXiv 1903.10520) as BiT uses it: population variance
+  over (height, width, input channels), eps inside the root.
+
+  Args:
+    kernel: [H, W, I, O], any float dtype.
+    eps: added to the variance.
+
+  Returns:
+    [H, W, I, O] in float32, or float64 for a float64 kernel.
+  """
+  kernel = kernel.astype(_at_least_float32(kernel.dtype))
+  kernel = kernel - kernel.mean((0, 1, 2))
+  return kernel * jax.lax.rsqrt(jnp.square(kernel).mean((0, 1, 2)) + eps)
+
+
+class StdConv(nn.Module):
+  """Convolution without bias whose kernel is standardized on every use.
+
+  Attributes:
+    features: output channels.
+    kernel_px: side of the square kernel; the image is padded with
+      (kernel_px - 1) // 2 zeros on each side.
+    stride: in both directions.
+    dtype: of the multiplication; the standardization is in float32 at least.
+  """
+
+  features: int
+  kernel_px: int = 1
+  stride: int = 1
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [N, H, W, I] to [N, H / stride, W / stride, features]."""
+    shape = (self.kernel_px, self.kernel_px, x.shape[-1], self.features)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    dtype = _compute_dtype(self.dtype, kernel)
+    padding = (self.kernel_px - 1) // 2
+    return jax.lax.conv_general_dilated(
+      x.astype(dtype),
+      standardize(kernel).astype(dtype),
+      (self.stride, self.stride),
+      [(padding, padding)] * 2,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class GroupNorm(nn.Module):
+  """Group normalization (arXiv 1803.08494) over 32 groups, eps 1e-5.
+
+  Statistics are in float32 at least, whatever the input; the output has the
+  input's dtype.
+  """
+
+  groups: int = GROUPS
+  eps: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalizes [N, H, W, C] over (H, W, channels of a group)."""
+    channels = x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (channels,))
+    bias = self.param("bias", nn.initializers.zeros, (channels,))
+    groups = min(self.groups, channels)
+
+    def group_mean(per_channel):  # [N, C] -> [N, 1, 1, C]
+      # Sums over space leave channels in place, which XLA does in one pass;
+      # a five-axis reshape of the image makes it move the whole image.
+      grouped = per_channel.reshape(-1, groups, channels // groups)
+      mean = grouped.mean(-1, keepdims=True)
+      return jnp.broadcast_to(mean, grouped.shape).reshape(-1, 1, 1, channels)
+
+    y = x.astype(_at_least_float32(x.dtype))
+    centred = y - group_mean(y.mean((1, 2)))
+    variance = group_mean(jnp.square(centred).mean((1, 2)))
+    y = centred * (jax.lax.rsqrt(variance + self.eps) * scale) + bias
+    return y.astype(x.dtype)
+
+
+class ResidualUnit(nn.Module):
+  """Pre-activation bottleneck unit; its 3x3 convolution has the stride.
+
+  Attributes:
+    channels: of the two inner convolutions; the output has four times as many.
+    stride: of the unit.
+    project: True where the shortcut is a 1x1 convolution; BiT takes it after
+      the first normalization and activation.
+    dtype: of the convolutions.
+  """
+
+  channels: int
+  stride: int = 1
+  project: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [N, H, W, I] to [N, H / stride, W / stride, 4 * channels]."""
+
+    def conv(features, name, kernel_px=1, stride=1):
+      return StdConv(features, kernel_px, stride, self.dtype, name=name)
+
+    y = nn.relu(GroupNorm(name="gn1")(x))
+    if self.project:
+      x = conv(4 * self.channels, "conv_proj", stride=self.stride)(y)
+    y = conv(self.channels, "conv1")(y)
+    y = nn.relu(GroupNorm(name="gn2")(y))
+    y = conv(self.channels, "conv2", kernel_px=3, stride=self.stride)(y)
+    y = nn.relu(GroupNorm(name="gn3")(y))
+    y = conv(4 * self.channels, "conv3")(y)
+    return x + y
+
+
+class Stage(nn.Module):
+  """Residual units at one resolution; the first one projects and strides."""
+
+  units: int
+  channels: int
+  stride: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [N, H, W, I] to [N, H / stride, W / stride, 4 * channels]."""
+    for i in range(self.units):
+      x = ResidualUnit(
+        self.channels,
+        stride=self.stride if i == 0 else 1,
+        project=i == 0,
+        dtype=self.dtype,
+        name=f"unit{i + 1:02d}",
+      )(x)
+    return x
+
+
+class Root(nn.Module):
+  """The first convolution, and for large images a max-pool.
+
+  The pool's border is zeros, as in the official code: padding with -inf, the
+  default of most frameworks, is a different network.
+  """
+
+  channels: int
+  small_images: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [N, H, W, 3] to 1/4 (small_images: 1/2) the height and width."""
+    kernel_px = 3 if self.small_images else 7
+    x = StdConv(self.channels, kernel_px, 2, self.dtype, name="conv_root")(x)
+    if self.small_images:
+      return x
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
+
+
+class ResNetV2(nn.Module):
+  """BiT's network; see `create` for the usual way to make one.
+
+  Attributes:
+    num_classes: outputs of the head.
+    units: residual units in each stage.
+    width: multiplies all channel counts.
+    small_images: see `Architecture`.
+    head_bias: initial value of the head's bias.
+    dtype: of the convolutions, float32 or bfloat16. Statistics, pooling, head
+      and logits are float32; float64 parameters make everything float64.
+  """
+
+  num_classes: int
+  units: Sequence[int] = ARCHITECTURES[50].units
+  width: float = 1
+  small_images: bool = False
+  head_bias: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, return_features: bool = False):
+    """Computes logits.
+
+    Args:
+      images: float[N, H, W, 3] in [-1, 1].
+      return_features: also return what the layers on the way give.
+
+    Returns:
+      float32[N, num_classes] logits (float64 for float64 parameters). With
+      return_features a pair of these and a dict: `root` (after the pool),
+      `block1` ... `block4`, all [N, h, w, c], and `pre_logits` [N, D], the
+      pooled features that the head sees.
+    """
+    features = {}
+    channels = int(64 * self.width)
+    x = Root(channels, self.small_images, self.dtype, name="root_block")(images)
+    features["root"] = x
+    for i, units in enumerate(self.units):
+      name = f"block{i + 1}"
+      stride = 1 if i == 0 else 2
+      x = Stage(units, channels * 2**i, stride, self.dtype, name=name)(x)
+      features[name] = x
+    x = nn.relu(GroupNorm(name="norm-pre-head")(x))
+    x = x.astype(_at_least_float32(x.dtype)).mean((1, 2))
+    features["pre_logits"] = x
+    # The zero kernel makes the first predictions uniform, whatever the body.
+    logits = nn.Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(self.head_bias),
+      name="head",
+    )(x)
+    return (logits, features) if return_features else logits
+
+
+def create(variant: str, *, num_classes: int, **kw) -> ResNetV2:
+  """Makes the network of a variant.
+
+  Args:
+    variant: e.g. `R50x1`, `R152x4`, `R14x0.5`; see `parse_variant`.
+    num_classes: outputs of the head.
+    **kw: other attributes of `ResNetV2`; `dtype` may be a string.
+
+  Returns:
+    The module; `module.apply({"params": p}, images)` gives logits.
+
+  Raises:
+    InputError: the variant is unknown.
+  """
+  depth, width = parse_variant(variant)
+  if "dtype" in kw:
+    kw["dtype"] = jnp.dtype(kw["dtype"])
+  arch = ARCHITECTURES[depth]
+  return ResNetV2(
+    num_classes=num_classes,
+    units=arch.units,
+    width=width,
+    small_images=arch.small_images,
+    **kw,
+  )
+
+
+def init_params(
+  model: ResNetV2, rng: jax.Array, image_px: int
+) -> dict[str, Any]:
+  """Draws random parameters, distributed as those of `model.init`.
+
+  All kernels are slices of one draw: a generator for each of them, as
+  `model.init` has, takes XLA over 20 times as long to compile.
+
+  Args:
+    model: of `create`.
+    rng: a key.
+    image_px: side of an image the network can be applied to.
+
+  Returns:
+    The nested dict of float32 parameters.
+  """
+  image = jax.ShapeDtypeStruct((1, image_px, image_px, 3), jnp.float32)
+  shapes = jax.eval_shape(model.init, rng, image)["params"]
+  flat = paths.flatten(shapes)
+  constants = {"scale": 1.0, "bias": 0.0, "head/bias": model.head_bias}
+  kernels = [
+    path for path in flat if path.endswith("kernel") and path != "head/kernel"
+  ]
+  total = sum(flat[path].size for path in kernels)
+  # Truncated at two standard deviations and scaled to lecun_normal's variance.
+  noise = jax.random.truncated_normal(rng, -2.0, 2.0, (total,)) / 0.87962566
+  params, start = {}, 0
+  for path, leaf in flat.items():
+    if path in kernels:
+      fan_in = math.prod(leaf.shape[:-1])
+      draw = noise[start : start + leaf.size].reshape(leaf.shape)
+      params[path] = draw / math.sqrt(fan_in)
+      start += leaf.size
+    else:
+      last = path.rsplit("/", 1)[-1]
+      value = constants.get(path, constants.get(last, 0.0))
+      params[path] = jnp.full(leaf.shape, value, leaf.dtype)
+  return paths.unflatten(params)

@@ -1,0 +1,243 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bit_jax import models, paths, weights
+from bit_jax.errors import InputError
+from tests.goldens import seeded_weights
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+
+
+def max_error(a, b):
+  """The goldens' measure: max|a - b| / max|b|."""
+  return np.abs(np.asarray(a, np.float64) - b).max() / np.abs(b).max()
+
+
+def num_params(variant, num_classes=1000):
+  shapes = weights.abstract_params(variant, num_classes).values()
+  return sum(int(np.prod(s.shape)) for s in shapes)
+
+
+@pytest.mark.parametrize(
+  ("variant", "expected"),
+  [
+    # Counted from the shapes of the official files.
+    ("R50x1", 25_549_352),
+    ("R101x1", 44_541_480),
+    ("R50x3", 217_319_080),
+    ("R101x3", 387_934_888),
+    ("R152x2", 236_335_208),
+    ("R152x4", 936_533_224),
+  ],
+)
+def test_number_of_parameters(variant, expected):
+  assert variant in models.VARIANTS
+  assert num_params(variant) == expected
+
+
+def test_parameters_have_the_official_shapes():
+  official = {
+    weights.from_official_key(k): shape
+    for k, shape in seeded_weights.names_and_shapes(152, 2, 10)
+  }
+  official["head/kernel"] = official["head/kernel"][2:]
+  ours = weights.abstract_params("R152x2", 10)
+  assert {k: v.shape for k, v in ours.items()} == official
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "R50x1_96px",
+    "R50x1_65x97px",  # Odd sizes: padding on both sides matters.
+    pytest.param("R101x3_64px", marks=pytest.mark.slow),
+  ],
+)
+def test_agrees_with_the_official_network(name):
+  golden = np.load(GOLDENS / f"{name}.npz")
+  depth, width, classes, batch, height, width_px, seed = golden["meta"]
+  flat = {
+    weights.from_official_key(k): v
+    for k, v in seeded_weights.make(depth, width, classes, seed).items()
+  }
+  flat["head/kernel"] = flat["head/kernel"][0, 0]
+  params = paths.unflatten(flat)
+  images = seeded_weights.images(batch, height, width_px, seed)
+  model = models.create(f"R{depth}x{width}", num_classes=int(classes))
+
+  @jax.jit
+  def apply(params, images):
+    return model.apply({"params": params}, images, return_features=True)
+
+  with jax.default_matmul_precision("highest"):
+    logits, features = apply(params, images)
+
+  assert logits.dtype == jnp.float32
+  assert max_error(logits, golden["logits"]) < 3e-4
+  assert max_error(features["pre_logits"], golden["features"]) < 3e-4
+  for layer in ("root", "block1", "block2", "block3", "block4"):
+    feature = np.asarray(features[layer])
+    assert feature.shape == tuple(golden[f"{layer}/shape"])
+    first8, mean = golden[f"{layer}/first8"], golden[f"{layer}/channel_mean"]
+    assert max_error(feature[0, :, :, :8], first8) < 3e-4
+    assert max_error(feature.mean((0, 1, 2)), mean) < 3e-4
+
+
+def gradient_errors():
+  """Errors of loss and gradients of the golden file, by name."""
+  golden = np.load(GOLDENS / "R50x1_grad.npz")
+  depth, width, classes, batch, height, width_px, seed = golden["meta"]
+  flat = {
+    weights.from_official_key(k): v
+    for k, v in seeded_weights.make(depth, width, classes, seed).items()
+  }
+  flat["head/kernel"] = flat["head/kernel"][0, 0]
+  dtype = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
+  params = jax.tree.map(lambda x: jnp.asarray(x, dtype), flat)
+  images = seeded_weights.images(batch, height, width_px, seed).astype(dtype)
+  labels = np.arange(batch) % classes
+  model = models.create(f"R{depth}x{width}", num_classes=int(classes))
+
+  @jax.jit
+  @jax.value_and_grad
+  def loss_and_grads(flat):
+    params = paths.unflatten(flat)
+    logits = model.apply({"params": params}, images)
+    assert logits.dtype == dtype
+    return -jax.nn.log_softmax(logits)[jnp.arange(batch), labels].mean()
+
+  loss, grads = loss_and_grads(params)
+  errors = {"loss": max_error(loss, golden["loss"])}
+  for key in golden.files:
+    if key.startswith("grad/"):
+      path = weights.from_official_key(key.removeprefix("grad/"))
+      errors[path] = max_error(
+        grads[path], golden[key].reshape(grads[path].shape)
+      )
+  return errors
+
+
+@pytest.mark.slow
+def test_fp32_gradients_of_head_and_last_norm():
+  # Gradients through standardized kernels are ill-conditioned in fp32.
+  with jax.default_matmul_precision("highest"):
+    errors = gradient_errors()
+  outer = {k: e for k, e in errors.items() if k.startswith(("head", "norm-"))}
+  assert set(outer) == {"norm-pre-head/scale", "head/kernel"}
+  assert max(outer.values()) < 1e-3, outer
+
+
+@pytest.mark.slow
+def test_float64_gradients():
+  # In a process of its own: x64 holds for a whole process.
+  code = "from tests import models_test as t; print(t.gradient_errors())"
+  out = subprocess.run(
+    [sys.executable, "-c", code],
+    env=os.environ | {"JAX_ENABLE_X64": "1"},
+    cwd=GOLDENS.parent.parent,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  errors = eval(out.stdout, {"np": np})
+  assert len(errors) == 8
+  assert max(errors.values()) < 1e-6, errors
+
+
+def test_standardize_uses_population_variance_and_eps_inside_the_root():
+  kernel = np.random.default_rng(0).normal(3, 1e-5, (3, 3, 2, 4))
+  mean, var = kernel.mean((0, 1, 2)), kernel.var((0, 1, 2))
+  with jax.enable_x64(True):
+    got = models.standardize(jnp.asarray(kernel))
+  np.testing.assert_allclose(got, (kernel - mean) / np.sqrt(var + 1e-10))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+def test_group_norm_against_float64(mean):
+  x = np.random.default_rng(0).normal(mean, 2, (2, 5, 7, 64))
+  grouped = x.reshape(2, 35, 32, 2)
+  centred = grouped - grouped.mean((1, 3), keepdims=True)
+  expected = centred / np.sqrt(grouped.var((1, 3), keepdims=True) + 1e-5)
+  norm = models.GroupNorm()
+  x32 = jnp.asarray(x, jnp.float32)
+  got = norm.apply(norm.init(jax.random.key(0), x32), x32)
+  # The input itself is rounded to 6e-8 of its size.
+  tolerance = 1e-5 + 2e-7 * mean
+  np.testing.assert_allclose(
+    got, expected.reshape(x.shape), rtol=0, atol=tolerance
+  )
+
+
+def test_bf16_keeps_statistics_in_float32():
+  # 16384 values near 300: a bf16 sum could not tell them from their mean.
+  x = np.random.default_rng(0).normal(300, 10, (1, 32, 32, 16))
+  x = jnp.asarray(x, jnp.bfloat16)
+  norm = models.GroupNorm(groups=1)
+  params = norm.init(jax.random.key(0), x)
+  got = norm.apply(params, x)
+  want = norm.apply(params, x.astype(jnp.float32))
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    np.asarray(got, np.float32), want, atol=0.02, rtol=0.01
+  )
+
+
+def test_bf16_network_gives_float32_logits_near_those_of_float32():
+  images = seeded_weights.images(2, 32, 32)
+  kw = {"num_classes": 5, "head_bias": -1.5}
+  model = models.create("R14x0.5", **kw)
+  params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+  params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (1024, 5))
+  bf16 = models.create("R14x0.5", dtype="bfloat16", **kw)
+
+  @jax.jit
+  def apply(params):
+    exact = model.apply({"params": params}, images)
+    return exact, bf16.apply({"params": params}, images, return_features=True)
+
+  exact, (got, features) = apply(params)
+  assert got.dtype == jnp.float32
+  assert features["block4"].dtype == jnp.bfloat16
+  assert max_error(got, np.asarray(exact)) < 0.05
+
+
+def test_head_starts_with_zero_kernel_and_the_given_bias():
+  model = models.create("R14x0.5", num_classes=3, head_bias=-6.9)
+  images = seeded_weights.images(2, 32, 32)
+  init = jax.jit(model.init_with_output)
+  logits, params = init(jax.random.key(0), images)
+  assert not np.asarray(params["params"]["head"]["kernel"]).any()
+  np.testing.assert_allclose(logits, np.full((2, 3), -6.9), rtol=1e-6)
+
+
+def test_small_variant_strides_early_and_has_one_unit_a_stage():
+  model = models.create("R14x0.5", num_classes=3)
+
+  def apply(images):
+    return model.init_with_output(
+      jax.random.key(0), images, return_features=True
+    )
+
+  image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+  (_, features), variables = jax.eval_shape(apply, image)
+  assert features["root"].shape == (1, 16, 16, 32)
+  assert features["block4"].shape == (1, 2, 2, 1024)
+  root = variables["params"]["root_block"]["conv_root"]["kernel"]
+  assert root.shape == (3, 3, 3, 32)
+  assert set(variables["params"]["block2"]) == {"unit01"}
+
+
+@pytest.mark.parametrize(
+  "variant",
+  ["R51x1", "r50x1", "R50", "R50x0", "R50x", "R50x0.3", "R50x1 ", "R50x1.1"],
+)
+def test_unknown_variants_are_refused(variant):
+  with pytest.raises(InputError, match="model"):
+    models.create(variant, num_classes=2)
