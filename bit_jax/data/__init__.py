@@ -1,0 +1,1 @@
+"""Example sources, image functions and the input pipeline."""

@@ -1,0 +1,164 @@
+"""Encoded image bytes to RGB pixels, and sizes from image headers.
+
+OpenCV decodes the plain images, which are nearly all of them, at full speed.
+Whatever it gets wrong, or gets wrong in some versions we allow, goes to Pillow:
+transparency, WebP with EXIF or animation, BMP, and files that do not end as
+their format demands (OpenCV 4 returns a truncated JPEG with its rest in grey).
+"""
+
+import io
+import os
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image
+
+from bit_jax.errors import InputError
+
+# OpenCV would write to stderr about an image that we raise an error about.
+# (OpenCV 5 moved the function.)
+_set_log_level = getattr(cv2, "setLogLevel", None)
+(_set_log_level or cv2.utils.logging.setLogLevel)(0)
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+# Flags of a WebP `VP8X` chunk: alpha, EXIF, animation.
+_WEBP_SPECIAL = 0x10 | 0x08 | 0x02
+_WEBP_LOSSLESS_ALPHA = 0x10
+_UPRIGHT = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+  """Decodes a JPEG, PNG, WebP or BMP image to the pixels a viewer shows.
+
+  Grey, palette, CMYK and 16-bit images become 8-bit RGB, the EXIF orientation
+  is applied, an animation gives its first frame. Transparent PNG and WebP
+  images are laid on white: dropping alpha, as `convert("RGB")` does, shows the
+  arbitrary colours stored under transparent pixels, and a black drawing on a
+  transparent ground turns all black.
+
+  Args:
+    data: the encoded image.
+    name: what the image is called in an error message.
+
+  Returns:
+    uint8[H, W, 3], RGB, contiguous and writable.
+
+  Raises:
+    InputError: the image is of another format, truncated or corrupt.
+  """
+  if _is_plain(data):
+    try:
+      bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+      bgr = None
+    if bgr is not None:
+      return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
+  # Also a second opinion on what OpenCV refused.
+  return _decode_with_pillow(data, name)
+
+
+def image_size(
+  image: bytes | str | os.PathLike[str], name: str
+) -> tuple[int, int]:
+  """Returns (height, width) in pixels as `decode` gives it, from the header.
+
+  Args:
+    image: an encoded image, or the path of one.
+    name: what the image is called in an error message.
+
+  Raises:
+    InputError: the file or its header cannot be read.
+  """
+  with _open(image, name) as opened:
+    width, height = opened.size
+    rotated = _orientation(opened) in (5, 6, 7, 8)
+  return (width, height) if rotated else (height, width)
+
+
+def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+  """Returns the (height, width) of median area, the lower of two."""
+  ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+  return ordered[(len(ordered) - 1) // 2]
+
+
+def _is_plain(data: bytes) -> bool:
+  """Whether every OpenCV we allow decodes these bytes as a viewer would."""
+  if data.startswith(b"\xff\xd8"):
+    return data.endswith(b"\xff\xd9")
+  if data.startswith(_PNG_START):
+    has_alpha = data[25:26] in (b"\x04", b"\x06")
+    if not has_alpha:
+      has_alpha = b"tRNS" in data[: data.find(b"IDAT")]
+    return data.endswith(_PNG_END) and not has_alpha
+  if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+    chunk, flags = data[12:16], data[20:25]
+    if len(flags) < 5:
+      return False
+    if chunk == b"VP8X":
+      return not flags[0] & _WEBP_SPECIAL
+    if chunk == b"VP8L":
+      return not flags[4] & _WEBP_LOSSLESS_ALPHA
+    return chunk == b"VP8 "
+  return False
+
+
+def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
+  with _open(data, name) as image:
+    try:
+      if image.mode.startswith("I"):
+        # `convert` would clip 16-bit grey to 255.
+        rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        rgb = rgb.convert("RGB")
+      elif image.format in ("PNG", "WEBP") and image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        rgb = Image.alpha_composite(white, layer).convert("RGB")
+      else:
+        rgb = image.convert("RGB")
+      orientation = _orientation(image)
+    # Broken bytes make Pillow's readers raise nearly anything.
+    except Exception as error:
+      raise InputError(
+        f"{name}: the image is truncated or corrupt ({error})"
+      ) from error
+  if orientation in _UPRIGHT:
+    rgb = rgb.transpose(_UPRIGHT[orientation])
+  return np.array(rgb)
+
+
+def _open(image: bytes | str | os.PathLike[str], name: str) -> Image.Image:
+  """Opens an image lazily; the caller closes it."""
+  try:
+    if isinstance(image, bytes):
+      return Image.open(io.BytesIO(image), formats=_FORMATS)
+    return Image.open(image, formats=_FORMATS)
+  except Image.DecompressionBombError as error:
+    raise InputError(f"{name}: {error}") from error
+  except OSError as error:
+    reason = error.strerror or (
+      "not a JPEG, PNG, WebP or BMP image, or its header is corrupt"
+    )
+    raise InputError(f"{name}: {reason}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+  """Returns the EXIF orientation, 1 (upright) to 8."""
+  exif = Image.Exif()
+  try:
+    # Not `getexif`: it would decode a whole PNG in search of a late chunk, and
+    # believe XMP, which OpenCV does not read.
+    exif.load(image.info.get("exif", b""))
+    return int(exif.get(ExifTags.Base.Orientation, 1))
+  except Exception:  # Broken EXIF says nothing about the pixels.
+    return 1

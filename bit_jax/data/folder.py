@@ -1,0 +1,305 @@
+"""A folder of images, `PATH/class/image.jpg`, as example sources."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bit_jax.data import decode, folder_scan
+from bit_jax.data.source import Source
+from bit_jax.errors import InputError
+
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_EVAL_SPLITS = ("val", "valid", "validation", "test")
+_HELD_OUT_FRACTION = 0.2
+_LAYOUT = (
+  "expected PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE with val and test "
+  "folders beside train, and jpg, jpeg, png, webp or bmp images"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSplits:
+  """The splits of an image folder.
+
+  Attributes:
+    splits: by name: `train`, and `val`, `valid`, `validation` or `test` as the
+      folder has them, or else a held-out `test`.
+    held_out: the files held out of train, relative to the folder; empty where
+      it brings its own evaluation split. Passing them to `load` again gives the
+      same two splits, whatever files were added since.
+  """
+
+  splits: dict[str, Source]
+  held_out: list[str]
+
+
+def load(
+  path: str,
+  *,
+  seed: int = 0,
+  held_out: Collection[str] = (),
+  cache_dir: str = "",
+) -> FolderSplits:
+  """Returns the splits of the image folder `path`.
+
+  A class is a folder; its images are the jpg, jpeg, png, webp and bmp files in
+  it and in the folders below it, in the order of their names. Classes are
+  numbered in the order of their names, those of `train` where the folder is
+  divided into splits. What starts with a dot is ignored, as is `__MACOSX`.
+  Without a split beside `train`, a fifth of each class, at least one image, is
+  held out as `test`. Every image's header is read.
+
+  Args:
+    path: the folder; nothing is written to it.
+    seed: of the choice of held-out images.
+    held_out: the files to hold out, as `FolderSplits.held_out` had them; empty:
+      choose them.
+    cache_dir: where the scan of the headers is remembered; '': nowhere.
+
+  Raises:
+    InputError: the folder is not laid out like this, an image cannot be read, a
+      class has too few images, or a file of `held_out` is gone.
+  """
+  root = os.path.expanduser(path)
+  if not os.path.isdir(root):
+    problem = "is not a folder" if os.path.exists(root) else "does not exist"
+    raise InputError(f"folder:{path} {problem}; {_LAYOUT}")
+  files = {
+    split: _images_by_class(root, folder)
+    for split, folder in _split_folders(root).items()
+  }
+  _check_classes(path, files)
+  class_names = tuple(files["train"])
+
+  chosen: list[str] = []
+  if len(files) == 1:
+    chosen = sorted(
+      _check_held_out(path, files["train"], held_out)
+      if held_out
+      else _choose_held_out(path, files["train"], seed)
+    )
+    files = _hold_out(files["train"], set(chosen))
+    for name, images in files["train"].items():
+      if not images:
+        raise InputError(f"{path}: class {name!r} has no images left to train")
+
+  names = [n for by_class in files.values() for n in _flatten(by_class)]
+  scanned = folder_scan.scan(root, names, cache_dir)
+  image_px = decode.median_size(
+    [scanned[name][2:] for name in _flatten(files["train"])]
+  )
+  splits = {}
+  for split, by_class in files.items():
+    examples = _Examples.of(root, by_class, class_names)
+    splits[split] = Source(
+      name=f"folder:{path} {split}",
+      examples=examples,
+      class_names=class_names,
+      image_px=image_px,
+      fingerprint=_fingerprint(examples, class_names, scanned),
+      read_labels=functools.partial(np.array, examples.labels, np.int64),
+    )
+  return FolderSplits(splits, chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+  root: str
+  names: Sequence[str]
+  labels: Sequence[int]
+
+  @classmethod
+  def of(
+    cls,
+    root: str,
+    by_class: Mapping[str, Sequence[str]],
+    class_names: Sequence[str],
+  ) -> "_Examples":
+    labels = [
+      class_names.index(class_name)
+      for class_name, names in by_class.items()
+      for _ in names
+    ]
+    return cls(root, _flatten(by_class), labels)
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    path = os.path.join(self.root, self.names[index])
+    try:
+      with open(path, "rb") as file:
+        data = file.read()
+    except OSError as error:
+      raise InputError(f"{path}: {error.strerror}") from error
+    return {"image": data, "label": self.labels[index], "name": path}
+
+
+def _fingerprint(
+  examples: _Examples,
+  class_names: Sequence[str],
+  scanned: Mapping[str, folder_scan.Scanned],
+) -> str:
+  digest = hashlib.sha256(os.fsencode("\0".join(class_names)))
+  for name, label in zip(examples.names, examples.labels, strict=True):
+    digest.update(os.fsencode(f"\n{name}\0"))
+    digest.update(f"{scanned[name].num_bytes} {label}".encode())
+  return digest.hexdigest()[:16]
+
+
+def _split_folders(root: str) -> dict[str, str]:
+  """Returns the folder of each split; only `train` where there are no splits.
+
+  Raises:
+    InputError: there are evaluation splits but no train.
+  """
+  folders = {name.lower(): name for name in _subfolders(root)}
+  evaluation = [name for name in _EVAL_SPLITS if name in folders]
+  only_splits = set(folders) <= {"train", *_EVAL_SPLITS}
+  if "train" in folders:
+    train = os.path.join(root, folders["train"])
+    # Among other classes, a folder of images named train shows trains.
+    if only_splits or not _has_images(train):
+      return {
+        split: os.path.join(root, folders[split])
+        for split in ("train", *evaluation)
+      }
+  elif evaluation and only_splits:
+    raise InputError(
+      f"{root}: there is no train folder beside "
+      f"{' and '.join(folders[name] for name in evaluation)}; {_LAYOUT}"
+    )
+  return {"train": root}
+
+
+def _images_by_class(root: str, folder: str) -> dict[str, list[str]]:
+  """Returns the images of each class folder, relative to `root`."""
+  classes = _subfolders(folder)
+  if not classes:
+    problem = (
+      "the images are not in class folders"
+      if _has_images(folder)
+      else "there are no class folders"
+    )
+    raise InputError(f"{folder}: {problem}; {_LAYOUT}")
+  return {
+    name: _images_below(root, os.path.join(folder, name)) for name in classes
+  }
+
+
+def _check_classes(
+  path: str, files: Mapping[str, Mapping[str, Sequence[str]]]
+) -> None:
+  train = files["train"]
+  for name, images in train.items():
+    if not images:
+      raise InputError(f"{path}: class folder {name!r} has no images in it")
+  if len(train) < 2:
+    raise InputError(
+      f"{path}: {next(iter(train))!r} is the only class folder; if the folders "
+      "in it are the classes, give that folder"
+    )
+  for split, by_class in files.items():
+    for name in by_class:
+      if name not in train:
+        raise InputError(f"{path}: class {name!r} is in {split} but not train")
+    if not any(by_class.values()):
+      raise InputError(f"{path}: {split} has no images")
+
+
+def _choose_held_out(
+  path: str, train: Mapping[str, Sequence[str]], seed: int
+) -> list[str]:
+  chosen = []
+  for label, (class_name, names) in enumerate(train.items()):
+    if len(names) < 2:
+      raise InputError(
+        f"{path}: class {class_name!r} has 1 image; it takes 2 to hold one out "
+        "for evaluation"
+      )
+    count = max(1, round(_HELD_OUT_FRACTION * len(names)))
+    rng = np.random.default_rng([seed, label])
+    chosen += [names[i] for i in rng.permutation(len(names))[:count]]
+  return chosen
+
+
+def _check_held_out(
+  path: str, train: Mapping[str, Sequence[str]], held_out: Collection[str]
+) -> Collection[str]:
+  missing = sorted(set(held_out).difference(_flatten(train)))
+  if missing:
+    raise InputError(
+      f"{os.path.join(path, missing[0])}: this image was held out for "
+      "evaluation when the run began, and is gone"
+    )
+  return held_out
+
+
+def _hold_out(
+  train: Mapping[str, Sequence[str]], chosen: Collection[str]
+) -> dict[str, dict[str, list[str]]]:
+  def select(held: bool) -> dict[str, list[str]]:
+    return {
+      class_name: [name for name in names if (name in chosen) == held]
+      for class_name, names in train.items()
+    }
+
+  return {"train": select(False), "test": select(True)}
+
+
+def _flatten(by_class: Mapping[str, Sequence[str]]) -> list[str]:
+  return [name for names in by_class.values() for name in names]
+
+
+def _is_hidden(name: str) -> bool:
+  return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image(name: str) -> bool:
+  return name.lower().endswith(_EXTENSIONS) and not _is_hidden(name)
+
+
+def _list(folder: str) -> list[os.DirEntry[str]]:
+  try:
+    with os.scandir(folder) as entries:
+      return sorted(entries, key=lambda entry: entry.name)
+  except OSError as error:
+    raise InputError(f"{folder}: {error.strerror}") from error
+
+
+def _subfolders(folder: str) -> list[str]:
+  return [
+    entry.name
+    for entry in _list(folder)
+    if entry.is_dir() and not _is_hidden(entry.name)
+  ]
+
+
+def _has_images(folder: str) -> bool:
+  return any(
+    _is_image(entry.name) and not entry.is_dir() for entry in _list(folder)
+  )
+
+
+def _images_below(root: str, folder: str) -> list[str]:
+  """Returns the images in and below a folder, relative to `root`, sorted."""
+  names, seen, pending = [], set(), [folder]
+  while pending:
+    current = pending.pop()
+    # A link back to a folder above would never end.
+    real = os.path.realpath(current)
+    if real in seen:
+      continue
+    seen.add(real)
+    for entry in _list(current):
+      if entry.is_dir():
+        if not _is_hidden(entry.name):
+          pending.append(entry.path)
+      elif _is_image(entry.name):
+        names.append(os.path.relpath(entry.path, root))
+  return sorted(names)

@@ -1,0 +1,74 @@
+"""What a source of examples is: random access, and the facts a recipe needs."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Examples(Protocol):
+  """Random access to examples.
+
+  `examples[i]` is a dict with `image`, encoded bytes or a uint8[H, W, 3] RGB
+  array, and `label`, an int or (multi-label sets) a sequence of ints.
+  Reading the same index again gives the same example; safe to call from
+  several threads at once.
+  """
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One split of an image set.
+
+  Attributes:
+    name: what the split is, for messages, e.g. `cifar10 train[:98%]`.
+    examples: the examples, see `Examples`.
+    class_names: one name a class; a label is an index into it.
+    image_px: (height, width) in pixels of a typical image: the exact size where
+      all images share it, else that of the image of median area.
+    fingerprint: a short hex string that changes when the examples, their order
+      or their labels do.
+    read_labels: returns all labels as int64[len(examples)], in order; raises
+      InputError for a multi-label set.
+    native_px: > 0 where images are used at this size as they are, without any
+      crop (glyphs, digits); 0 where a recipe chooses the resolution.
+    flip: False where mirroring an image changes its class.
+    multi_label: True where a label is a sequence of class ids.
+  """
+
+  name: str
+  examples: Examples
+  class_names: tuple[str, ...]
+  image_px: tuple[int, int]
+  fingerprint: str
+  read_labels: Callable[[], np.ndarray]
+  native_px: int = 0
+  flip: bool = True
+  multi_label: bool = False
+
+  def __len__(self) -> int:
+    return len(self.examples)
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes."""
+    return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+  """The examples of `parent` at `indices`, in that order."""
+
+  parent: Examples
+  indices: Sequence[int] | np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.parent[int(self.indices[index])]

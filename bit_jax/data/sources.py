@@ -1,0 +1,233 @@
+"""Every image set by its name, and every way to take a part of one."""
+
+import bisect
+import dataclasses
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from bit_jax.data import folder, slicing, tfds_source
+from bit_jax.data.source import Examples, Source, Subset
+from bit_jax.errors import InputError
+
+_EVAL_SPLITS = ("test", "validation", "val", "valid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """An image set whose splits can be loaded.
+
+  Attributes:
+    name: as it was asked for.
+    split_sizes: the number of examples of each split.
+    read: returns ranges of examples as a source of the given name.
+    held_out: the files of an image folder held out of train, for
+      `open_dataset` when the run is resumed; empty for everything else.
+  """
+
+  name: str
+  split_sizes: dict[str, int]
+  read: Callable[[Sequence[slicing.Piece], str], Source]
+  held_out: list[str] = dataclasses.field(default_factory=list)
+
+  def load(self, split: str) -> Source:
+    """Returns the examples of a split text such as `train[:98%]+validation`.
+
+    Raises:
+      InputError: the text is not understood (see `slicing.parse`), or the
+        examples cannot be used.
+    """
+    try:
+      pieces = slicing.parse(split, self.split_sizes)
+    except InputError as error:
+      raise InputError(f"{self.name}: {error}") from error
+    return self.read(pieces, f"{self.name} {split}")
+
+  def default_splits(self) -> tuple[str, str]:
+    """Returns the names of the splits to train and to evaluate on.
+
+    The second is test, or else validation (val, valid), or else ''. Splits
+    without labels, such as ImageNet's test, are passed over.
+
+    Raises:
+      InputError: there is no train split.
+    """
+    if "train" not in self.split_sizes:
+      raise InputError(
+        f"{self.name}: there is no train split, only "
+        f"{', '.join(self.split_sizes)}; choose what to train on"
+      )
+    return "train", next(filter(self._is_labelled, _EVAL_SPLITS), "")
+
+  def _is_labelled(self, split: str) -> bool:
+    if not self.split_sizes.get(split):
+      return False
+    first = self.load(f"{split}[:1]").examples[0]
+    # TFDS marks a missing label by -1.
+    return bool(np.all(np.asarray(first["label"]) >= 0))
+
+
+def open_dataset(
+  dataset: str,
+  *,
+  data_dir: str = "",
+  label_key: str = "label",
+  seed: int = 0,
+  held_out: Collection[str] = (),
+  cache_dir: str = "",
+) -> Dataset:
+  """Finds an image set and its splits; scans it if it is a folder of images.
+
+  Args:
+    dataset: `folder:PATH` (see `folder.load`), `glyphs`, `digits`, or a TFDS
+      set, `NAME[/CONFIG][:VERSION]`, prepared as array_record under `data_dir`.
+    data_dir: where TFDS sets are; '': $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    label_key: the feature of a TFDS set that holds the label.
+    seed: of the images held out of a folder that has no evaluation split.
+    held_out: instead, the files to hold out; see `Dataset.held_out`.
+    cache_dir: where the scan of a folder is remembered; '': nowhere.
+
+  Raises:
+    InputError: there is no such set, or it cannot be used.
+  """
+  if dataset.startswith("folder:"):
+    loaded = folder.load(
+      dataset.removeprefix("folder:"),
+      seed=seed,
+      held_out=held_out,
+      cache_dir=cache_dir,
+    )
+    return _from_sources(dataset, loaded.splits, loaded.held_out)
+  if dataset in ("glyphs", "digits"):
+    from bit_jax.data import builtin
+
+    read = {"glyphs": builtin.glyphs, "digits": builtin.digits}[dataset]
+    return _from_sources(dataset, {s: read(s) for s in ("train", "test")})
+  builder = tfds_source.open_builder(tfds_source.find(dataset, data_dir))
+  return Dataset(
+    dataset,
+    tfds_source.split_sizes(builder),
+    functools.partial(tfds_source.read, builder, label_key=label_key),
+  )
+
+
+def load(dataset: str, split: str, **kwargs: Any) -> Source:
+  """Returns one split; short for `open_dataset(dataset, ...).load(split)`.
+
+  A folder of images is scanned each time: open it once for several splits.
+
+  Raises:
+    InputError: there is no such set or split, or it cannot be used.
+  """
+  return open_dataset(dataset, **kwargs).load(split)
+
+
+def subset(
+  source: Source, indices: Sequence[int] | np.ndarray, name: str
+) -> Source:
+  """Returns the examples of `source` at `indices`, in that order.
+
+  Args:
+    source: where the examples are from.
+    indices: integers in [0, len(source)).
+    name: what the subset is, for messages.
+  """
+  chosen = np.asarray(indices, np.int64)
+  if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(source):
+    raise IndexError(f"{name}: an index is outside [0, {len(source)})")
+  digest = hashlib.sha256(source.fingerprint.encode() + chosen.tobytes())
+  return dataclasses.replace(
+    source,
+    name=name,
+    examples=Subset(source.examples, chosen),
+    fingerprint=digest.hexdigest()[:16],
+    read_labels=lambda: source.read_labels()[chosen],
+  )
+
+
+def few_shot_indices(
+  labels: np.ndarray,
+  examples_per_class: int,
+  seed: int,
+  num_classes: int,
+  class_names: Sequence[str] = (),
+) -> np.ndarray:
+  """Draws a balanced subset, the same for the same arguments.
+
+  With one seed, a smaller subset is part of every larger one.
+
+  Args:
+    labels: int[N], the label of each example.
+    examples_per_class: how many to draw of each class.
+    seed: of the draw.
+    num_classes: the classes are [0, num_classes).
+    class_names: to name a class in an error.
+
+  Returns:
+    int64[examples_per_class * num_classes], ascending indices into `labels`.
+
+  Raises:
+    InputError: a class has fewer examples.
+  """
+  chosen = []
+  for label in range(num_classes):
+    members = np.flatnonzero(labels == label)
+    if len(members) < examples_per_class:
+      name = class_names[label] if class_names else label
+      raise InputError(
+        f"class {name!r} has {len(members)} examples, fewer than the "
+        f"{examples_per_class} examples_per_class asks for"
+      )
+    rng = np.random.default_rng([seed, label])
+    chosen.append(rng.permutation(members)[:examples_per_class])
+  return np.sort(np.concatenate(chosen))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Joined:
+  """The examples of several parts, one after the other."""
+
+  parts: Sequence[Examples]
+
+  @functools.cached_property
+  def _stops(self) -> list[int]:
+    return list(itertools.accumulate(map(len, self.parts)))
+
+  def __len__(self) -> int:
+    return self._stops[-1]
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    part = bisect.bisect_right(self._stops, index)
+    start = self._stops[part - 1] if part else 0
+    return self.parts[part][index - start]
+
+
+def _from_sources(
+  name: str, sources: dict[str, Source], held_out: Sequence[str] = ()
+) -> Dataset:
+  def read(pieces: Sequence[slicing.Piece], text: str) -> Source:
+    parts = []
+    for piece in pieces:
+      source = sources[piece.split]
+      if piece.stop - piece.start < len(source):
+        source = subset(source, np.arange(piece.start, piece.stop), text)
+      parts.append(source)
+    if len(parts) == 1:
+      return parts[0]
+    fingerprints = " ".join(part.fingerprint for part in parts)
+    return dataclasses.replace(
+      parts[0],
+      name=text,
+      examples=_Joined([part.examples for part in parts]),
+      fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest()[:16],
+      read_labels=lambda: np.concatenate(
+        [part.read_labels() for part in parts]
+      ),
+    )
+
+  sizes = {split: len(source) for split, source in sources.items()}
+  return Dataset(name, sizes, read, list(held_out))

@@ -1,0 +1,313 @@
+"""Prepared TFDS sets (array_record) as example sources, without TensorFlow."""
+
+import dataclasses
+import fnmatch
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bit_jax.data import decode, slicing
+from bit_jax.data.source import Source
+from bit_jax.errors import InputError
+
+IMAGE_KEY = "image"
+
+_DATASET = re.compile(r"([\w-]+)(?:/([^/:]+))?(?::([\w.*-]+))?")
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+# Headers read to find the typical size where the images differ in size.
+_SIZE_SAMPLE = 256
+
+
+def find(dataset: str, data_dir: str = "") -> pathlib.Path:
+  """Returns the folder of the newest prepared version that fits.
+
+  Args:
+    dataset: `NAME[/CONFIG][:VERSION]`; VERSION may hold `*`. CONFIG may be left
+      out where only one is prepared.
+    data_dir: the folder that holds `NAME[/CONFIG]/VERSION/`; '' means
+      $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+
+  Raises:
+    InputError: there is no such prepared set, or only one in a format without
+      random access.
+  """
+  root = _root(data_dir)
+  match = _DATASET.fullmatch(dataset)
+  if not match:
+    raise InputError(_unknown(dataset, root))
+  name, config, wanted = match.groups()
+  base = root / name
+  if config:
+    base /= config
+  elif not _versions(base):
+    configs = _configs(base)
+    if len(configs) > 1:
+      raise InputError(
+        f"dataset {dataset!r}: {root} holds several configs, choose one of "
+        + ", ".join(f"{name}/{config}" for config in configs)
+      )
+    base = base.joinpath(*configs)
+  prepared = _versions(base)
+  if not prepared:
+    raise InputError(_not_prepared(dataset, name, root))
+  fitting = [
+    path for path in prepared if fnmatch.fnmatchcase(path.name, wanted or "*")
+  ]
+  if not fitting:
+    raise InputError(
+      f"dataset {dataset!r}: {base} holds no version {wanted}, "
+      f"only {', '.join(path.name for path in prepared)}"
+    )
+  readable = [path for path in fitting if "array_record" in _formats(path)]
+  if not readable:
+    raise InputError(
+      f"dataset {dataset!r}: {fitting[-1]} is stored as "
+      f"{' and '.join(_formats(fitting[-1]))}, which has no random access; "
+      f"convert it to array_record with: {_prepare_command(dataset, root)}"
+    )
+  return readable[-1]
+
+
+def open_builder(folder: pathlib.Path) -> Any:
+  """Opens a prepared version as a `tfds.core.DatasetBuilder`.
+
+  Raises:
+    InputError: the metadata cannot be read, or a file of examples is missing.
+  """
+  import tensorflow_datasets as tfds
+
+  try:
+    builder = tfds.builder_from_directory(folder)
+    # A set converted later names tfrecord, its first format.
+    builder.info.set_file_format(
+      "array_record", override=True, override_if_initialized=True
+    )
+    splits = list(builder.info.splits.values())
+    files = [str(file) for split in splits for file in split.filepaths]
+  # Broken metadata makes TFDS raise nearly anything.
+  except Exception as error:
+    raise InputError(
+      f"{folder}: cannot be read as a TFDS set ({_one_line(error)})"
+    ) from error
+  there = set(os.listdir(folder))
+  for file in files:
+    if os.path.basename(file) not in there:
+      raise InputError(f"{file}: the file is missing; copy the set again")
+  return builder
+
+
+def split_sizes(builder: Any) -> dict[str, int]:
+  """Returns the number of examples of each split."""
+  return {
+    name: split.num_examples for name, split in builder.info.splits.items()
+  }
+
+
+def read(
+  builder: Any, pieces: Sequence[slicing.Piece], name: str, label_key: str
+) -> Source:
+  """Returns the examples of `pieces` as one source.
+
+  Args:
+    builder: from `open_builder`.
+    pieces: ranges of examples that exist.
+    name: what the source is, for messages.
+    label_key: the feature that holds the label: a class or a sequence of them.
+
+  Raises:
+    InputError: there is no image, or `label_key` is no class label.
+  """
+  import tensorflow_datasets as tfds
+
+  info = builder.info
+  features = dict(info.features.items())
+  if not isinstance(features.get(IMAGE_KEY), tfds.features.Image):
+    raise InputError(
+      f"{name}: no image feature {IMAGE_KEY!r}; "
+      f"the features are {', '.join(sorted(features))}"
+    )
+  class_label = features.get(label_key)
+  multi_label = isinstance(class_label, tfds.features.Sequence)
+  if multi_label:
+    class_label = class_label.feature
+  if not isinstance(class_label, tfds.features.ClassLabel):
+    raise InputError(
+      f"{name}: {label_key!r} is not a class label; "
+      f"the features are {', '.join(sorted(features))}"
+    )
+  # All images stay encoded: decoding one that is not used would cost most.
+  skipped = {
+    key: tfds.decode.SkipDecoding()
+    for key, feature in features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
+  records = builder.as_data_source(
+    "+".join(f"{piece.split}[{piece.start}:{piece.stop}]" for piece in pieces),
+    decoders=skipped,
+  )
+  examples = _Examples(records, name, label_key, multi_label)
+  return Source(
+    name=name,
+    examples=examples,
+    class_names=tuple(class_label.names),
+    image_px=_image_px(features[IMAGE_KEY].shape, examples),
+    fingerprint=_fingerprint(info, pieces, label_key),
+    read_labels=functools.partial(_read_labels, examples),
+    multi_label=multi_label,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+  """Examples of a TFDS data source, with nothing but image and label."""
+
+  records: Any
+  name: str
+  label_key: str
+  multi_label: bool
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < len(self.records):
+      raise IndexError(index)
+    try:
+      example = self.records[index]
+    # What a damaged file of examples leads to depends on the damage.
+    except Exception as error:
+      raise InputError(
+        f"{self.name} example {index}: cannot be read ({_one_line(error)})"
+      ) from error
+    label = example[self.label_key]
+    return {
+      "image": example[IMAGE_KEY],
+      "label": [int(i) for i in label] if self.multi_label else int(label),
+    }
+
+
+def _read_labels(examples: _Examples) -> np.ndarray:
+  if examples.multi_label:
+    raise InputError(
+      f"{examples.name}: images have several labels; this needs one each"
+    )
+  labels = (examples[index]["label"] for index in range(len(examples)))
+  return np.fromiter(labels, np.int64, len(examples))
+
+
+def _image_px(
+  shape: tuple[int | None, ...], examples: _Examples
+) -> tuple[int, int]:
+  height, width = shape[:2]
+  if height and width:
+    return height, width
+  sample = np.linspace(
+    0, len(examples) - 1, min(len(examples), _SIZE_SAMPLE), dtype=int
+  )
+  return decode.median_size(
+    [
+      decode.image_size(
+        examples[int(index)]["image"], f"{examples.name} example {index}"
+      )
+      for index in sample
+    ]
+  )
+
+
+def _fingerprint(
+  info: Any, pieces: Sequence[slicing.Piece], label_key: str
+) -> str:
+  identity = [info.full_name, label_key]
+  for piece in pieces:
+    shards = info.splits[piece.split].shard_lengths
+    identity.append([piece.split, piece.start, piece.stop, list(shards)])
+  return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+def _root(data_dir: str) -> pathlib.Path:
+  text = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  if "://" in text:
+    raise InputError(
+      f"data_dir {text}: only local folders can be read; "
+      "mount the bucket and give its mount point"
+    )
+  return pathlib.Path(text).expanduser()
+
+
+def _versions(base: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the folders of the prepared versions, oldest first."""
+  numbered = [
+    ([int(number) for number in match.groups()], path)
+    for path in _folders(base)
+    if (match := _VERSION.fullmatch(path.name))
+    and (path / "dataset_info.json").is_file()
+  ]
+  return [path for _, path in sorted(numbered)]
+
+
+def _configs(base: pathlib.Path) -> list[str]:
+  return [path.name for path in _folders(base) if _versions(path)]
+
+
+def _folders(base: pathlib.Path) -> list[pathlib.Path]:
+  if not base.is_dir():
+    return []
+  return sorted(path for path in base.iterdir() if path.is_dir())
+
+
+def _formats(version: pathlib.Path) -> list[str]:
+  file = version / "dataset_info.json"
+  try:
+    info = json.loads(file.read_text())
+    # TFDS wrote no format before it had a second one.
+    first = info.get("fileFormat", "tfrecord")
+    return [first, *info.get("alternativeFileFormats", ())]
+  except (OSError, ValueError, AttributeError) as error:
+    raise InputError(f"{file}: cannot be read ({error})") from error
+
+
+def _not_prepared(dataset: str, name: str, root: pathlib.Path) -> str:
+  import tensorflow_datasets as tfds
+
+  if name not in tfds.list_builders(with_community_datasets=False):
+    return _unknown(dataset, root)
+  return (
+    f"dataset {dataset!r} is not in data_dir {root}, which {_contents(root)}; "
+    f"prepare it with: {_prepare_command(dataset, root)}"
+  )
+
+
+def _unknown(dataset: str, root: pathlib.Path) -> str:
+  hint = ""
+  if os.path.isdir(os.path.expanduser(dataset)):
+    hint = f"; for a folder of images write folder:{dataset}"
+  return (
+    f"unknown dataset {dataset!r}: not glyphs, digits, folder:PATH, a TFDS "
+    f"name or a set in data_dir {root}, which {_contents(root)}{hint}"
+  )
+
+
+def _contents(root: pathlib.Path) -> str:
+  if not root.is_dir():
+    return "does not exist"
+  names = []
+  for path in _folders(root):
+    if _versions(path):
+      names.append(path.name)
+    names.extend(f"{path.name}/{config}" for config in _configs(path))
+  return f"holds {', '.join(names)}" if names else "holds no prepared set"
+
+
+def _prepare_command(dataset: str, root: pathlib.Path) -> str:
+  return f"python -m bit_jax.tools.prepare {dataset} --data_dir={root}"
+
+
+def _one_line(error: Exception) -> str:
+  return " ".join(str(error).split()) or type(error).__name__

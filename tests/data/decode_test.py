@@ -1,0 +1,257 @@
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from bit_jax.data.decode import decode, image_size, median_size
+from bit_jax.errors import InputError
+
+_HEIGHT, _WIDTH = 48, 64
+_Y, _X = np.mgrid[:_HEIGHT, :_WIDTH]
+_RGB = np.stack([_X * 4, _Y * 5, (_X + _Y) * 2], -1).astype(np.uint8)
+_GREY = _RGB[..., 0]
+_LOSSLESS = {"PNG": {}, "BMP": {}, "WEBP": {"lossless": True, "exact": True}}
+
+
+def _encode(image, kind, **options):
+  file = io.BytesIO()
+  if isinstance(image, np.ndarray):
+    image = Image.fromarray(image)
+  image.save(file, kind, **options)
+  return file.getvalue()
+
+
+def _png(depth, colour_type, row, *chunks):
+  """A PNG of one row, for what Pillow does not write."""
+  samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
+  width = len(row) * 8 // (depth * samples)
+  header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
+  parts = [
+    (b"IHDR", header),
+    *chunks,
+    (b"IDAT", zlib.compress(b"\0" + row)),
+    (b"IEND", b""),
+  ]
+  return b"\x89PNG\r\n\x1a\n" + b"".join(
+    struct.pack(">I", len(data))
+    + kind
+    + data
+    + struct.pack(">I", zlib.crc32(kind + data))
+    for kind, data in parts
+  )
+
+
+def _exif(orientation):
+  exif = Image.Exif()
+  exif[0x112] = orientation
+  return exif.tobytes()
+
+
+@pytest.mark.parametrize("kind", _LOSSLESS)
+def test_rgb_is_exact(kind):
+  image = decode(_encode(_RGB, kind, **_LOSSLESS[kind]), "x")
+  assert image.dtype == np.uint8
+  assert image.flags.c_contiguous
+  assert image.flags.writeable
+  np.testing.assert_array_equal(image, _RGB)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_lossy_agrees_with_pillow(kind):
+  data = _encode(_RGB, kind)
+  want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+  np.testing.assert_array_equal(decode(data, "x"), want)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
+def test_grey_has_three_equal_channels(kind):
+  data = _encode(_GREY, kind, **({"quality": 100} if kind == "JPEG" else {}))
+  want = np.repeat(_GREY[..., None], 3, -1).astype(int)
+  assert abs(decode(data, "x") - want).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_palette(kind):
+  image = Image.fromarray(_RGB).quantize(16)
+  want = np.asarray(image.convert("RGB"))
+  np.testing.assert_array_equal(decode(_encode(image, kind), "x"), want)
+
+
+def test_one_bit_png():
+  data = _encode(Image.fromarray(_GREY > 100), "PNG")
+  np.testing.assert_array_equal(
+    decode(data, "x")[..., 1], (_GREY > 100) * np.uint8(255)
+  )
+
+
+def test_cmyk_jpeg():
+  # Pillow writes the inverted samples that Adobe has made the convention.
+  data = _encode(Image.fromarray(_RGB).convert("CMYK"), "JPEG", quality=95)
+  assert b"Adobe" in data
+  assert abs(decode(data, "x").astype(int) - _RGB).max() <= 2
+
+
+@pytest.mark.parametrize(
+  ("data", "want"),
+  [
+    (_png(16, 0, b"\x12\x34\xff\xff"), [[18] * 3, [255] * 3]),
+    # Trailing bytes send an image to Pillow, which clips this mode.
+    (_png(16, 0, b"\x12\x34\xff\xff") + b"x", [[18] * 3, [255] * 3]),
+    (_png(16, 2, bytes(range(1, 13))), [[1, 3, 5], [7, 9, 11]]),
+    (_png(16, 6, b"\1\0\2\0\3\0\xff\xff"), [[1, 2, 3]]),
+    (_png(16, 4, b"\x12\x34\xff\xff\x12\x34\0\0"), [[18] * 3, [255] * 3]),
+  ],
+  ids=["grey", "grey with trailing byte", "rgb", "rgba", "grey alpha"],
+)
+def test_16_bit_png_is_scaled(data, want):
+  np.testing.assert_array_equal(decode(data, "x"), [want])
+
+
+def _webp(rgba, **options):
+  return _encode(np.array([rgba], np.uint8), "WEBP", lossless=True, **options)
+
+
+_CLEAR_BLACK = [[10, 20, 30, 255], [0, 0, 0, 0], [0, 0, 0, 51]]
+_ON_WHITE = [[10, 20, 30], [255] * 3, [204] * 3]
+
+
+@pytest.mark.parametrize(
+  ("data", "want"),
+  [
+    (_encode(np.array([_CLEAR_BLACK], np.uint8), "PNG"), _ON_WHITE),
+    (_webp(_CLEAR_BLACK, exact=True), _ON_WHITE),
+    (_webp(_CLEAR_BLACK, exact=True, exif=_exif(1)), _ON_WHITE),
+    (_png(8, 4, b"\x12\xff\0\0"), [[18] * 3, [255] * 3]),
+    (
+      _png(8, 3, b"\0\1", (b"PLTE", bytes(range(6))), (b"tRNS", b"\xff\0")),
+      [[0, 1, 2], [255] * 3],
+    ),
+    (_png(8, 0, b"\x12\x13", (b"tRNS", b"\0\x12")), [[255] * 3, [19] * 3]),
+    (
+      _png(8, 2, bytes(range(6)), (b"tRNS", b"\0\0\0\1\0\2")),
+      [[255] * 3, [3, 4, 5]],
+    ),
+  ],
+  ids=["png", "webp", "webp exif", "grey", "palette", "grey key", "rgb key"],
+)
+def test_transparent_images_are_laid_on_white(data, want):
+  np.testing.assert_array_equal(decode(data, "x"), [want])
+
+
+def test_alpha_of_bmp_is_padding():
+  data = _encode(np.array([_CLEAR_BLACK], np.uint8), "BMP")
+  want = np.array([_CLEAR_BLACK])[..., :3]
+  np.testing.assert_array_equal(decode(data, "x"), want)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation(kind, orientation):
+  options = _LOSSLESS.get(kind, {}) | {"exif": _exif(orientation)}
+  data = _encode(_RGB, kind, **options)
+  want = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+  np.testing.assert_array_equal(decode(data, "x"), want)
+  assert image_size(data, "x") == want.shape[:2]
+
+
+def test_broken_exif_is_ignored():
+  exif = b"Exif\0\0MM\0*" + b"\xff" * 12
+  data = _encode(_RGB, "PNG", exif=exif)
+  np.testing.assert_array_equal(decode(data, "x"), _RGB)
+  assert image_size(data, "x") == (_HEIGHT, _WIDTH)
+
+
+def test_animation_gives_first_frame():
+  frames = [Image.fromarray(a) for a in (_RGB, 255 - _RGB)]
+  data = _encode(
+    frames[0],
+    "WEBP",
+    save_all=True,
+    append_images=frames[1:],
+    lossless=True,
+  )
+  np.testing.assert_array_equal(decode(data, "x"), _RGB)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_trailing_bytes_are_ignored(kind):
+  data = _encode(_RGB, kind)
+  np.testing.assert_array_equal(
+    decode(data + b"\0\1\2", "x"), decode(data, "x")
+  )
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.1, 0.3, 0.6, 0.9, 0.97])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_truncated_is_one_clear_error(kind, kept, capfd):
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 256, (96, 96, 3)).astype(np.uint8)
+  data = _encode(noise, kind)
+  with pytest.raises(InputError, match=r"^cats/1\.jpg: ") as error:
+    decode(data[: int(len(data) * kept)], "cats/1.jpg")
+  assert "\n" not in str(error.value)
+  assert capfd.readouterr().err == ""
+
+
+def test_truncated_webp_header_at_every_byte():
+  for data in (_encode(_RGB, "WEBP"), _webp(_CLEAR_BLACK, exif=_exif(6))):
+    for length in range(40):
+      with pytest.raises(InputError, match=r"^x: "):
+        decode(data[:length], "x")
+
+
+@pytest.mark.parametrize(
+  "data",
+  [b"", b"GIF89a", b"<html>not found</html>", _encode(_RGB, "GIF")],
+  ids=["empty", "gif header", "html", "gif"],
+)
+def test_other_formats_are_refused(data):
+  for function in (decode, image_size):
+    with pytest.raises(InputError, match=r"^x: not a JPEG, PNG, WebP or BMP"):
+      function(data, "x")
+
+
+def test_corrupt_body_names_the_image():
+  data = bytearray(_encode(_RGB, "PNG"))
+  middle = len(data) // 2
+  data[middle : middle + 20] = bytes(20)
+  with pytest.raises(InputError, match=r"^x: the image is trunc"):
+    decode(bytes(data), "x")
+
+
+def test_image_size_reads_only_the_header(tmp_path):
+  data = _encode(_RGB, "PNG")
+  path = tmp_path / "a.png"
+  path.write_bytes(data[: data.index(b"IDAT") + 20])
+  assert image_size(path, "x") == (_HEIGHT, _WIDTH)
+  assert image_size(str(path), "x") == (_HEIGHT, _WIDTH)
+
+
+def test_image_size_of_no_file(tmp_path):
+  with pytest.raises(InputError, match=r"^x: No such file"):
+    image_size(tmp_path / "none.png", "x")
+
+
+def test_median_size():
+  assert median_size([(9, 9), (1, 1), (2, 3)]) == (2, 3)
+  assert median_size([(9, 9), (1, 1)]) == (1, 1)
+
+
+def test_what_opencv_refuses_is_tried_with_pillow(monkeypatch):
+  def refuse(*_):
+    raise cv2.error("too large")
+
+  monkeypatch.setattr(cv2, "imdecode", refuse)
+  np.testing.assert_array_equal(decode(_encode(_RGB, "PNG"), "x"), _RGB)
+
+
+def test_image_of_absurd_size_is_refused(monkeypatch):
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", _RGB[..., 0].size // 3)
+  with pytest.raises(
+    InputError, match=r"^x: Image size \(3072 pixels\) exceed"
+  ):
+    image_size(_encode(_RGB, "PNG"), "x")

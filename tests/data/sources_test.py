@@ -1,0 +1,196 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from bit_jax.data import sources
+from bit_jax.data.source import Source
+from bit_jax.errors import InputError
+from tests.data.tiny_tfds import noisy_png, write_tiny_tfds
+
+
+def _folder(root, splits=("train", "test"), count=5):
+  for split in splits:
+    for name in "ab":
+      (root / split / name).mkdir(parents=True)
+      for i in range(count):
+        Image.new("RGB", (8, 8)).save(root / split / name / f"{i}.png")
+  return f"folder:{root}"
+
+
+def _names(source):
+  return [
+    "/".join(source.examples[i]["name"].split("/")[-3:])
+    for i in range(len(source))
+  ]
+
+
+def test_folder_slices_and_sums(tmp_path):
+  dataset = sources.open_dataset(_folder(tmp_path))
+  assert dataset.split_sizes == {"train": 10, "test": 10}
+  source = dataset.load("test[8:] + train[40%:60%]")
+  assert source.name == f"folder:{tmp_path} test[8:] + train[40%:60%]"
+  assert _names(source) == [
+    "test/b/3.png",
+    "test/b/4.png",
+    "train/a/4.png",
+    "train/b/0.png",
+  ]
+  assert source.read_labels().tolist() == [1, 1, 0, 1]
+  assert len(source) == 4
+  with pytest.raises(IndexError):
+    source.examples[4]
+
+
+def test_text_that_selects_all_is_the_split_itself(tmp_path):
+  dataset = sources.open_dataset(_folder(tmp_path))
+  fingerprints = [
+    dataset.load(text).fingerprint
+    for text in ("train", "train[:]", "train[0:100%]")
+  ]
+  assert len(set(fingerprints)) == 1
+  others = ["test", "train[:9]", "train[1:]", "train+test", "test+train"]
+  fingerprints += [dataset.load(text).fingerprint for text in others]
+  assert len(set(fingerprints)) == 6
+
+
+def test_folder_options_are_handed_on(tmp_path):
+  name = _folder(tmp_path / "set", ["train"], count=10)
+  cache_dir = tmp_path / "cache"
+  first = sources.open_dataset(name, seed=1, cache_dir=str(cache_dir))
+  assert len(list(cache_dir.iterdir())) == 1
+  assert len(first.held_out) == 4
+  assert sources.open_dataset(name, seed=2).held_out != first.held_out
+  resumed = sources.open_dataset(name, seed=2, held_out=first.held_out)
+  assert resumed.held_out == first.held_out
+
+
+@pytest.mark.parametrize("name", ["glyphs", "digits"])
+def test_built_in_sets(name):
+  dataset = sources.open_dataset(name)
+  assert dataset.default_splits() == ("train", "test")
+  source = dataset.load("test[10:20]")
+  assert len(source) == len(source.read_labels()) == 10
+  assert (source.native_px, source.flip) == (32, False)
+  whole = sources.load(name, "test")
+  np.testing.assert_array_equal(
+    source.examples[0]["image"], whole.examples[10]["image"]
+  )
+
+
+@pytest.mark.parametrize("kind", ["folder", "tfds", "digits"])
+def test_unknown_split(tmp_path, kind):
+  write_tiny_tfds(tmp_path / "sets")
+  names = {"folder": _folder(tmp_path / "set"), "tfds": "tiny"}
+  name = names.get(kind) or kind
+  dataset = sources.open_dataset(name, data_dir=str(tmp_path / "sets"))
+  with pytest.raises(InputError) as error:
+    dataset.load("dev")
+  assert str(error.value) == (
+    f"{name}: split 'dev': there is no 'dev'; the splits are train, test"
+  )
+
+
+@pytest.mark.parametrize(
+  ("splits", "want"),
+  [
+    (["train", "test", "validation"], ("train", "test")),
+    (["validation", "train"], ("train", "validation")),
+    (["train", "unlabelled"], ("train", "")),
+  ],
+)
+def test_default_splits(tmp_path, splits, want):
+  write_tiny_tfds(tmp_path, splits=splits)
+  dataset = sources.open_dataset("tiny", data_dir=str(tmp_path))
+  assert dataset.default_splits() == want
+  assert list(dataset.split_sizes) == splits
+
+
+def test_default_splits_of_a_folder(tmp_path):
+  dataset = sources.open_dataset(_folder(tmp_path, ["train", "val"]))
+  assert dataset.default_splits() == ("train", "val")
+
+
+def test_default_splits_pass_over_a_test_split_without_labels(tmp_path):
+  write_tiny_tfds(
+    tmp_path,
+    splits=["train", "validation", "test"],
+    features={
+      "image": tfds.features.Image(shape=(None, None, 3)),
+      "label": tfds.features.ClassLabel(num_classes=3),
+    },
+    make_example=lambda split, index: {
+      "image": noisy_png(split, index, 0, 8),
+      "label": -1 if split == "test" else index % 3,
+    },
+  )
+  dataset = sources.open_dataset("tiny", data_dir=str(tmp_path))
+  assert dataset.default_splits() == ("train", "validation")
+
+
+def test_default_splits_without_train(tmp_path):
+  write_tiny_tfds(tmp_path, splits=["part1", "part2"])
+  dataset = sources.open_dataset("tiny", data_dir=str(tmp_path))
+  with pytest.raises(InputError, match="tiny: there is no train split, only p"):
+    dataset.default_splits()
+
+
+def _source(labels):
+  examples: Any = [{"image": b"", "label": label} for label in labels]
+  return Source(
+    "all", examples, ("a", "b"), (9, 9), "f00d", lambda: np.array(labels)
+  )
+
+
+def test_subset():
+  source = _source([0, 1, 0, 1])
+  part = sources.subset(source, [3, 0], "part")
+  assert part.name == "part"
+  assert len(part) == 2
+  assert [part.examples[i]["label"] for i in range(2)] == [1, 0]
+  assert part.read_labels().tolist() == [1, 0]
+  assert part.class_names == source.class_names
+  fingerprints = {
+    source.fingerprint,
+    part.fingerprint,
+    sources.subset(source, [0, 3], "part").fingerprint,
+  }
+  assert len(fingerprints) == 3
+  again = sources.subset(source, np.array([3, 0], np.int32), "other name")
+  assert again.fingerprint == part.fingerprint
+
+
+@pytest.mark.parametrize("indices", [[4], [-1], [0, 9]])
+def test_subset_outside_the_source(indices):
+  with pytest.raises(IndexError, match=r"^part: an index is outside \[0, 4\)"):
+    sources.subset(_source([0, 1, 0, 1]), indices, "part")
+
+
+def test_few_shot_indices():
+  labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 20))
+  labels[3] = -1
+
+  def draw(k, seed=0):
+    return sources.few_shot_indices(labels, k, seed, 5)
+
+  for k in (1, 3, 19):
+    chosen = draw(k)
+    assert np.bincount(labels[chosen]).tolist() == [k] * 5
+    assert (np.diff(chosen) > 0).all()
+    assert chosen.dtype == np.int64
+  np.testing.assert_array_equal(draw(3), draw(3))
+  assert not np.array_equal(draw(3), draw(3, seed=1))
+  assert set(draw(1)) < set(draw(3)) < set(draw(10))
+
+
+@pytest.mark.parametrize(
+  ("class_names", "name"), [((), "1"), (("cat", "dog"), "'dog'")]
+)
+def test_few_shot_of_too_small_a_class(class_names, name):
+  with pytest.raises(InputError) as error:
+    sources.few_shot_indices(np.array([0, 0, 1]), 2, 0, 2, class_names)
+  assert str(error.value) == (
+    f"class {name} has 1 examples, fewer than the 2 examples_per_class asks for"
+  )
