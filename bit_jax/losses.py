@@ -1,0 +1,66 @@
+"""Losses on dense targets, and mixup."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def dense_targets(labels: jax.Array, num_classes: int) -> jax.Array:
+  """Turns labels into one row of class weights per example.
+
+  Args:
+    labels: int[N] class ids, or for multi-label sets uint8[N, num_classes]
+      with a one for each class of the example.
+    num_classes: columns of the result.
+
+  Returns:
+    float32[N, num_classes].
+  """
+  if labels.ndim == 2:
+    return labels.astype(jnp.float32)
+  return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+
+
+def softmax(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Softmax cross-entropy [N] of logits and targets, both float[N, C]."""
+  return optax.softmax_cross_entropy(logits, targets)
+
+
+def sigmoid(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Sigmoid cross-entropy [N] of float[N, C], summed over the classes.
+
+  Each class counts alike, present or not (paper section 3.3, upstream).
+  """
+  return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
+
+
+# The values that config.loss may have.
+LOSSES = {"softmax": softmax, "sigmoid": sigmoid}
+
+
+def mixup(
+  rng: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+  """Mixes every example of the global batch with one partner (1710.09412).
+
+  One weight ~ Beta(alpha, alpha) serves the whole batch; the partner of row i
+  is row N-1-i. Paper section 3.3; alpha 0 changes nothing.
+
+  Args:
+    rng: a key; the same key gives the same weight.
+    images: float[N, H, W, 3].
+    targets: float[N, C].
+    alpha: of the Beta distribution, >= 0.
+
+  Returns:
+    Mixed images and targets, of the same shapes and dtypes.
+  """
+  if not alpha:
+    return images, targets
+  weight = jax.random.beta(rng, alpha, alpha)
+
+  def mix(x):
+    w = weight.astype(x.dtype)
+    return w * x + (1 - w) * x[::-1]
+
+  return mix(images), mix(targets)

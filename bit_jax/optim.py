@@ -1,0 +1,87 @@
+"""Learning-rate schedules, SGD with momentum, weight decay and freezing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bit_jax import paths
+
+
+def step_schedule(
+  peak: float,
+  warmup_steps: int,
+  decay_steps: Sequence[int],
+  decay_factor: float = 0.1,
+  *,
+  one_late: bool = False,
+) -> Callable[[Any], jax.Array]:
+  """Linear warm-up, then a constant that falls by a factor at some steps.
+
+  The first update has peak / warmup_steps, update number warmup_steps the peak,
+  and the update after `decay_steps[i]` finished ones the first lower value.
+
+  Args:
+    peak: the rate after the warm-up.
+    warmup_steps: 0 for none.
+    decay_steps: finished updates at which the rate is multiplied.
+    decay_factor: what it is multiplied by.
+    one_late: everything one update later and the first rate 0, as the schedule
+      of the official code does (its `lr` counts from a step one too low).
+
+  Returns:
+    A function of the number of finished updates (int scalar) to the float32
+    learning rate of the next one.
+  """
+
+  def schedule(finished):
+    step = jnp.asarray(finished) - one_late
+    rate = jnp.float32(peak)
+    if warmup_steps:
+      rate = rate * jnp.clip((step + 1) / warmup_steps, 0.0, 1.0)
+    decays = sum((step >= s).astype(jnp.float32) for s in decay_steps)
+    return rate * jnp.float32(decay_factor) ** decays
+
+  return schedule
+
+
+def freeze(params: Any, patterns: Sequence[str]) -> Any:
+  """Stops the gradient of matching parameters, so it is never computed."""
+  return jax.tree.map(
+    lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p,
+    params,
+    paths.match(params, patterns),
+  )
+
+
+def is_kernel(params: Any) -> Any:
+  """Marks the kernels (head included): what weight decay acts on."""
+  return paths.match(params, [".*kernel$"])
+
+
+def make_tx(
+  schedule: Callable[[Any], Any],
+  *,
+  momentum: float,
+  weight_decay: float = 0.0,
+  frozen: Sequence[str] = (),
+) -> optax.GradientTransformation:
+  """SGD with momentum and coupled weight decay on the kernels.
+
+  "Coupled" is the classic L2 penalty: weight_decay * kernel is added to the
+  gradient, before momentum and learning rate. Frozen parameters have neither
+  updates nor momentum.
+  """
+  tx = optax.sgd(schedule, momentum=momentum)
+  if weight_decay:
+    tx = optax.chain(optax.add_decayed_weights(weight_decay, is_kernel), tx)
+  if not frozen:
+    return tx
+
+  def labels(params):
+    mask = paths.match(params, frozen)
+    return jax.tree.map(lambda f: "frozen" if f else "trained", mask)
+
+  return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)

@@ -1,0 +1,204 @@
+"""From a config's rules and a data set's facts to plain numbers for one run."""
+
+import dataclasses
+import re
+from typing import Any
+
+from bit_jax import hyperrule
+from bit_jax.data import preprocess
+from bit_jax.data.source import Source
+from bit_jax.errors import InputError
+
+# An ml_collections.ConfigDict with the keys of configs/common.py, which have no
+# static types.
+Config = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+  """What the rules need to know of the training set.
+
+  Attributes:
+    num_examples: after slicing and few-shot selection.
+    num_classes: of the labels.
+    image_px: (height, width) of a typical image.
+    native_px: > 0 for sets that are used at this size as they are.
+    flip: False where mirroring changes the class.
+    fingerprint: of the examples and their order.
+  """
+
+  num_examples: int
+  num_classes: int
+  image_px: tuple[int, int]
+  native_px: int = 0
+  flip: bool = True
+  fingerprint: str = ""
+
+  @classmethod
+  def of(cls, source: Source) -> "DataFacts":
+    """Returns the facts of a source."""
+    return cls(
+      len(source),
+      source.num_classes,
+      source.image_px,
+      source.native_px,
+      source.flip,
+      source.fingerprint,
+    )
+
+
+def parse_duration(
+  text: str, key: str, *, steps_per_epoch: float, total_steps: float = 0.0
+) -> float:
+  """Returns a duration such as `90 epochs`, `5000 steps` or `30 %` in steps.
+
+  Args:
+    text: a number and a unit.
+    key: where it comes from, for the message.
+    steps_per_epoch: examples divided by batch size.
+    total_steps: what 100 % are; 0 where a share makes no sense.
+
+  Raises:
+    InputError: the text has another form.
+  """
+  match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?|%)\s*", text)
+  units = {"e": steps_per_epoch, "s": 1.0, "%": total_steps / 100}
+  if not match or not units[match[2][0]]:
+    shares = ", or e.g. '30 %'" if total_steps else ""
+    raise InputError(
+      f"{key}={text!r}: expected e.g. '90 epochs' or '5000 steps'{shares}"
+    )
+  return float(match[1]) * units[match[2][0]]
+
+
+def _schedule(config, facts: DataFacts) -> tuple[int, int, tuple[int, ...]]:
+  """Returns (total_steps, warmup_steps, decay_steps)."""
+  s, rule = config.schedule, None
+  if config.hyperrule:
+    rule = hyperrule.rule(facts.num_examples, config.hyperrule)
+  per_epoch = facts.num_examples / config.input.batch_size
+
+  def steps(text, key, total):
+    return parse_duration(
+      text, key, steps_per_epoch=per_epoch, total_steps=total
+    )
+
+  def need_rule(key):
+    if rule is None:
+      raise InputError(
+        f"config.schedule.{key} is empty and config.hyperrule too: one of them "
+        f"must say it"
+      )
+    return rule
+
+  if s.total:
+    total = steps(s.total, "config.schedule.total", 0.0)
+  else:
+    total = need_rule("total").total_steps
+  # A rule's own points belong to the rule's own length.
+  scale = total / rule.total_steps if rule else 1.0
+  if s.warmup:
+    warmup = steps(s.warmup, "config.schedule.warmup", total)
+  else:
+    warmup = need_rule("warmup").warmup_steps * scale
+  if s.decay_at:
+    decays = [
+      steps(text, "config.schedule.decay_at", total)
+      for text in s.decay_at.split(",")
+    ]
+  else:
+    decays = [d * scale for d in need_rule("decay_at").decay_steps]
+  override = config.total_steps / total if config.total_steps else 1.0
+  return (
+    max(1, round(total * override)),
+    round(warmup * override),
+    tuple(round(d * override) for d in decays),
+  )
+
+
+def _resolution(config, facts: DataFacts) -> tuple[int, int]:
+  """Returns (resize_px, crop_px)."""
+  if facts.native_px:
+    crop = config.input.crop_px or facts.native_px
+    return crop, crop
+  if config.hyperrule:
+    resize, crop = hyperrule.resolution(
+      *facts.image_px, config.hyperrule, config.model.variant
+    )
+  else:
+    # Upstream: 224 (paper section 3.3); sets of smaller images keep theirs.
+    crop = min(224, *facts.image_px)
+    resize = round(crop * 8 / 7)
+  resize = config.input.resize_px or resize
+  crop = config.input.crop_px or crop
+  if crop > resize:
+    raise InputError(
+      f"config.input.crop_px={crop} is larger than config.input.resize_px="
+      f"{resize}"
+    )
+  return resize, crop
+
+
+def resolve(config: Config, facts: DataFacts) -> Config:
+  """Returns a copy of config with all products under `config.resolved`.
+
+  Raises:
+    InputError: a rule is missing, malformed or contradicts the data.
+  """
+  config = config.copy_and_resolve_references()
+  if config.seed < 0 or config.seed >= 2**31:
+    raise InputError(f"config.seed={config.seed}: expected 0 to {2**31 - 1}")
+  wanted = config.num_classes
+  if wanted and wanted != facts.num_classes:
+    raise InputError(
+      f"config.num_classes={wanted}, but the data set "
+      f"{config.data.name!r} has {facts.num_classes} classes"
+    )
+  r, rule = config.resolved, config.hyperrule
+  r.num_classes, r.train_examples = facts.num_classes, facts.num_examples
+  r.data_fingerprint = facts.fingerprint
+  r.total_steps, r.warmup_steps, r.decay_steps = _schedule(config, facts)
+  reference = config.optim.lr_batch_size
+  scale = config.input.batch_size / reference if reference else 1.0
+  r.peak_lr = config.optim.lr * scale
+  r.mixup_alpha = config.mixup_alpha
+  if config.mixup_alpha < 0:
+    if not rule:
+      raise InputError("config.mixup_alpha < 0 needs config.hyperrule")
+    r.mixup_alpha = hyperrule.rule(facts.num_examples, rule).mixup_alpha
+  r.resize_px, r.crop_px = _resolution(config, facts)
+  r.flip = bool(config.input.flip and facts.flip)
+  if facts.native_px:
+    config.input.train = "none"
+  return config
+
+
+def train_preprocess(config: Config) -> preprocess.Preprocess:
+  """Returns the training preprocessing of a resolved config."""
+  r = config.resolved
+  match config.input.train:
+    case "inception":
+      return preprocess.upstream_train(r.crop_px, flip=r.flip)
+    case "hyperrule":
+      return preprocess.hyperrule_train(r.resize_px, r.crop_px, flip=r.flip)
+    case "none":
+      return preprocess.Preprocess("none", r.crop_px, flip=r.flip)
+    case other:
+      raise InputError(
+        f"config.input.train={other!r}: expected inception, hyperrule or none"
+      )
+
+
+def eval_preprocess(config: Config) -> preprocess.Preprocess:
+  """Returns the evaluation preprocessing of a resolved config."""
+  r = config.resolved
+  match config.input.eval:
+    case "square":
+      return preprocess.hyperrule_test(r.crop_px)
+    case "central":
+      # 224 of a short side of 256, in proportion for other resolutions.
+      return preprocess.central(round(r.crop_px * 8 / 7), r.crop_px)
+    case other:
+      raise InputError(
+        f"config.input.eval={other!r}: expected square or central"
+      )

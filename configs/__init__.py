@@ -1,0 +1,1 @@
+"""Recipes as ml_collections configs; `common.py` explains all keys."""

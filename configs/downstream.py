@@ -1,0 +1,62 @@
+"""Fine-tuning with the BiT-HyperRule (paper section 3.3), for any data set.
+
+SGD with momentum 0.9, learning rate 0.003, batch 512, no weight decay, a new
+head of zeros, all weights trained. The rule looks at the number of training
+examples (steps, decay points, mixup) and at the image size (resolution); see
+`bit_jax/hyperrule.py`.
+
+| preset | difference                                                        |
+|--------|-------------------------------------------------------------------|
+| paper  | the default: decay at 30, 60, 90 %; larger images 448 -> 384 px   |
+| code   | as the official code: small sets decay at 200, 300, 400 of 500,   |
+|        | larger images 512 -> 480 px, the schedule one step late           |
+| light  | code, with batch 128 and learning rate 0.001                      |
+| quick  | minutes on a laptop: 32 px, batch 32, 150 steps in the same       |
+|        | proportions, a higher learning rate because there are few steps   |
+
+  python -m bit_jax.main --workdir=/tmp/cifar10 \\
+      --config=configs/downstream.py:dataset=cifar10,model=R50x1 \\
+      --config.init.checkpoint=BiT-M-R50x1.npz
+
+Expected (official release, light, BiT-M-R50x1, medians): CIFAR-10 with 1 / 5 /
+all examples per class 54.1 / 82.4 / 97.3 %, CIFAR-100 35.2 / 64.8 / 86.4 %.
+Not run here: the released weights cannot be downloaded on our machines.
+"""
+
+import ml_collections
+
+from bit_jax.errors import InputError
+from configs import common
+
+PRESETS = ("paper", "code", "light", "quick")
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """Returns the config of `preset=,model=,dataset=,data_dir=,...`."""
+  args = common.parse_arg(
+    arg,
+    preset="paper",
+    model="R50x1",
+    dataset="cifar10",
+    data_dir="",
+    examples_per_class=0,
+  )
+  preset = args["preset"]
+  if preset not in PRESETS:
+    raise InputError(f"preset={preset}: expected one of {', '.join(PRESETS)}")
+
+  c = common.get_config()
+  common.set_data(c, args, default_dataset="cifar10")
+  c.model.variant = args["model"]
+  c.hyperrule = "code" if preset in ("code", "light") else "paper"
+  c.mixup_alpha = -1.0
+  if preset == "light":
+    c.input.batch_size = 128
+    c.optim.lr = 0.001
+  elif preset == "quick":
+    c.input.batch_size = 32
+    c.input.resize_px = 40  # The rule's 5 : 4.
+    c.input.crop_px = 32
+    c.schedule.total = "150 steps"
+    c.optim.lr = 0.01
+  return c
