@@ -1,0 +1,155 @@
+"""Orbax: save and restore train states. The only file that imports orbax.
+
+A checkpoint is `DIRECTORY/STEP/`: the state, and as custom metadata a JSON
+object that says what it is (config, class names, preprocessing, data).
+"""
+
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from bit_jax.errors import InputError
+
+_POLICIES: Any = ocp.training.preservation_policies
+
+
+class Checkpointer:
+  """Saves states of one run without stopping its loop, and keeps the newest.
+
+  A save is visible only once it is complete: Orbax writes to a temporary folder
+  and renames it.
+  """
+
+  def __init__(self, directory: epath.PathLike, *, keep: int):
+    """Opens a folder of checkpoints; it is made on the first save.
+
+    Args:
+      directory: e.g. WORKDIR/checkpoints.
+      keep: how many of the newest to keep.
+    """
+    self._directory = epath.Path(directory).resolve()
+    self._manager = ocp.training.Checkpointer(
+      self._directory,
+      preservation_policy=_POLICIES.LatestN(keep),
+      cleanup_tmp_directories=True,
+    )
+
+  def latest_step(self) -> int | None:
+    """Returns the newest complete checkpoint's step; None if there is none."""
+    latest = self._manager.latest
+    return None if latest is None else latest.step
+
+  def metadata(self, step: int) -> dict[str, Any]:
+    """Returns the JSON object that was saved with a step."""
+    info: Any = ocp.metadata(self._directory / str(step))
+    return info.custom_metadata
+
+  def restore(self, step: int, abstract_state: Any) -> Any:
+    """Returns the state of a step.
+
+    Args:
+      step: of a complete checkpoint.
+      abstract_state: tree of jax.ShapeDtypeStruct with the shardings wanted,
+        which need not be those it was saved with.
+
+    Raises:
+      InputError: the checkpoint is damaged or has other arrays.
+    """
+    try:
+      return self._manager.load(step, abstract_state)
+    except Exception as e:
+      raise _damaged(self._directory / str(step), e) from e
+
+  def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
+    """Starts saving; arrays are copied before it returns, written after.
+
+    Args:
+      step: finished updates; saving a step twice is an error.
+      state: tree of jax.Array.
+      metadata: a JSON object.
+    """
+    # Without force, Orbax skips a save while another one is being written.
+    self._manager.save_async(step, state, custom_metadata=metadata, force=True)
+
+  def wait(self) -> None:
+    """Returns when the last save is complete."""
+    self._manager.wait()
+
+  def close(self) -> None:
+    """Waits for the last save to be complete."""
+    self._manager.close()
+
+
+def find(path: epath.PathLike) -> epath.Path | None:
+  """Returns the checkpoint folder that a path stands for, or None.
+
+  Args:
+    path: a checkpoint (`.../checkpoints/500`), a folder of them, or a work
+      directory; of several checkpoints the newest is taken.
+  """
+  path = epath.Path(path).resolve()
+  if not path.is_dir():
+    return None
+  if _is_checkpoint(path):
+    return path
+  if (path / "checkpoints").is_dir():
+    path = path / "checkpoints"
+  steps = sorted(
+    (int(p.name) for p in path.iterdir() if p.name.isdigit()), reverse=True
+  )
+  for step in steps:
+    if _is_checkpoint(path / str(step)):
+      return path / str(step)
+  return None
+
+
+def load_weights(
+  path: epath.Path,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+  """Reads the weights of a checkpoint, without its optimiser state.
+
+  Args:
+    path: a checkpoint folder, see `find`.
+
+  Returns:
+    (params, batch_stats, metadata): nested dicts of np.ndarray, and the JSON
+    object saved with them.
+
+  Raises:
+    InputError: the checkpoint is damaged.
+  """
+  try:
+    info: Any = ocp.metadata(path)
+    # On the host, whatever devices the state was on.
+    host = jax.sharding.SingleDeviceSharding(
+      jax.local_devices(backend="cpu")[0]
+    )
+
+    def wanted(name, tree):
+      if name not in ("params", "batch_stats"):
+        return jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
+      return jax.tree.map(
+        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host), tree
+      )
+
+    target = {k: wanted(k, v) for k, v in info.metadata.items()}
+    state = ocp.load(path, target)
+  except Exception as e:
+    raise _damaged(path, e) from e
+  state = {k: jax.tree.map(np.asarray, state.get(k) or {}) for k in target}
+  return state["params"], state.get("batch_stats", {}), info.custom_metadata
+
+
+def _is_checkpoint(path: epath.Path) -> bool:
+  # Orbax's own is_orbax_checkpoint says yes to a work directory too.
+  return (path / "_CHECKPOINT_METADATA").is_file()
+
+
+def _damaged(path: epath.Path, error: Exception) -> InputError:
+  logging.debug("cannot read checkpoint %s", path, exc_info=error)
+  reason = str(error).strip().split("\n")[0][:200]
+  return InputError(f"checkpoint {path} cannot be read: {reason}")

@@ -1,0 +1,287 @@
+"""Builds a TFDS image set as array_record, the format bit_jax reads.
+
+  python -m bit_jax.tools.prepare NAME[/CONFIG][:VERSION] --data_dir=DIR
+
+TFDS needs TensorFlow to build most sets (it encodes arrays as images with it)
+and to read the tfrecord files of sets built earlier; bit_jax stays free of it.
+So the work happens in a throw-away environment: 2.4 GB in the temporary folder,
+made in about a minute and a half on two cores and removed at the end.
+`--venv=PATH` makes it at PATH and keeps it for the next set.
+
+A set that DIR already holds as tfrecord is converted where it is, beside its
+tfrecord files and without a download; any other is downloaded to DIR/downloads
+and built. `--dry_run` prints the commands and runs none.
+"""
+
+import argparse
+import contextlib
+import difflib
+import fnmatch
+import inspect
+import json
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bit_jax.errors import InputError
+
+_REQUIREMENTS = (
+  # There are tensorflow-cpu wheels for x86 Linux only.
+  "tensorflow-cpu>=2.18,<3"
+  if (platform.system(), platform.machine()) == ("Linux", "x86_64")
+  else "tensorflow>=2.18,<3",
+  "tensorflow-datasets>=4.9.8,<5",
+  "array_record>=0.8,<0.9",
+  # The `tfds` command imports these three without declaring them.
+  "apache-beam>=2.60,<3",
+  "importlib_resources>=6,<8",
+  "mlcroissant>=1,<2",
+  # What the builders of image sets import when they run.
+  "h5py>=3,<4",
+  "opencv-python-headless>=4.10,<6",
+  "pandas>=2,<4",
+  "pillow>=10,<14",
+  "scikit-image>=0.24,<1",
+  "scipy>=1.13,<2",
+  "tifffile>=2024.8,<2028",
+)
+
+_NAME = re.compile(
+  r"(?P<dataset>\w+)(/(?P<config>[\w.+-]+))?"
+  r"(:(?P<version>(\d+|\*)\.(\d+|\*)\.(\d+|\*)))?"
+)
+
+
+def _parse_name(name: str) -> tuple[str, str, str]:
+  """Splits NAME[/CONFIG][:VERSION]; what is missing is empty."""
+  match = _NAME.fullmatch(name)
+  if not match:
+    raise InputError(
+      f"{name!r} is not NAME[/CONFIG][:VERSION], such as sun397/tfds:4.*.*"
+    )
+  return match["dataset"], match["config"] or "", match["version"] or ""
+
+
+def _newest_version(folder: Path, version: str) -> Path | None:
+  """Returns folder/VERSION of the highest prepared version that matches."""
+  found = [
+    path.parent
+    for path in folder.glob("*/dataset_info.json")
+    if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    and fnmatch.fnmatch(path.parent.name, version or "*")
+  ]
+  return max(
+    found, key=lambda path: [int(n) for n in path.name.split(".")], default=None
+  )
+
+
+def _has_array_record(version_dir: Path) -> bool:
+  """Returns whether TFDS recorded this version as readable array_record."""
+  path = version_dir / "dataset_info.json"
+  try:
+    info = json.loads(path.read_text())
+    formats = [info.get("fileFormat"), *info.get("alternativeFileFormats", [])]
+  except (OSError, ValueError, AttributeError, TypeError) as error:
+    raise InputError(f"{path} is not a TFDS description: {error}") from error
+  return "array_record" in formats
+
+
+def _builder_cls(dataset: str):
+  """Returns the TFDS builder class, without building or downloading."""
+  # Imported late: a set that is converted needs no TFDS on this side.
+  import tensorflow_datasets as tfds
+
+  known = tfds.list_builders(with_community_datasets=False)
+  if dataset not in known:
+    close = difflib.get_close_matches(dataset, known, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise InputError(f"TFDS has no data set {dataset!r}{hint}")
+  return tfds.builder_cls(dataset)
+
+
+def _choose_config(builder_cls, config: str) -> str:
+  """Returns the config that TFDS would load: `config`, or else the default."""
+  if not config:
+    # `tfds build` without a config builds them all, up to a hundred.
+    default = builder_cls.default_builder_config
+    return default.name if default else ""
+  known = [c.name for c in builder_cls.BUILDER_CONFIGS]
+  if config not in known:
+    raise InputError(
+      f"{builder_cls.name} has no config {config!r}; TFDS knows "
+      f"{', '.join(known) or 'none'}"
+    )
+  return config
+
+
+def _require_manual_files(builder_cls, data_dir: Path) -> None:
+  """Prints what the user must fetch and raises InputError if nothing is."""
+  instructions = builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS
+  manual_dir = data_dir / "downloads" / "manual"
+  if not instructions or (manual_dir.is_dir() and any(manual_dir.iterdir())):
+    return
+  print(inspect.cleandoc(instructions))
+  raise InputError(
+    f"TFDS cannot download {builder_cls.name} itself: put the files described "
+    f"above into {manual_dir} and run this again"
+  )
+
+
+def _check_venv(venv: Path) -> None:
+  """Raises InputError where an environment would damage what is there."""
+  if venv.resolve() == Path(sys.prefix).resolve():
+    raise InputError(
+      f"--venv={venv} is bit_jax's own environment, which stays free of "
+      "TensorFlow; name another folder"
+    )
+  is_free = not venv.exists() or (venv.is_dir() and not any(venv.iterdir()))
+  if not is_free and not (venv / "pyvenv.cfg").is_file():
+    raise InputError(
+      f"--venv={venv} exists and is no virtual environment; name a new folder"
+    )
+
+
+def _plan(name: str, root: Path) -> tuple[Path, str, list[str]]:
+  """Returns the set's folder, its version and the arguments of `tfds`.
+
+  The arguments are empty where nothing is left to do.
+  """
+  dataset, config, version = _parse_name(name)
+  folder = root / dataset / config
+  prepared = _newest_version(folder, version)
+  if prepared is None:
+    builder_cls = _builder_cls(dataset)
+    config = _choose_config(builder_cls, config)
+    folder = root / dataset / config
+    prepared = _newest_version(folder, version)
+    if prepared is None:
+      _require_manual_files(builder_cls, root)
+      name = dataset + (config and f"/{config}") + (version and f":{version}")
+      return (
+        folder,
+        version,
+        [
+          "build",
+          name,
+          "--file_format=array_record",
+          f"--data_dir={root}",
+          # Else a folder NAME in the current folder is taken for a builder.
+          "--imports=tensorflow_datasets",
+        ],
+      )
+  # What is checked at the end is the very version that gets converted.
+  version = prepared.name
+  if _has_array_record(prepared):
+    return folder, version, []
+  return (
+    folder,
+    version,
+    [
+      "convert_format",
+      f"--dataset_version_dir={prepared}",
+      "--out_file_format=array_record",
+      # With more, TFDS 4.9.10 drops its workers' errors and exits 0.
+      "--num_workers=1",
+    ],
+  )
+
+
+def prepare(
+  name: str,
+  data_dir: str,
+  venv: str = "",
+  dry_run: bool = False,
+  run: Callable[[list[str]], int] = subprocess.call,
+) -> None:
+  """Makes DIR/NAME[/CONFIG]/VERSION readable as array_record.
+
+  Args:
+    name: `NAME[/CONFIG][:VERSION]`; without CONFIG, the default one of TFDS.
+    data_dir: a local folder; TFDS's own layout below it.
+    venv: where to make the environment, or find it; '': a temporary one.
+    dry_run: print the commands and run none.
+    run: runs a command and returns its exit status.
+
+  Raises:
+    InputError: for a name, folder or environment that cannot be used, and for a
+      command that fails.
+  """
+  if "://" in data_dir:
+    raise InputError(
+      f"--data_dir={data_dir} is not a local folder; prepare the set in one "
+      "and copy it"
+    )
+  root = Path(data_dir).expanduser().absolute()
+  if root.exists() and not root.is_dir():
+    raise InputError(f"--data_dir={data_dir} is not a folder")
+  folder, version, tfds_args = _plan(name, root)
+  if not tfds_args:
+    print(f"{folder / version} is array_record already; nothing to do")
+    return
+
+  with contextlib.ExitStack() as stack:
+    if venv:
+      env = Path(venv).expanduser().absolute()
+      _check_venv(env)
+    else:
+      env = Path(
+        stack.enter_context(tempfile.TemporaryDirectory(prefix="bit_jax-tfds-"))
+      )
+    bin_dir = env / "bin"
+    # The first two do little where an earlier run has done their work.
+    for command in (
+      [sys.executable, "-m", "venv", str(env)],
+      [f"{bin_dir}/python", "-m", "pip", "install", "--quiet", *_REQUIREMENTS],
+      [f"{bin_dir}/tfds", *tfds_args],
+    ):
+      print("$", shlex.join(command), flush=True)
+      if dry_run:
+        continue
+      if status := run(command):
+        raise InputError(
+          f"{Path(command[0]).name} {shlex.join(command[1:3])} failed with "
+          f"exit status {status}; its own message is above"
+        )
+  if dry_run:
+    return
+
+  # The exit status is not proof: tfds skips what it cannot read and exits 0.
+  prepared = _newest_version(folder, version)
+  if prepared is None or not _has_array_record(prepared):
+    raise InputError(
+      f"tfds ended without array_record files in {folder}; remove half-made "
+      "*.array_record* files there and run this again"
+    )
+  print(f"{prepared} is ready")
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line and returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m bit_jax.tools.prepare",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("name", metavar="NAME")
+  parser.add_argument("--data_dir", metavar="DIR", required=True)
+  parser.add_argument("--venv", metavar="PATH", default="")
+  parser.add_argument("--dry_run", action="store_true")
+  args = parser.parse_args(argv)
+  try:
+    prepare(args.name, args.data_dir, args.venv, args.dry_run)
+  except InputError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    return 130
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

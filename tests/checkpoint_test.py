@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bit_jax import checkpoint, parallel
+from bit_jax.errors import InputError
+
+
+def make_state(mesh, value):
+  state = {
+    "step": jnp.int32(value),
+    "params": {"norm-pre-head": {"scale": jnp.full((8,), float(value))}},
+    "opt_state": (jnp.full((3, 5), -float(value)),),
+  }
+  return jax.device_put(state, parallel.replicated(mesh))
+
+
+def abstract(state, mesh):
+  sharding = parallel.replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+  )
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_round_trip_to_another_number_of_devices(tmp_path, mesh, one_device):
+  state = make_state(mesh, 3)
+  writer = checkpoint.Checkpointer(tmp_path, keep=1)
+  assert writer.latest_step() is None
+  writer.save(3, state, {"variant": "R50x1", "names": ["a", "ü"]})
+  writer.close()
+  reader = checkpoint.Checkpointer(tmp_path, keep=1)
+  assert reader.latest_step() == 3
+  assert reader.metadata(3) == {"variant": "R50x1", "names": ["a", "ü"]}
+  restored = reader.restore(3, abstract(state, one_device))
+  assert_equal(restored, state)
+  for leaf in jax.tree.leaves(restored):
+    assert leaf.sharding == parallel.replicated(one_device)
+  reader.close()
+
+
+def test_keeps_the_newest_and_writes_every_one_asked_for(tmp_path, mesh):
+  writer = checkpoint.Checkpointer(tmp_path / "c", keep=2)
+  for step in (10, 20, 30):  # No waiting in between.
+    writer.save(step, make_state(mesh, step), {})
+  writer.close()
+  assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["20", "30"]
+
+
+def test_a_saved_state_is_a_copy(tmp_path, mesh):
+  """The next step reuses the state's memory while it is being written."""
+  step = jax.jit(lambda x: x + 1.0, donate_argnums=0)
+  state = jax.device_put(jnp.zeros((512, 512)), parallel.replicated(mesh))
+  writer = checkpoint.Checkpointer(tmp_path, keep=9)
+  for i in range(1, 5):
+    state = step(state)
+    writer.save(i, {"params": {"x": state}}, {})
+    for _ in range(3):
+      state = step(state)
+  writer.close()
+  for i in range(1, 5):
+    params, _, _ = checkpoint.load_weights(tmp_path / str(i))
+    np.testing.assert_array_equal(params["x"], np.full((512, 512), 4 * i - 3))
+
+
+def test_weights_alone_come_as_arrays_on_the_host(tmp_path, mesh):
+  state = make_state(mesh, 7)
+  writer = checkpoint.Checkpointer(tmp_path / "checkpoints", keep=1)
+  writer.save(7, state, {"class_names": ["x"]})
+  writer.close()
+  for path in (
+    tmp_path,
+    tmp_path / "checkpoints",
+    tmp_path / "checkpoints" / "7",
+  ):
+    assert checkpoint.find(path) == tmp_path / "checkpoints" / "7"
+  params, stats, metadata = checkpoint.load_weights(checkpoint.find(tmp_path))
+  assert isinstance(params["norm-pre-head"]["scale"], np.ndarray)
+  assert_equal(params, jax.device_get(state["params"]))
+  assert stats == {}
+  assert metadata == {"class_names": ["x"]}
+
+
+def test_find_passes_over_what_is_no_checkpoint(tmp_path):
+  assert checkpoint.find(tmp_path) is None
+  assert checkpoint.find(tmp_path / "missing") is None
+  (tmp_path / "checkpoints" / "12").mkdir(parents=True)
+  assert checkpoint.find(tmp_path) is None
+
+
+def test_damaged_checkpoint_is_named(tmp_path, mesh):
+  state = make_state(mesh, 1)
+  writer = checkpoint.Checkpointer(tmp_path, keep=1)
+  writer.save(1, state, {})
+  writer.close()
+  for path in (tmp_path / "1" / "state").rglob("*"):
+    if path.is_file() and path.stat().st_size:
+      path.write_bytes(path.read_bytes()[:-10])
+  with pytest.raises(InputError, match=f"{tmp_path}/1 cannot be read"):
+    checkpoint.load_weights(tmp_path / "1")
+  reader = checkpoint.Checkpointer(tmp_path, keep=1)
+  with pytest.raises(InputError, match=f"{tmp_path}/1 cannot be read"):
+    reader.restore(1, abstract(state, mesh))
+  reader.close()

@@ -1,0 +1,137 @@
+import dataclasses
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from bit_jax import evaluate, models, parallel
+from bit_jax.data import preprocess
+from bit_jax.errors import InputError
+from tests import fakes
+
+PLAIN = preprocess.Preprocess("none", 32)
+
+
+def make_config(num_classes, loss="softmax"):
+  return ml_collections.ConfigDict(
+    {
+      "model": {"variant": "R14x0.25", "dtype": "float32", "head_bias": 0.0},
+      "loss": loss,
+      "resolved": {"num_classes": num_classes},
+    }
+  )
+
+
+@pytest.fixture(scope="module")
+def params():
+  """A network whose head tells 7 classes apart at random."""
+  model = models.create("R14x0.25", num_classes=7)
+  init = jax.jit(models.init_params, static_argnums=(0, 2))
+  params = init(model, jax.random.key(0), 32)
+  shape = params["head"]["kernel"].shape
+  params["head"]["kernel"] = jax.random.normal(jax.random.key(1), shape)
+  return params
+
+
+def logits_of(params, source):
+  model = models.create("R14x0.25", num_classes=7)
+  images = source.examples.images / 127.5 - 1.0
+  return np.float64(
+    jax.jit(model.apply)({"params": params}, images.astype(np.float32))
+  )
+
+
+def test_images_are_scaled_to_plus_minus_one():
+  scaled = evaluate.scale_images(np.array([0, 255, 51], np.uint8))
+  np.testing.assert_allclose(scaled, [-1, 1, -0.6], atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [0, 4, 16])
+def test_metrics_of_a_whole_split(params, mesh, batch_size):
+  # 21 is no multiple of any batch size here.
+  source = fakes.array_source(21, 7)
+  got = evaluate.evaluate(
+    evaluate.make_eval_step(make_config(7), mesh),
+    params,
+    source,
+    PLAIN,
+    batch_size=batch_size,
+    mesh=mesh,
+  )
+  logits, labels = logits_of(params, source), source.examples.labels
+  log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  best = np.argsort(-logits, axis=-1)
+  assert got["examples"] == 21
+  assert got["accuracy"] == np.mean(best[:, 0] == labels)
+  assert got["top5_accuracy"] == np.mean(
+    (best[:, :5] == labels[:, None]).any(1)
+  )
+  assert 0 < got["accuracy"] < got["top5_accuracy"] < 1
+  np.testing.assert_allclose(
+    got["loss"], -log_p[np.arange(21), labels].mean(), rtol=1e-4
+  )
+
+
+def test_multi_label_counts_any_right_first_guess(params, one_device):
+  source = fakes.array_source(14, 7, multi_label=True)
+  best = np.argsort(-logits_of(params, source), axis=-1)
+  right = np.arange(14) < 9
+  labels = [
+    [int(b[0]), int(b[6])] if r else [int(b[5]), int(b[6])]
+    for b, r in zip(best, right, strict=True)
+  ]
+  examples = [
+    {"image": image, "label": label}
+    for image, label in zip(source.examples.images, labels, strict=True)
+  ]
+  got = evaluate.evaluate(
+    evaluate.make_eval_step(make_config(7, "sigmoid"), one_device),
+    params,
+    dataclasses.replace(source, examples=examples),
+    PLAIN,
+    batch_size=0,
+    mesh=one_device,
+  )
+  assert got["accuracy"] == 9 / 14
+  assert got["top5_accuracy"] == 9 / 14
+
+
+def test_short_splits_are_not_padded_to_a_large_batch(mesh):
+  assert evaluate.default_batch_size(10, mesh) == 12
+  assert evaluate.default_batch_size(100_000, mesh) == 256
+
+
+def test_the_same_model_shares_one_compiled_step(mesh, one_device):
+  step = evaluate.make_eval_step(make_config(7), mesh)
+  assert evaluate.make_eval_step(make_config(7), mesh) is step
+  assert evaluate.make_eval_step(make_config(7), one_device) is not step
+  assert evaluate.make_eval_step(make_config(7, "sigmoid"), mesh) is not step
+
+
+def test_batch_size_that_devices_cannot_share(params, mesh):
+  with pytest.raises(InputError, match=r"config.eval.batch_size=6.*devices, 4"):
+    evaluate.evaluate(
+      evaluate.make_eval_step(make_config(7), mesh),
+      params,
+      fakes.array_source(21, 7),
+      PLAIN,
+      batch_size=6,
+      mesh=mesh,
+    )
+
+
+def test_fewer_than_five_classes(one_device):
+  model = models.create("R14x0.25", num_classes=2)
+  init = jax.jit(models.init_params, static_argnums=(0, 2))
+  params = init(model, jax.random.key(0), 32)
+  got = evaluate.evaluate(
+    evaluate.make_eval_step(make_config(2), one_device),
+    params,
+    fakes.array_source(6, 2),
+    PLAIN,
+    batch_size=0,
+    mesh=one_device,
+  )
+  assert got["top5_accuracy"] == 1
+  assert parallel.make_mesh().size == 4

@@ -1,0 +1,398 @@
+import contextlib
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bit_jax import (
+  checkpoint,
+  evaluate,
+  losses,
+  models,
+  optim,
+  parallel,
+  paths,
+  recipe,
+  train,
+  weights,
+  writer,
+)
+from bit_jax.data import pipeline
+from bit_jax.data.run_data import RunData
+from bit_jax.errors import InputError
+from configs import downstream, upstream
+from tests import fakes
+
+MODEL = "R14x0.25"
+
+
+def make_config(**overrides):
+  config = downstream.get_config(f"preset=quick,model={MODEL}")
+  config.total_steps = 4
+  config.input.batch_size = 8
+  config.log_every_steps = 1
+  config.data.name = "arrays"
+  with config.unlocked():
+    config.update_from_flattened_dict(overrides)
+  return config
+
+
+def resolved(config, num_classes=4, num_examples=40):
+  facts = recipe.DataFacts(num_examples, num_classes, (32, 32), native_px=32)
+  return recipe.resolve(config, facts)
+
+
+def a_batch(mesh, seed=0, num_classes=4, size=8):
+  rng = np.random.default_rng(seed)
+  batch = {
+    "images": rng.integers(0, 256, (size, 32, 32, 3), np.uint8),
+    "labels": rng.integers(0, num_classes, (size,)).astype(np.int32),
+  }
+  return parallel.to_global(batch, mesh)
+
+
+@pytest.fixture
+def arrays(monkeypatch):
+  """Makes every run train and evaluate on seeded arrays."""
+  data = RunData(fakes.array_source(), {"test": fakes.array_source(21, seed=1)})
+  monkeypatch.setattr(train.run_data, "load", lambda *_, **__: data)
+  return data
+
+
+def read_lines(workdir):
+  return writer.read_metrics(workdir / "metrics.jsonl")
+
+
+def reference_update(config, state, batch):
+  """Two lines of the paper, without jit: loss, then SGD with momentum."""
+  model = models.create(MODEL, num_classes=4)
+  rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+  images = evaluate.scale_images(np.asarray(batch["images"]))
+  targets = jax.nn.one_hot(np.asarray(batch["labels"]), 4)
+  images, targets = losses.mixup(
+    rng, images, targets, config.resolved.mixup_alpha
+  )
+
+  def loss_fn(params):
+    logits = model.apply({"params": params}, images)
+    return losses.LOSSES[config.loss](logits, targets).mean()
+
+  loss, grads = jax.jit(jax.value_and_grad(loss_fn))(state.params)
+  r = config.resolved
+  lr = optim.step_schedule(r.peak_lr, r.warmup_steps, r.decay_steps)(state.step)
+  decay = config.optim.weight_decay
+
+  def new_param(path, p, g):
+    return p - lr * (g + decay * p if path.endswith("kernel") else g)
+
+  flat, flat_grads = paths.flatten(state.params), paths.flatten(grads)
+  return loss, paths.unflatten(
+    {k: new_param(k, p, flat_grads[k]) for k, p in flat.items()}
+  )
+
+
+@pytest.mark.parametrize(
+  ("loss", "alpha", "decay"), [("softmax", 0.3, 0.0), ("sigmoid", 0.0, 0.01)]
+)
+def test_update_step_is_sgd_on_the_mean_loss(mesh, loss, alpha, decay):
+  config = resolved(
+    make_config(
+      **{"loss": loss, "mixup_alpha": alpha, "optim.weight_decay": decay}
+    )
+  )
+  state = train.make_init(config, mesh)(0)
+  batch = a_batch(mesh)
+  want_loss, want_params = reference_update(
+    config, jax.device_get(state), batch
+  )
+  new_state, metrics = train.make_update_step(config, mesh)(state, batch)
+  np.testing.assert_allclose(metrics["loss"], want_loss, rtol=1e-5)
+  assert int(new_state.step) == 1
+  for path, want in paths.flatten(want_params).items():
+    got = paths.flatten(new_state.params)[path]
+    np.testing.assert_allclose(got, want, atol=2e-6, err_msg=path)
+
+
+def test_the_number_of_devices_changes_nothing_but_rounding(mesh, one_device):
+  config = resolved(make_config(mixup_alpha=0.3))
+  results = []
+  for m in (mesh, one_device):
+    state = train.make_init(config, m)(0)
+    update = train.make_update_step(config, m)
+    for seed in range(2):
+      state, metrics = update(state, a_batch(m, seed))
+    results.append(jax.device_get((metrics["loss"], state.params)))
+    assert state.params["head"]["bias"].sharding.is_fully_replicated
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    *results,
+  )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pmap_with_pmean_gives_the_same_update(mesh):
+  """The textbook's data parallelism; mixup is applied before splitting."""
+  config = resolved(make_config(mixup_alpha=0.3))
+  state = jax.device_get(train.make_init(config, mesh)(0))
+  batch = a_batch(mesh)
+  model = models.create(MODEL, num_classes=4)
+  rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), 0)
+  images, targets = losses.mixup(
+    rng,
+    evaluate.scale_images(np.asarray(batch["images"])),
+    jax.nn.one_hot(np.asarray(batch["labels"]), 4),
+    0.3,
+  )
+
+  def step(params, images, targets):
+    def loss_fn(params):
+      logits = model.apply({"params": params}, images)
+      return losses.softmax(logits, targets).mean()
+
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    grads = jax.lax.pmean(grads, "batch")
+    lr = config.resolved.peak_lr / max(1, config.resolved.warmup_steps)
+    params = jax.tree.map(lambda p, g: p - lr * g, params, grads)
+    return params, jax.lax.pmean(loss, "batch")
+
+  def split(x):
+    return x.reshape(4, 2, *x.shape[1:])
+
+  params = jax.tree.map(lambda x: np.stack([x] * 4), state.params)
+  params, loss = jax.pmap(step, "batch")(params, split(images), split(targets))
+  ours, metrics = train.make_update_step(config, mesh)(
+    jax.device_put(state, parallel.replicated(mesh)), batch
+  )
+  np.testing.assert_allclose(metrics["loss"], loss[0], rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b[0], atol=2e-6),
+    ours.params,
+    params,
+  )
+
+
+def test_frozen_parameters_stay(mesh):
+  config = resolved(make_config(**{"optim.freeze": ("root_block", "block1/")}))
+  state = train.make_init(config, mesh)(0)
+  before = jax.device_get(state.params)
+  state, _ = train.make_update_step(config, mesh)(state, a_batch(mesh))
+  for path, value in paths.flatten(jax.device_get(state.params)).items():
+    same = np.array_equal(value, paths.flatten(before)[path])
+    # The head's kernel is zero at first, so nothing else moves in one step.
+    moved = path.startswith("head/")
+    assert same != moved, path
+
+
+def test_runs_that_differ_in_data_and_seed_share_compiled_steps(mesh):
+  a, b = resolved(make_config()), resolved(make_config(seed=3), num_examples=80)
+  assert train.make_update_step(a, mesh) is train.make_update_step(b, mesh)
+  c = resolved(make_config(**{"optim.lr": 0.5}))
+  assert train.make_update_step(a, mesh) is not train.make_update_step(c, mesh)
+
+
+def test_a_run_from_its_config_to_its_result(arrays, tmp_path, capsys):
+  config = make_config()
+  result = train.train_and_evaluate(config, tmp_path)
+  assert result["step"] == 4
+  assert result["eval/test/examples"] == 21
+  assert json.loads((tmp_path / "result.json").read_text()) == result
+  lines = read_lines(tmp_path)
+  assert [line["step"] for line in lines] == [1, 2, 3, 4, 4]
+  # A head of zeros knows nothing yet: ln(4).
+  assert lines[0]["train/loss"] == pytest.approx(np.log(4), rel=1e-5)
+  assert {"train/learning_rate", "train/grad_norm", "train/input_wait"} <= set(
+    lines[0]
+  )
+  assert lines[4]["eval/test/accuracy"] == result["eval/test/accuracy"]
+  saved = json.loads((tmp_path / "config.json").read_text())
+  assert saved["resolved"]["total_steps"] == 4
+  assert saved["resolved"]["num_classes"] == 4
+  loaded = weights.load(tmp_path / "params.npz")
+  assert loaded.class_names == arrays.train.class_names
+  assert loaded.preprocess["crop_px"] == 32
+  newest = weights.load(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, newest.params)
+  assert newest.class_names == loaded.class_names
+  assert "block4" in (tmp_path / "parameters.txt").read_text()
+  assert any(tmp_path.glob("events.out.tfevents*"))
+  assert "first step after" in capsys.readouterr().out
+
+
+def test_the_same_command_again_changes_nothing(arrays, tmp_path):
+  result = train.train_and_evaluate(make_config(), tmp_path)
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+  config_json = tmp_path / "config.json"
+  assert train.train_and_evaluate(make_config(), tmp_path) == result
+  after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+  assert before.pop(config_json)
+  assert after.pop(config_json)
+  assert after == before
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(
+  arrays, tmp_path, monkeypatch
+):
+  config = make_config(**{"checkpoint.every_steps": 2})
+  whole = train.train_and_evaluate(config, tmp_path / "whole")
+  real = pipeline.train_batches
+
+  def dies(*args, **kw):
+    @contextlib.contextmanager
+    def batches():
+      with real(*args, **kw) as iterator:
+
+        def until_step_4():
+          for _ in range(3):
+            yield next(iterator)
+          raise KeyboardInterrupt
+
+        yield until_step_4()
+
+    return batches()
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pipeline, "train_batches", dies)
+    with pytest.raises(KeyboardInterrupt):
+      train.train_and_evaluate(config, tmp_path / "cut")
+  assert checkpoint.find(tmp_path / "cut").name == "2"
+  resumed = train.train_and_evaluate(config, tmp_path / "cut")
+  assert resumed == whole
+  a, b = (weights.load(tmp_path / d).params for d in ("whole", "cut"))
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  lines = [
+    [(x["step"], x["train/loss"]) for x in read_lines(tmp_path / d)[:-1]]
+    for d in ("whole", "cut")
+  ]
+  assert lines[0] == lines[1]
+
+
+def test_evaluation_during_training(arrays, tmp_path):
+  config = make_config(**{"eval.every_steps": 2})
+  train.train_and_evaluate(config, tmp_path)
+  steps = [
+    line["step"]
+    for line in read_lines(tmp_path)
+    if "eval/test/accuracy" in line
+  ]
+  assert steps == [2, 4]
+
+
+def test_learns_what_there_is_to_learn(arrays, tmp_path):
+  config = make_config(**{"optim.lr": 0.1, "total_steps": 60})
+  result = train.train_and_evaluate(config, tmp_path)
+  assert result["eval/test/accuracy"] > 0.6  # By chance: 0.25.
+
+
+def test_weights_are_carried_over_with_a_new_head(arrays, tmp_path):
+  train.train_and_evaluate(make_config(), tmp_path / "up")
+  old = weights.load(tmp_path / "up").params
+  config = resolved(
+    make_config(**{"init.checkpoint": str(tmp_path / "up")}), num_classes=7
+  )
+  mesh = parallel.make_mesh()
+  state = train._start_state(config, mesh, None, None)
+  params = jax.device_get(state.params)
+  assert params["head"]["kernel"].shape[-1] == 7
+  assert not params["head"]["kernel"].any()
+  del params["head"], old["head"]
+  jax.tree.map(np.testing.assert_array_equal, params, old)
+
+
+def test_keeping_a_head_of_another_size_is_refused(arrays, tmp_path):
+  train.train_and_evaluate(make_config(), tmp_path / "up")
+  config = resolved(
+    make_config(
+      **{"init.checkpoint": str(tmp_path / "up"), "init.keep_head": True}
+    ),
+    num_classes=7,
+  )
+  with pytest.raises(InputError, match=r"4 classes.*expected \(7,\)"):
+    train._start_state(config, parallel.make_mesh(), None, None)
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(
+  arrays, tmp_path
+):
+  config = make_config(**{"optim.lr": 1e30, "checkpoint.every_steps": 1})
+  with pytest.raises(InputError, match=r"is (nan|inf) at step \d") as error:
+    train.train_and_evaluate(config, tmp_path)
+  last = checkpoint.find(tmp_path)
+  assert str(last) in str(error.value)
+  params = weights.load(last).params
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+  assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"input.batch_size": 6}, "batch_size=6: .* number of devices, 4"),
+    ({"model.variant": "R51x1"}, "model 'R51x1' is unknown"),
+    ({"loss": "hinge"}, "config.loss='hinge': expected one of 'softmax'"),
+    ({"init.checkpoint": "/no/such.npz"}, "/no/such.npz: no such file"),
+    ({"optim.freeze": ("blok",)}, "'blok' matches no parameter"),
+    ({"num_classes": 5}, "has 4 classes"),
+    ({"log_every_steps": 0}, "log_every_steps=0"),
+    ({"model.dtype": "float16"}, "dtype='float16': expected one of"),
+  ],
+)
+def test_bad_values_end_in_one_line(arrays, tmp_path, overrides, message):
+  with pytest.raises(InputError, match=message) as error:
+    train.train_and_evaluate(make_config(**overrides), tmp_path / "w")
+  assert "\n" not in str(error.value)
+
+
+def test_a_work_directory_of_another_config_is_left_alone(arrays, tmp_path):
+  train.train_and_evaluate(make_config(), tmp_path)
+  before = (tmp_path / "config.json").read_text()
+  with pytest.raises(InputError, match="optim.lr: 0.01 -> 0.02"):
+    train.train_and_evaluate(make_config(**{"optim.lr": 0.02}), tmp_path)
+  assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_work_directory_of_other_data_is_left_alone(
+  arrays, tmp_path, monkeypatch
+):
+  train.train_and_evaluate(make_config(), tmp_path)
+  other = RunData(dataclasses.replace(arrays.train, fingerprint="else"), {})
+  monkeypatch.setattr(train.run_data, "load", lambda *_, **__: other)
+  with pytest.raises(InputError, match="data_fingerprint: 'arrays.* -> 'else'"):
+    train.train_and_evaluate(make_config(), tmp_path)
+
+
+def test_multi_label_upstream(tmp_path, monkeypatch):
+  source = fakes.array_source(16, 4, multi_label=True)
+  examples = [
+    {"image": image, "label": [int(label), 3]}
+    for image, label in zip(
+      source.examples.images, source.examples.labels, strict=True
+    )
+  ]
+  source = dataclasses.replace(source, examples=examples)
+  data = RunData(source, {"train": source})
+  monkeypatch.setattr(train.run_data, "load", lambda *_, **__: data)
+  config = upstream.get_config(f"preset=bit_m,model={MODEL}")
+  config.total_steps, config.input.batch_size = 2, 8
+  result = train.train_and_evaluate(config, tmp_path)
+  # Four sigmoids of zero: 4 ln 2, and little has changed since.
+  assert result["eval/train/loss"] == pytest.approx(4 * np.log(2), rel=0.2)
+
+
+def test_schedule_counts_finished_updates(mesh):
+  config = resolved(make_config())
+  state = train.make_init(config, mesh)(0)
+  update = train.make_update_step(config, mesh)
+  rates = []
+  for _ in range(3):
+    state, metrics = update(state, a_batch(mesh))
+    rates.append(float(metrics["learning_rate"]))
+  np.testing.assert_allclose(rates, [0.01, 0.001, 0.0001], rtol=1e-6)
+  count = [
+    int(x)
+    for x in jax.tree.leaves(state.opt_state)
+    if jnp.issubdtype(x.dtype, jnp.integer)
+  ]
+  assert count == [3]
