@@ -5,6 +5,7 @@ python -m bit_jax.main --config=configs/NAME.py:key=value,... --workdir=DIR
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -22,9 +23,26 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
-def _fail(message: object, code: int) -> None:
+def _fail(message: object, code: int) -> NoReturn:
   print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
   sys.exit(code)
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+  """Returns what to print for an error in the flags, and the exit code."""
+  cause: BaseException | None = error
+  while cause:  # ml_collections wraps ours in a whole traceback.
+    if isinstance(cause, InputError | UsageError):
+      return str(cause), 1 if isinstance(cause, InputError) else 2
+    cause = cause.__cause__ or cause.__context__
+  if isinstance(error, OSError):
+    return f"--config cannot be read: {str(error).rsplit(']', 1)[-1]}", 2
+  if isinstance(error, LookupError | AttributeError):
+    key = error.args[0]
+    while isinstance(key, BaseException):
+      key = key.args[0]
+    return f"unknown config key {key}", 2
+  return str(error), 2
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -34,19 +52,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     for name, flag in (("config", _CONFIG), ("workdir", _WORKDIR)):
       if not flag.value:
         raise UsageError(f"--{name} is missing; see --help")
+    _CONFIG.value.to_dict()  # A file that is not there is an error from here.
     if len(rest) > 1:
       raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
     return rest
-  except InputError as e:
-    _fail(e, 1)
-  except FileNotFoundError as e:
-    _fail(f"--config: no such file {e.filename!r}", 2)
-  # ml_collections reports unknown keys and wrong types with these.
-  except (flags.Error, UsageError, LookupError, TypeError, ValueError) as e:
-    _fail(e, 2)
-  except AttributeError as e:
-    _fail(f"unknown config key: {e}", 2)
-  raise AssertionError("unreachable")
+  # What config files and ml_collections raise for bad values.
+  except (
+    *(flags.Error, UsageError, OSError, LookupError),
+    *(TypeError, ValueError, AttributeError),
+  ) as e:
+    _fail(*_explain(e))
 
 
 def main(argv: Sequence[str]) -> None:

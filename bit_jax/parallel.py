@@ -28,7 +28,7 @@ def enable_compilation_cache() -> None:
 
   $JAX_COMPILATION_CACHE_DIR names another folder.
   """
-  if not jax.config.read("jax_compilation_cache_dir"):
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir("jax")))
 
 

@@ -19,7 +19,7 @@ keep their size) and flip.
   python -m bit_jax.main --workdir=/tmp/bit_s \\
       --config=configs/upstream.py:preset=bit_s,model=R50x1
 
-Expected (paper, the comparison of normalizations): R50x1 with GroupNorm and weight
+Expected (paper): R50x1 with GroupNorm and weight
 standardization reaches 76.0 % on ILSVRC-2012 at batch 4096. Not run here: the
 paper used 512 TPUv3 cores.
 """

@@ -42,10 +42,10 @@ def decode(data: bytes, name: str) -> np.ndarray:
   """Decodes a JPEG, PNG, WebP or BMP image to the pixels a viewer shows.
 
   Grey, palette, CMYK and 16-bit images become 8-bit RGB, the EXIF orientation
-  is applied, an animation gives its first frame. Transparent PNG and WebP
-  images are laid on white: dropping alpha, as `convert("RGB")` does, shows the
-  arbitrary colours stored under transparent pixels, and a black drawing on a
-  transparent ground turns all black.
+  is applied, an animation gives its first frame. Transparent images are laid on
+  white: dropping alpha, as `convert("RGB")` does, shows the arbitrary colours
+  stored under transparent pixels, and a black drawing on a transparent ground
+  turns all black.
 
   Args:
     data: the encoded image.
@@ -120,7 +120,7 @@ def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
         # `convert` would clip 16-bit grey to 255.
         rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         rgb = rgb.convert("RGB")
-      elif image.format in ("PNG", "WEBP") and image.has_transparency_data:
+      elif image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         rgb = Image.alpha_composite(white, layer).convert("RGB")

@@ -101,7 +101,7 @@ def load(
       examples=examples,
       class_names=class_names,
       image_px=image_px,
-      fingerprint=_fingerprint(examples, class_names, scanned),
+      fingerprint=_fingerprint(examples, scanned),
       read_labels=functools.partial(np.array, examples.labels, np.int64),
     )
   return FolderSplits(splits, chosen)
@@ -141,11 +141,9 @@ class _Examples:
 
 
 def _fingerprint(
-  examples: _Examples,
-  class_names: Sequence[str],
-  scanned: Mapping[str, folder_scan.Scanned],
+  examples: _Examples, scanned: Mapping[str, folder_scan.Scanned]
 ) -> str:
-  digest = hashlib.sha256(os.fsencode("\0".join(class_names)))
+  digest = hashlib.sha256()
   for name, label in zip(examples.names, examples.labels, strict=True):
     digest.update(os.fsencode(f"\n{name}\0"))
     digest.update(f"{scanned[name].num_bytes} {label}".encode())

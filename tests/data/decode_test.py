@@ -239,6 +239,44 @@ def test_image_size_of_no_file(tmp_path):
 def test_median_size():
   assert median_size([(9, 9), (1, 1), (2, 3)]) == (2, 3)
   assert median_size([(9, 9), (1, 1)]) == (1, 1)
+  assert median_size([(1, 100), (10, 2), (20, 4)]) == (20, 4)
+
+
+@pytest.mark.parametrize(
+  "data",
+  [
+    _encode(_RGB, "JPEG")[:-100],
+    _encode(_RGB, "PNG")[:-4],
+    _encode(_RGB, "WEBP", exif=_exif(6)),
+    _encode(np.array([_CLEAR_BLACK], np.uint8), "WEBP"),
+    _encode(
+      Image.fromarray(_RGB),
+      "WEBP",
+      save_all=True,
+      append_images=[Image.fromarray(255 - _RGB)],
+    ),
+  ],
+  ids=["cut jpeg", "cut png", "webp exif", "webp alpha", "animation"],
+)
+def test_what_some_opencv_gets_wrong_goes_to_pillow(monkeypatch, data):
+  # OpenCV 4 shows the lost part of a JPEG in grey and ignores EXIF in WebP.
+  monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("not for it"))
+  try:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+  except (OSError, SyntaxError):
+    with pytest.raises(InputError):
+      decode(data, "x")
+  else:
+    want = ImageOps.exif_transpose(image)
+    assert decode(data, "x").shape == (want.height, want.width, 3)
+
+
+def test_opencv_does_not_write_to_stderr(capfd):
+  data = _encode(_RGB, "PNG").replace(b"IHDR", b"IHdR")
+  with pytest.raises(InputError):
+    decode(data, "x")
+  assert capfd.readouterr().err == ""
 
 
 def test_what_opencv_refuses_is_tried_with_pillow(monkeypatch):

@@ -127,6 +127,24 @@ def test_split_folders(tmp_path, folders, splits):
     assert split.read_labels().tolist() == labels
 
 
+def test_examples_are_in_the_order_of_class_and_name(tmp_path):
+  names = ["a/B.png", "a/a.png", "a/c/b.png", "a/d.png", "b/0.png"]
+  _write(tmp_path / "train", *reversed(names))
+  _write(tmp_path / "val", "a/a.png")
+  splits = folder.load(str(tmp_path)).splits
+  assert _names(splits["train"]) == [
+    str(tmp_path / "train" / name) for name in names
+  ]
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  _write(tmp_path / "set", *_numbered("a", "b"))
+  splits = folder.load("~/set").splits
+  assert splits["train"].name == "folder:~/set train"
+  assert splits["train"].examples[0]["name"].startswith(str(tmp_path / "set"))
+
+
 def test_train_folder_alone_is_held_out_from(tmp_path):
   _write(tmp_path / "train", *_numbered("a", "b"))
   loaded = folder.load(str(tmp_path))
@@ -200,6 +218,15 @@ def test_fingerprint_follows_content_not_place_or_time(tmp_path):
     assert fingerprint(tmp_path / "second") != want
 
 
+def test_fingerprint_of_val_follows_its_labels(tmp_path):
+  _write(tmp_path, "train/b/0.png", "train/c/0.png", "val/c/0.png")
+  before = folder.load(str(tmp_path)).splits["val"]
+  _write(tmp_path, "train/a/0.png")
+  after = folder.load(str(tmp_path)).splits["val"]
+  assert _names(after) == _names(before)
+  assert after.fingerprint != before.fingerprint
+
+
 def _broken(name, data):
   def make(root):
     _write(root, *_numbered("a", "b"))
@@ -244,6 +271,10 @@ _BAD = {
   "unlabelled test": (
     lambda root: _write(root, *_numbered("train/a", "train/b"), "test/1.png"),
     "ROOT/test: the images are not in class folders",
+  ),
+  "unlabelled train": (
+    lambda root: _write(root, "train/1.png", *_numbered("val/a", "val/b")),
+    "ROOT/train: the images are not in class folders",
   ),
   "test without images": (
     lambda root: (
@@ -303,7 +334,10 @@ def test_scan_is_remembered_and_nothing_written_to_the_folder(
   assert load().image_px == first.image_px
   assert read == []
   assert _tree(root) == before
-  assert len(list(cache.iterdir())) == 1
+  [cache_file] = cache.iterdir()
+  os.utime(cache_file, (1, 1))
+  load()
+  assert cache_file.stat().st_mtime == 1  # Not written again.
 
   os.utime(root / "a/01.png", (1, 1))  # Touched.
   stat = (root / "a/02.png").stat()
@@ -313,13 +347,19 @@ def test_scan_is_remembered_and_nothing_written_to_the_folder(
   os.remove(root / "a/03.png")
   load()
   assert sorted(read) == ["a/01.png", "a/02.png", "a/new.png"]
-  [cache_file] = cache.iterdir()
   assert "a/03.png" not in json.loads(cache_file.read_text())
 
   for damage in ("", "[]", '{"a/01.png": [1]}', '{"a/01.png": "x"}'):
     cache_file.write_text(damage)
     load()
     assert len(read) == 20
+
+
+def test_folders_share_a_cache_dir(tmp_path):
+  for name in ("one", "two"):
+    _write(tmp_path / name, *_numbered("a", "b"))
+    folder.load(str(tmp_path / name), cache_dir=str(tmp_path / "cache"))
+  assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):

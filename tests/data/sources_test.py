@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from bit_jax.data import sources
+from bit_jax.data import folder, sources
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from tests.data.tiny_tfds import noisy_png, write_tiny_tfds
@@ -51,9 +52,12 @@ def test_text_that_selects_all_is_the_split_itself(tmp_path):
     for text in ("train", "train[:]", "train[0:100%]")
   ]
   assert len(set(fingerprints)) == 1
+  whole = folder.load(str(tmp_path)).splits["train"].fingerprint
+  assert set(fingerprints) == {whole}
   others = ["test", "train[:9]", "train[1:]", "train+test", "test+train"]
+  others += ["train+train"]
   fingerprints += [dataset.load(text).fingerprint for text in others]
-  assert len(set(fingerprints)) == 6
+  assert len(set(fingerprints)) == 7
 
 
 def test_folder_options_are_handed_on(tmp_path):
@@ -158,6 +162,8 @@ def test_subset():
     sources.subset(source, [0, 3], "part").fingerprint,
   }
   assert len(fingerprints) == 3
+  other = dataclasses.replace(source, fingerprint="beef")
+  assert sources.subset(other, [3, 0], "part").fingerprint != part.fingerprint
   again = sources.subset(source, np.array([3, 0], np.int32), "other name")
   assert again.fingerprint == part.fingerprint
 
