@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -214,3 +215,13 @@ def describe(
       f"{r.mixup_alpha:g}; weight decay {config.optim.weight_decay:g}",
     )
   )
+
+
+def describe_params(params: Any) -> str:
+  """Returns the number of parameters, in all and by part, as one line."""
+  parts = {
+    name: sum(x.size for x in jax.tree.leaves(part))
+    for name, part in params.items()
+  }
+  shares = ", ".join(f"{name} {size:,}" for name, size in parts.items())
+  return f"parameters: {sum(parts.values()):,} ({shares})"

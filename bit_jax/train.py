@@ -265,6 +265,7 @@ def train_and_evaluate(
       state.params, include_stats=False
     )
     (workdir / "parameters.txt").write_text(overview + "\n")
+    say(run_config.describe_params(state.params))
   start_step = start_step or 0
   update_step = make_update_step(config, mesh)
   eval_step = evaluate.make_eval_step(config, mesh)

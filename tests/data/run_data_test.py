@@ -1,0 +1,89 @@
+import cv2
+import numpy as np
+import pytest
+
+from bit_jax.data import run_data
+from bit_jax.errors import InputError
+from configs import common
+from tests.data.tiny_tfds import write_tiny_tfds
+
+
+def make_data(name, **kw):
+  data = common.get_config().data
+  data.name = name
+  data.update(kw)
+  return data
+
+
+def test_default_splits_and_their_names():
+  data = run_data.load(make_data("digits"), seed=0)
+  assert len(data.train) == 901
+  assert list(data.evals) == ["test"]
+  assert data.held_out == []
+
+
+def test_sliced_splits():
+  data = run_data.load(
+    make_data(
+      "digits", train_split="train[:100]", eval_splits="train[100:], test"
+    ),
+    seed=0,
+  )
+  assert len(data.train) == 100
+  assert {k: len(v) for k, v in data.evals.items()} == {
+    "train[100:]": 801,
+    "test": 896,
+  }
+
+
+def test_few_shot_subsets_follow_the_seed():
+  def indices(seed, **kw):
+    data = make_data("digits", examples_per_class=2, **kw)
+    return list(run_data.load(data, seed=seed).train.examples.indices)
+
+  assert len(indices(0)) == 20
+  assert indices(0) == indices(0)
+  assert indices(0) != indices(1)
+  assert indices(1, subset_seed=0) == indices(0)
+  labels = run_data.load(
+    make_data("digits", examples_per_class=2), seed=0
+  ).train.read_labels()
+  np.testing.assert_array_equal(np.bincount(labels), [2] * 10)
+
+
+def test_more_shots_than_there_are():
+  with pytest.raises(InputError, match="fewer than the 1000"):
+    run_data.load(make_data("digits", examples_per_class=1000), seed=0)
+
+
+def test_tfds(tmp_path):
+  write_tiny_tfds(
+    tmp_path, "tiny", num_classes=3, per_class=4, splits=("train", "test")
+  )
+  data = run_data.load(make_data("tiny", dir=str(tmp_path)), seed=0)
+  assert data.train.num_classes == 3
+  assert len(data.train) == 12
+  assert list(data.evals) == ["test"]
+
+
+def test_a_folder_holds_the_same_files_out_when_it_has_grown(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+  def add(label, name):
+    folder = tmp_path / "photos" / label
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / name), np.zeros((8, 8, 3), np.uint8))
+
+  for label in ("a", "b"):
+    for i in range(5):
+      add(label, f"{i}.png")
+  spec = make_data(f"folder:{tmp_path / 'photos'}")
+  first = run_data.load(spec, seed=0)
+  assert len(first.held_out) == 2
+  assert (len(first.train), len(first.evals["test"])) == (8, 2)
+  add("a", "9.png")
+  again = run_data.load(spec, seed=0, held_out=first.held_out)
+  assert again.held_out == first.held_out
+  assert (len(again.train), len(again.evals["test"])) == (9, 2)

@@ -1,0 +1,119 @@
+import json
+
+import jax
+import pytest
+from etils import epath
+
+from bit_jax import recipe, run_config
+from bit_jax.data.run_data import RunData
+from bit_jax.errors import InputError
+from configs import downstream
+from tests import fakes
+
+FACTS = recipe.DataFacts(40, 4, (32, 32), native_px=32, fingerprint="abc")
+
+
+def make(**overrides):
+  config = downstream.get_config("dataset=folder:/photos")
+  config.update_from_flattened_dict(overrides)
+  return recipe.resolve(config, FACTS)
+
+
+def claim(workdir, config, held_out=()):
+  run_config.claim(epath.Path(workdir), config, held_out, write=True)
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    {"log_every_steps": 7},
+    {"checkpoint.every_steps": 7, "checkpoint.keep": 7},
+    {"eval.batch_size": 64, "eval.every_steps": 10},
+    {"input.num_threads": 3},
+    {"data.dir": "/elsewhere"},
+    {"data.name": "folder:/moved/photos"},
+  ],
+)
+def test_what_changes_no_number_may_change(tmp_path, overrides):
+  claim(tmp_path, make())
+  claim(tmp_path, make(**overrides))
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"seed": 1}, "seed: 0 -> 1"),
+    ({"optim.lr": 0.1}, "optim.lr: 0.003 -> 0.1.*resolved.peak_lr"),
+    ({"input.batch_size": 8}, "input.batch_size: 512 -> 8"),
+    ({"data.name": "cifar10"}, "data.name: 'folder:/photos' -> 'cifar10'"),
+    ({"model.dtype": "bfloat16"}, "model.dtype: 'float32' -> 'bfloat16'"),
+    ({"total_steps": 9}, "resolved.total_steps: 500 -> 9"),
+  ],
+)
+def test_what_changes_numbers_is_refused_key_by_key(
+  tmp_path, overrides, message
+):
+  claim(tmp_path, make())
+  before = (tmp_path / "config.json").read_text()
+  with pytest.raises(InputError, match=message):
+    claim(tmp_path, make(**overrides))
+  assert (tmp_path / "config.json").read_text() == before
+  claim(tmp_path, make(resume_changed=True, **overrides))
+  assert (tmp_path / "config.json").read_text() != before
+
+
+def test_changed_data_is_refused(tmp_path):
+  claim(tmp_path, make())
+  other = make()
+  other.resolved.data_fingerprint = "xyz"
+  with pytest.raises(InputError, match="data_fingerprint: 'abc' -> 'xyz'"):
+    claim(tmp_path, other)
+
+
+def test_held_out_files_are_remembered(tmp_path):
+  workdir = epath.Path(tmp_path)
+  assert run_config.read_held_out(workdir) == []
+  claim(tmp_path, make(), ["a/1.jpg", "b/ü.jpg"])
+  assert run_config.read_held_out(workdir) == ["a/1.jpg", "b/ü.jpg"]
+
+
+def test_unusable_work_directories(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="--workdir=.*file cannot be used"):
+    claim(tmp_path / "file", make())
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(InputError, match=r"config\.json is not JSON"):
+    claim(tmp_path, make())
+
+
+def test_result_and_summary(tmp_path):
+  workdir = epath.Path(tmp_path)
+  assert run_config.read_result(workdir) is None
+  result = {"step": 3, "eval/test/accuracy": 0.51234, "eval/test/examples": 8}
+  run_config.write_result(workdir, result)
+  assert run_config.read_result(workdir) == result
+  assert run_config.summary(result) == "step 3, test/accuracy 0.5123"
+
+
+def test_description_says_what_will_happen(mesh):
+  source = fakes.array_source()
+  text = run_config.describe(make(), RunData(source, {"test": source}), mesh)
+  assert "R50x1 on 4 x" in text
+  assert "40 examples, 4 classes" in text
+  assert "evaluate: arrays (40)" in text
+  assert "learning rate 0.003 after 100 steps of warm-up" in text
+  assert "x 0.1 after 150, 300, 450" in text
+  params = {"a": {"x": jax.numpy.zeros((3, 4))}, "b": jax.numpy.zeros(2000)}
+  assert run_config.describe_params(params) == (
+    "parameters: 2,012 (a 12, b 2,000)"
+  )
+
+
+def test_checkpoint_metadata_is_json():
+  config = make()
+  metadata = run_config.checkpoint_metadata(
+    config, ("a", "ü"), recipe.eval_preprocess(config)
+  )
+  assert json.loads(json.dumps(metadata)) == metadata
+  assert metadata["class_names"] == ["a", "ü"]
+  assert metadata["preprocess"]["crop_px"] == 32
