@@ -4,6 +4,7 @@ python -m bit_jax.main --config=configs/NAME.py:key=value,... --workdir=DIR
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -69,8 +70,10 @@ def main(argv: Sequence[str]) -> None:
   del argv
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells its whole story else.
+  started = time.monotonic()
   from bit_jax import parallel, train
 
+  print(f"imported in {time.monotonic() - started:.1f} s", flush=True)
   parallel.enable_compilation_cache()
   try:
     train.train_and_evaluate(_CONFIG.value, str(_WORKDIR.value))

@@ -211,13 +211,11 @@ class ProgressWriter(MetricWriter):
       self._bar.n = int(step)
       self._bar.set_postfix_str(", ".join(shown), refresh=True)
       values = {k: v for k, v in values.items() if not k.startswith("train/")}
-      pace = []
     if values:
       words = [f"{name} {value}" for name, value in values.items()]
       line = " ".join([f"step {int(step)}", *words])
       line += f" [{', '.join(pace)}]" if pace else ""
       tqdm.tqdm.write(line, file=self._stream)
-      self._stream.flush()
 
   def close(self) -> None:
     if self._bar is not None:
@@ -319,7 +317,7 @@ def create(
   )
 
 
-def read_metrics(path: epath.PathLike) -> list[dict[str, float | None]]:
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
   """Reads a metrics.jsonl: one mapping a write, with "step" and the metrics.
 
   A last line that a killed process left half written is dropped.
@@ -389,8 +387,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     record = json.loads(line.decode())
   except ValueError:
     return None
-  if not isinstance(record, dict) or type(record.get("step")) is not int:
+  if not isinstance(record, dict) or not isinstance(record.get("step"), int):
     return None
+  # Unlike isinstance, type tells true and false from numbers.
   numbers = all(type(v) in (int, float, type(None)) for v in record.values())
   return record if numbers else None
 

@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import pathlib
 import pty
 import struct
 import subprocess
@@ -43,6 +44,12 @@ def _accumulate(logdir):
   accumulator = plugin_event_accumulator.EventAccumulator(str(logdir))
   accumulator.Reload()
   return accumulator
+
+
+def _make_older(logdir):
+  """Lets event files sort as if the next one came seconds later."""
+  for i, path in enumerate(logdir.glob("events.out.tfevents.*")):
+    path.rename(path.with_name(f"events.out.tfevents.{i}"))
 
 
 class _Clock:
@@ -249,9 +256,7 @@ def test_tensorboard_forgets_the_steps_that_run_again(tmp_path):
   for step in (1, 2, 3):
     first.write_scalars(step, {"a": 1.0})
   first.close()
-  # The two event files must sort as if seconds lay between them.
-  (path,) = tmp_path.iterdir()
-  path.rename(tmp_path / "events.out.tfevents.1")
+  _make_older(tmp_path)
   second = writer.TensorBoardWriter(tmp_path, start_step=2)
   second.write_scalars(4, {"a": 2.0})
   second.close()
@@ -283,6 +288,7 @@ def test_tensorflow_is_never_imported_even_where_installed(tmp_path):
   fake = tmp_path / "site" / "tensorflow"
   fake.mkdir(parents=True)
   (fake / "__init__.py").write_text("raise RuntimeError('imported')")
+  root = pathlib.Path(writer.__file__).parents[1]
   program = """
     import sys
     from bit_jax import writer
@@ -297,7 +303,7 @@ def test_tensorflow_is_never_imported_even_where_installed(tmp_path):
   """
   subprocess.run(
     [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "run")],
-    env={**os.environ, "PYTHONPATH": f"{fake.parent}:{os.getcwd()}"},
+    env={**os.environ, "PYTHONPATH": f"{fake.parent}:{root}"},
     check=True,
     timeout=60,
   )
@@ -326,8 +332,12 @@ def test_progress_speed_leaves_out_evaluation_and_time_left_does_not():
   progress.write_scalars(200, {"eval/a": 1.0})
   clock.secs += 50
   progress.write_scalars(300, {"train/loss": 1.0})
-  last = stream.getvalue().splitlines()[-1]
-  assert last == "step 300 train/loss 1 [2.00 steps/s, 01:20 left]"
+  clock.secs += 20
+  progress.write_scalars(350, {"train/loss": 1.0})
+  assert stream.getvalue().splitlines()[-2:] == [
+    "step 300 train/loss 1 [2.00 steps/s, 01:20 left]",
+    "step 350 train/loss 1 [2.50 steps/s, 00:33 left]",
+  ]
 
 
 def test_progress_survives_nan_and_steps_past_the_end():
@@ -365,6 +375,7 @@ def _train_a_little(stream):
   progress.write_scalars(300, {"train/loss": 1.5, "train/lr": 3e-5})
   progress.write_scalars(300, {"eval/test/accuracy": 0.912})
   progress.close()
+  stream.write("next")
 
 
 def test_progress_shows_a_bar_on_a_terminal():
@@ -375,6 +386,8 @@ def test_progress_shows_a_bar_on_a_terminal():
   assert ", loss 1.5, 128.0 img/s, 05:50 left]" in received
   assert "train/" not in received
   assert "\rstep 300 eval/test/accuracy 0.912\r\n" in received
+  # The bar stays, and what comes after starts on a line of its own.
+  assert received.endswith(" left]\r\nnext")
 
 
 def test_progress_writes_plain_lines_on_a_terminal_without_size():
@@ -416,6 +429,8 @@ def test_multi_writer_writes_to_all():
   multi.flush()
   multi.close()
   for recorder in recorders:
+    # A JAX number would be fetched from the device once for each writer.
+    assert type(recorder.calls[0][2]["a"]) is float
     assert recorder.calls == [
       ("scalars", 1, {"a": 0.5}),
       ("images", 2, {"b": 1}),
@@ -440,6 +455,7 @@ def test_multi_writer_closes_all_though_one_fails():
 def test_create_resumes_metrics_at_the_restored_step(tmp_path, capsys):
   workdir = tmp_path / "new" / "run"
   for start_step, last in ((0, 40), (20, 30)):
+    _make_older(workdir)
     metrics = writer.create(
       workdir,
       total_steps=40,
@@ -456,8 +472,11 @@ def test_create_resumes_metrics_at_the_restored_step(tmp_path, capsys):
     (20, 40.0),
     (30, 30.0),
   ]
-  assert len(list(workdir.glob("events.out.tfevents.*"))) == 2
-  assert "step 30 train/loss 30" in capsys.readouterr().err
+  events = _accumulate(workdir).Tensors("train/loss")
+  assert [event.step for event in events] == [10, 20, 30]
+  shown = capsys.readouterr().err
+  assert "step 30 train/loss 30" in shown
+  assert " img/s, " in shown
 
 
 def test_create_leaves_the_disk_alone_on_other_hosts(tmp_path):

@@ -1,0 +1,383 @@
+"""Shows training runs as one self-contained HTML page.
+
+  python -m bit_jax.tools.report WORKDIR [WORKDIR ...] --out=report.html
+
+The page has one row for each run and one chart for each metric, with the runs
+laid over each other. It fetches nothing from anywhere, so that it can be kept,
+mailed and read offline, on a phone as well.
+"""
+
+import argparse
+import base64
+import html
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from bit_jax import writer
+from bit_jax.errors import InputError
+from bit_jax.tools import chart
+
+_COLUMNS = {"pretrained": "Pre-trained", "scratch": "From scratch"}
+
+_NONE = "&ndash;"
+_TEXT = ' class="text"'
+_MAX_SAMPLE_PX = 160
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c626a;
+  --line: #dcdfe3; --card: #fff; --page: #f5f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8eaed; --soft: #a3a9b2; --line: #3a3f47; --card: #1d2025;
+    --page: #131518; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.25rem 1rem 3rem; max-width: 64rem;
+  font: 1rem/1.55 system-ui, sans-serif; color: var(--ink);
+  background: var(--page); overflow-wrap: break-word;
+  -webkit-text-size-adjust: 100%; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .75rem; }
+h2 { font-size: 1.2rem; margin: 2.25rem 0 .75rem; }
+h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; }
+p { max-width: 44rem; margin: .5rem 0; }
+figure { margin: 0; }
+.card { background: var(--card); border: 1px solid var(--line);
+  border-radius: .6rem; min-width: 0; }
+.pad { padding: .8rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%;
+  font-variant-numeric: tabular-nums; }
+.card > figcaption { padding: .6rem .8rem; color: var(--soft);
+  font-size: .85rem; border-top: 1px solid var(--line); }
+th, td { padding: .55rem .8rem; text-align: right; white-space: nowrap; }
+thead th { white-space: normal; vertical-align: bottom; line-height: 1.3;
+  font-size: .85rem; color: var(--soft); }
+tbody tr { border-top: 1px solid var(--line); }
+th:first-child, .text { text-align: left; }
+td small { display: block; color: var(--soft); font-size: .8rem; }
+@media (max-width: 30rem) {
+  th, td { padding: .5rem; }
+  th:first-child { padding-left: .8rem; } }
+.charts { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
+.samples { display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(4.2rem, 1fr)); }
+.samples img { display: block; width: 100%; aspect-ratio: 1;
+  object-fit: contain; border-radius: .35rem; border: 1px solid var(--line); }
+.samples img.small { image-rendering: pixelated; }
+.samples figcaption { font-size: .8rem; line-height: 1.3; margin-top: .2rem;
+  color: var(--soft); text-align: center; }
+"""
+
+
+def write_report(
+  path: str | Path,
+  *,
+  title: str,
+  table: Mapping[str, Mapping[str, Sequence[float]]],
+  curves: Sequence[tuple[str, Sequence[chart.Series]]],
+  samples: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]],
+  notes: Sequence[str],
+) -> None:
+  """Writes the page that compares a pre-trained model with one from scratch.
+
+  Args:
+    path: the HTML file to write; its folder is made if missing.
+    title: the heading.
+    table: {examples per class: {"pretrained": accuracies, "scratch":
+      accuracies}} with one accuracy in [0, 1] for each seed, in the order of
+      the rows.
+    curves: (title, [(name, steps, values), ...]) for each chart. NaN and None
+      leave a gap. A name has the same colour in all charts; several lines of
+      a chart, the seeds for instance, may share one.
+    samples: (title, [(image, label), ...]) for each set of sample images, each
+      image uint8[H, W, 3] in RGB.
+    notes: paragraphs of plain text; the first explains the page below its
+      heading, the others stand at its end.
+
+  Raises:
+    InputError: if the page cannot be written.
+  """
+  explanation, *others = notes or [""]
+  body = [_paragraph(explanation), _comparison_table(table), *_charts(curves)]
+  if samples:
+    body.append("<h2>Sample images</h2>")
+    body += [_sample_set(name, images) for name, images in samples]
+  if others:
+    body.append("<h2>Notes</h2>")
+    body += [_paragraph(note) for note in others]
+  _write_page(path, title, body)
+
+
+def write_runs_report(path: str | Path, workdirs: Sequence[str | Path]) -> None:
+  """Writes the page that shows training runs side by side.
+
+  Args:
+    path: the HTML file to write; its folder is made if missing.
+    workdirs: work directories of runs, finished or not.
+
+  Raises:
+    InputError: if a work directory or its metrics.jsonl is missing, one of its
+      files is malformed, or the page cannot be written.
+  """
+  # A directory given twice is one run.
+  paths = {Path(workdir).resolve(): Path(workdir) for workdir in workdirs}
+  runs = [_read_run(workdir) for workdir in paths.values()]
+  names = [run["name"] for run in runs]
+  for run, workdir in zip(runs, paths.values(), strict=True):
+    if names.count(run["name"]) > 1:
+      run["name"] = str(workdir)
+  metrics = _merge_keys(run["curves"] for run in runs)
+  curves = [
+    (
+      metric,
+      [
+        (run["name"], *run["curves"][metric])
+        for run in runs
+        if metric in run["curves"]
+      ],
+    )
+    for metric in metrics
+  ]
+  body = [_runs_table(runs), *_charts(curves)]
+  plural = "" if len(runs) == 1 else "s"
+  _write_page(path, f"{len(runs)} training run{plural}", body)
+
+
+def _read_run(workdir: Path) -> dict[str, Any]:
+  """Reads what the page shows of one work directory."""
+  if not workdir.is_dir():
+    raise InputError(f"{workdir}: there is no such work directory")
+  path = workdir / writer.METRICS_FILE
+  if not path.exists():
+    raise InputError(
+      f"{workdir}: expected the work directory of a run, with a "
+      f"{writer.METRICS_FILE}"
+    )
+  records = writer.read_metrics(path)
+  curves: dict[str, tuple[list[int], list[float | None]]] = {}
+  for record in records:
+    for metric, value in record.items():
+      if metric != "step":
+        steps, values = curves.setdefault(metric, ([], []))
+        steps.append(record["step"])
+        values.append(value)
+  config = _read_json(workdir / "config.json")
+  result = _read_json(workdir / "result.json")
+  last = {metric: values[-1] for metric, (_, values) in curves.items()}
+  final = {
+    metric: value
+    for metric, value in (last | result).items()
+    if metric == "train/loss" or metric.startswith("eval/")
+    if type(value) in (int, float)
+  }
+  return {
+    "name": workdir.resolve().name,
+    "dataset": _get(config, "data", "name"),
+    "model": _get(config, "model", "variant"),
+    "steps": max((record["step"] for record in records), default=0),
+    "finished": bool(result),
+    "final": final,
+    "curves": curves,
+  }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  """Reads a JSON object; {} if there is no such file."""
+  if not path.exists():
+    return {}
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as e:
+    raise InputError(f"{path}: expected a JSON object: {e}") from e
+  if not isinstance(content, dict):
+    raise InputError(f"{path}: expected a JSON object")
+  return content
+
+
+def _get(config: dict[str, Any], section: str, key: str) -> str:
+  """Reads config[section][key]; empty if the run did not store it."""
+  values = config.get(section)
+  return str(values[key]) if isinstance(values, dict) and key in values else ""
+
+
+def _merge_keys(mappings: Any) -> list[str]:
+  """All keys, each once, in the order in which they come."""
+  return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def _write_page(path: str | Path, title: str, body: Sequence[str]) -> None:
+  page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{_STYLE}{chart.STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+"""
+  page += "\n".join(filter(None, body)) + "\n</body>\n</html>\n"
+  path = Path(path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+  except OSError as e:
+    raise InputError(f"{path}: cannot be written: {e.strerror}") from e
+
+
+def _paragraph(text: str) -> str:
+  return f"<p>{html.escape(text)}</p>" if text else ""
+
+
+def _table(
+  header: Sequence[str], rows: Sequence[str], caption: str, num_texts: int = 1
+) -> str:
+  """A table whose first num_texts columns hold words, the others numbers."""
+  cells = "".join(
+    f'<th scope="col"{_TEXT if i < num_texts else ""}>{html.escape(name)}</th>'
+    for i, name in enumerate(header)
+  )
+  return (
+    '<figure class="card"><div class="scroll">'
+    f"<table><thead><tr>{cells}</tr></thead><tbody>\n"
+    + "\n".join(rows)
+    + "\n</tbody></table></div>"
+    + f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+  )
+
+
+def _comparison_table(
+  table: Mapping[str, Mapping[str, Sequence[float]]],
+) -> str:
+  rows = []
+  for examples, cell in table.items():
+    values = [cell[column] for column in _COLUMNS]
+    if all(values):
+      pretrained, scratch = map(statistics.median, values)
+      difference = f"{100 * (pretrained - scratch):+.1f}"
+    else:
+      difference = _NONE
+    rows.append(
+      f'<tr><th scope="row">{html.escape(examples)}</th>'
+      + "".join(f"<td>{_median_and_range(v)}</td>" for v in values)
+      + f"<td>{difference}</td></tr>"
+    )
+  counts = [len(v) for cell in table.values() for v in cell.values() if v]
+  if not counts:
+    return ""
+  seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
+  return "<h2>Test accuracy</h2>" + _table(
+    ["Examples per class", *_COLUMNS.values(), "Difference in points"],
+    rows,
+    f"Median over the seeds ({seeds} of them), below it the lowest and the "
+    "highest. The difference is between the medians.",
+  )
+
+
+def _median_and_range(values: Sequence[float]) -> str:
+  if not values:
+    return _NONE
+  low, high = (f"{100 * v:.1f}" for v in (min(values), max(values)))
+  return f"{statistics.median(values):.1%}<small>{low}&ndash;{high}</small>"
+
+
+def _runs_table(runs: Sequence[dict[str, Any]]) -> str:
+  metrics = _merge_keys(run["final"] for run in runs)
+  rows = []
+  for run in runs:
+    texts = "".join(
+      f"<td{_TEXT}>{html.escape(run[key])}</td>" for key in ("dataset", "model")
+    )
+    steps = f"{run['steps']:,}"
+    if not run["finished"]:
+      steps += "<small>not finished</small>"
+    values = [steps] + [_number(run["final"].get(m)) for m in metrics]
+    rows.append(
+      f'<tr><th scope="row">{html.escape(run["name"])}</th>{texts}'
+      + "".join(f"<td>{value}</td>" for value in values)
+      + "</tr>"
+    )
+  return _table(
+    ["Run", "Data set", "Model", "Steps", *metrics],
+    rows,
+    "Final metrics of each run, or the last it wrote where it is not finished.",
+    num_texts=3,
+  )
+
+
+def _number(value: float | None) -> str:
+  return _NONE if value is None else f"{value:.4g}"
+
+
+def _charts(curves: Sequence[tuple[str, Sequence[chart.Series]]]) -> list[str]:
+  styles = chart.assign_styles(
+    [name for _, series in curves for name, _, _ in series]
+  )
+  charts = [
+    f'<div class="card pad">{chart.draw(title, series, styles)}</div>'
+    for title, series in curves
+  ]
+  if not charts:
+    return []
+  return ["<h2>Learning curves</h2>", '<div class="charts">', *charts, "</div>"]
+
+
+def _sample_set(title: str, images: Sequence[tuple[np.ndarray, str]]) -> str:
+  figures = []
+  for image, label in images:
+    # Enlarged pixels tell what the model sees; smoothing would hide it.
+    small = ' class="small"' if max(image.shape[:2]) < 80 else ""
+    label = html.escape(label)
+    figures.append(
+      f'<figure><img{small} src="{_data_uri(image)}" alt="{label}">'
+      f"<figcaption>{label}</figcaption></figure>"
+    )
+  return (
+    f"<h3>{html.escape(title)}</h3>"
+    f'<div class="samples">{"".join(figures)}</div>'
+  )
+
+
+def _data_uri(image: np.ndarray) -> str:
+  """The image as PNG, in a size that keeps the page small."""
+  height, width = image.shape[:2]
+  scale = _MAX_SAMPLE_PX / max(height, width)
+  if scale < 1:
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+  png = base64.b64encode(writer.encode_png(image)).decode()
+  return f"data:image/png;base64,{png}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m bit_jax.tools.report",
+    description=(__doc__ or "").partition("\n")[0],
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "workdirs", nargs="+", metavar="WORKDIR", help="work directory of a run"
+  )
+  parser.add_argument(
+    "--out", default="report.html", metavar="FILE", help="%(default)s if unset"
+  )
+  args = parser.parse_args(argv)
+  try:
+    write_runs_report(args.out, args.workdirs)
+  except InputError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 1
+  print(f"wrote {args.out}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
