@@ -5,8 +5,6 @@ update step is written for the global batch, so its result depends on the number
 of devices only through the order of summation.
 """
 
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,21 +13,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bit_jax.errors import InputError
-
-
-def cache_dir(name: str) -> pathlib.Path:
-  """Returns a folder below the user's cache folder; it need not exist."""
-  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  return pathlib.Path(base) / "bit_jax" / name
-
-
-def enable_compilation_cache() -> None:
-  """Keeps compiled functions between processes, under the user's cache folder.
-
-  $JAX_COMPILATION_CACHE_DIR names another folder.
-  """
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir("jax")))
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:

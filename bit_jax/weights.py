@@ -1,29 +1,37 @@
 """One load() for every weight file, and what is needed to write one.
 
-Official .npz files name arrays `resnet/block1/unit01/a/standardized_conv2d/
-kernel`; ours (`params.npz`) name them as the parameter tree does, and carry
-what a user of the weights needs to know as JSON. Nothing is pickled.
+Files are .npz or .safetensors in one of the layouts of layouts.py. Ours
+(`params.npz`) carries what a user of the weights needs to know as JSON. Nothing
+is pickled. Arrays are read and written one by one.
 """
 
+import contextlib
 import dataclasses
 import json
+import math
 import re
 import zipfile
-from collections.abc import Mapping
-from typing import Any
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 from etils import epath
 
-from bit_jax import checkpoint, models, paths
+from bit_jax import checkpoint, layouts, models, paths, releases
 from bit_jax.errors import InputError
-
-Flat = Mapping[str, Any]  # parameter path -> array
 
 _METADATA_KEY = "bit_jax_metadata"
 _BATCH_STATS = "batch_stats/"
+_FLOATS = {  # NumPy's names and those in .safetensors
+  "float64": "F64",
+  "float32": "F32",
+  "float16": "F16",
+  "bfloat16": "BF16",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,48 +59,7 @@ class Weights:
     return self.params["head"]["bias"].shape[0]
 
 
-# Our names of a unit's parts, in the order of the official a, b, c.
-_CONVS = {"a": "conv1", "b": "conv2", "c": "conv3"}
-_NORMS = {"a": "gn1", "b": "gn2", "c": "gn3"}
-
-
-def from_official_key(key: str) -> str:
-  """Returns the parameter path of an official .npz key; '' if it is none.
-
-  Some released files number layers (`standardized_conv2d_17`); the number
-  carries no information and is dropped.
-  """
-  key = re.sub(r"(standardized_conv2d|group_norm|conv2d)_\d+", r"\1", key)
-  leaf = {"gamma": "scale", "beta": "bias"}
-  if key == "resnet/root_block/standardized_conv2d/kernel":
-    return "root_block/conv_root/kernel"
-  if match := re.fullmatch(r"resnet/group_norm/(gamma|beta)", key):
-    return f"norm-pre-head/{leaf[match[1]]}"
-  if match := re.fullmatch(r"resnet/head/conv2d/(kernel|bias)", key):
-    return f"head/{match[1]}"
-  unit = r"resnet/(block\d/unit\d\d)"
-  if match := re.fullmatch(unit + r"/a/proj/standardized_conv2d/kernel", key):
-    return f"{match[1]}/conv_proj/kernel"
-  if match := re.fullmatch(unit + r"/([abc])/standardized_conv2d/kernel", key):
-    return f"{match[1]}/{_CONVS[match[2]]}/kernel"
-  if match := re.fullmatch(unit + r"/([abc])/group_norm/(gamma|beta)", key):
-    return f"{match[1]}/{_NORMS[match[2]]}/{leaf[match[3]]}"
-  return ""
-
-
-def _from_official(path: epath.Path, arrays: Flat) -> dict[str, np.ndarray]:
-  flat = {}
-  unknown = [k for k in arrays if not from_official_key(k)]
-  if unknown:
-    raise InputError(
-      f"{path}: unexpected arrays {_some(unknown)} in a file of the official "
-      f"layout"
-    )
-  for key in arrays:
-    name, array = from_official_key(key), arrays[key]
-    # The official head is a 1x1 convolution.
-    flat[name] = array[0, 0] if name == "head/kernel" else array
-  return flat
+from_official_key = layouts.OFFICIAL.path
 
 
 def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
@@ -137,9 +104,11 @@ def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
   return variant, shapes["head/kernel"][-1]
 
 
-def abstract_params(variant: str, num_classes: int) -> dict[str, Any]:
+def abstract_params(
+  variant: str, num_classes: int, norm: str = "gn"
+) -> dict[str, Any]:
   """Returns {path: jax.ShapeDtypeStruct} of a variant; computes nothing."""
-  model = models.create(variant, num_classes=num_classes)
+  model = models.create(variant, num_classes=num_classes, norm=norm)
   image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
   tree = jax.eval_shape(model.init, jax.random.key(0), image)
   return paths.flatten(tree["params"])
@@ -156,7 +125,9 @@ def check_params(
     variant: the network they should belong to.
     num_classes: outputs that the head should have.
   """
-  want, have = abstract_params(variant, num_classes), paths.flatten(params)
+  have = paths.flatten(params)
+  norm = "bn" if any("/bn1/" in k for k in have) else "gn"
+  want = abstract_params(variant, num_classes, norm)
   missing = [k for k in want if k not in have]
   unexpected = [k for k in have if k not in want]
   shapes = [
@@ -164,12 +135,16 @@ def check_params(
     for k in want
     if k in have and tuple(have[k].shape) != want[k].shape
   ]
+  dtypes = [
+    f"{k} {v.dtype}" for k, v in have.items() if v.dtype.name not in _FLOATS
+  ]
   problems = [
-    f"{what}: {_some(keys)}"
+    f"{what}: {layouts.some(keys)}"
     for what, keys in (
       ("missing", missing),
       ("unexpected", unexpected),
       ("wrong shape", shapes),
+      ("wrong dtype", dtypes),
     )
     if keys
   ]
@@ -180,18 +155,44 @@ def check_params(
     )
 
 
-def _some(names: list[str]) -> str:
-  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-  return ", ".join(sorted(names)[:3]) + more
+class LazyArray:
+  """Stands for an array in a file; np.asarray reads it, each time anew.
+
+  Attributes:
+    shape: as the array has it.
+    dtype: likewise.
+  """
+
+  def __init__(
+    self, shape: Sequence[int], dtype: Any, read: Callable[[], np.ndarray]
+  ):
+    self.shape = tuple(shape)
+    self.dtype = np.dtype(dtype)
+    self._read = read
+
+  def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+    del copy  # Always a copy of what is on disk.
+    return np.asarray(self._read(), dtype)
+
+
+def _rearrange(
+  array: Any, view: Callable[[np.ndarray], np.ndarray]
+) -> LazyArray:
+  """Applies a view of layouts.py when the array is read."""
+  like = np.broadcast_to(np.zeros((), bool), array.shape)
+  return LazyArray(
+    view(like).shape, array.dtype, lambda: view(np.asarray(array))
+  )
 
 
 def load(path: epath.PathLike) -> Weights:
   """Loads weights from any file or folder that we or the official release made.
 
   Args:
-    path: an official .npz (BiT-S, BiT-M, fine-tuned or distilled), a
-      `params.npz`, a work directory, its `checkpoints` folder, or one
-      checkpoint in it.
+    path: a .npz or .safetensors file of any layout of layouts.py, e.g. an
+      official .npz or a `params.npz`; a work directory, its `checkpoints`
+      folder, or one checkpoint in it; or, where no such file exists, the name
+      of a release, e.g. `BiT-M-R50x1`.
 
   Returns:
     Weights on the host as NumPy arrays.
@@ -200,34 +201,163 @@ def load(path: epath.PathLike) -> Weights:
     InputError: nothing is there, or it is damaged, incomplete or not weights
       of a BiT network; the message names the file and the arrays.
   """
-  path = epath.Path(path)
+  with open_lazily(path) as weights:
+    return dataclasses.replace(
+      weights,
+      params=jax.tree.map(np.asarray, weights.params),
+      batch_stats=jax.tree.map(np.asarray, weights.batch_stats),
+    )
+
+
+@contextlib.contextmanager
+def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
+  """Opens what `load` loads; the arrays of a file are read when used.
+
+  Args:
+    path: as for `load`.
+
+  Yields:
+    Weights whose leaves have `shape` and `dtype` and become arrays by
+    np.asarray, which raises InputError where the file is damaged.
+
+  Raises:
+    InputError: as `load`, apart from damage inside an array.
+  """
+  name, path = str(path), epath.Path(path)
   if not path.exists():
-    raise InputError(f"weights {path}: no such file or folder")
+    if name not in releases.VARIANTS:
+      stem = name.removesuffix(".npz")
+      hint = f"; the release is called {stem}"
+      raise InputError(
+        f"weights {path}: no such file or folder"
+        f"{hint if stem in releases.VARIANTS else ''}"
+      )
+    path = epath.Path(releases.fetch(name))
   if path.is_dir():
-    return _load_folder(path)
+    yield _load_folder(path)
+    return
+  if path.suffix in (".bin", ".pt", ".pth"):
+    raise InputError(
+      f"weights {path}: a PyTorch pickle can run any code and is not read; "
+      f"save the state dict with safetensors.torch.save_file"
+    )
+  open_arrays = _open_safetensors if _is_safetensors(path) else _open_npz
+  with contextlib.ExitStack() as stack:
+    with _explaining(path):
+      arrays = stack.enter_context(open_arrays(path))
+    yield _from_arrays(path, arrays)
+
+
+def _is_safetensors(path: epath.Path) -> bool:
+  return path.suffix == layouts.TIMM.suffix
+
+
+@contextlib.contextmanager
+def _explaining(path: epath.Path) -> Iterator[None]:
+  """Turns what libraries raise for damaged files into InputError."""
   try:
-    with path.open("rb") as f:
-      npz = np.load(f, allow_pickle=False)
-      if isinstance(npz, np.ndarray):
-        raise InputError(f"weights {path}: expected .npz, found .npy")
-      # A zip file in which every array has its own checksum.
-      arrays = {k: npz[k] for k in npz.files}
+    yield
   except InputError:
     raise
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as e:
-    raise InputError(f"weights {path}: not a readable .npz file ({e})") from e
-  if _METADATA_KEY in arrays:
-    metadata = json.loads(arrays.pop(_METADATA_KEY).tobytes())
-  elif any(key.startswith("resnet/") for key in arrays):
-    metadata, arrays = {}, _from_official(path, arrays)
-  else:
-    metadata = {}
-  stats = {
-    k.removeprefix(_BATCH_STATS): arrays.pop(k)
-    for k in list(arrays)
-    if k.startswith(_BATCH_STATS)
+  except (
+    *(ValueError, KeyError, OSError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, safetensors.SafetensorError),
+  ) as e:
+    kind = ".safetensors" if _is_safetensors(path) else ".npz"
+    raise InputError(f"weights {path}: not a readable {kind} file ({e})") from e
+
+
+@contextlib.contextmanager
+def _open_npz(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
+  """Yields {key: array} of a zip file, in which each array has a checksum."""
+  read_header = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
   }
-  return _make(path, paths.unflatten(arrays), paths.unflatten(stats), metadata)
+  with path.open("rb") as f:
+    npz = np.load(f, allow_pickle=False)
+    if isinstance(npz, np.ndarray):
+      raise InputError(f"weights {path}: expected .npz, found .npy")
+
+    def lazy(key: str) -> LazyArray:
+      with npz.zip.open(f"{key}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        shape, _, stored = read_header[version](member)
+      # NumPy stores bfloat16 as two bytes of no type.
+      dtype = jnp.bfloat16 if stored == np.dtype("V2") else stored
+
+      def read() -> np.ndarray:
+        with _explaining(path):
+          return npz[key].view(dtype)
+
+      return LazyArray(shape, dtype, read)
+
+    yield {key: lazy(key) for key in npz.files}
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
+  dtypes = {stored: name for name, stored in _FLOATS.items()}
+  # Pages of a memory map would count as ours, next to the arrays made of them.
+  with safetensors.safe_open(path, framework="numpy", backend="pread") as f:
+
+    def lazy(key: str) -> LazyArray:
+      def read() -> np.ndarray:
+        with _explaining(path):
+          return f.get_tensor(key)
+
+      info = f.get_slice(key)
+      stored = info.get_dtype()
+      if stored not in dtypes:
+        raise InputError(f"weights {path}: {key} is {stored}, expected floats")
+      return LazyArray(info.get_shape(), dtypes[stored], read)
+
+    yield {key: lazy(key) for key in f.offset_keys()}
+
+
+def _from_arrays(path: epath.Path, arrays: dict[str, LazyArray]) -> Weights:
+  """Names and shapes the arrays of a file as we do."""
+  if _METADATA_KEY in arrays:
+    with _explaining(path):
+      metadata = json.loads(np.asarray(arrays.pop(_METADATA_KEY)).tobytes())
+    stats = {
+      key.removeprefix(_BATCH_STATS): arrays.pop(key)
+      for key in list(arrays)
+      if key.startswith(_BATCH_STATS)
+    }
+    return _make(
+      path, paths.unflatten(arrays), paths.unflatten(stats), metadata
+    )
+  flat: dict[str, Any] = {}
+  try:
+    layout = layouts.infer(arrays)
+    for name, key in layouts.parse_keys(layout, arrays).items():
+      try:
+        flat[name] = _rearrange(arrays[key], layout.view(name).read)
+      except ValueError as e:
+        raise InputError(
+          f"{key} has shape {arrays[key].shape}, which it has in no file of "
+          f"the {layout.name} layout"
+        ) from e
+  except InputError as e:
+    raise InputError(f"weights {path}: {e}") from e
+  if layout.has_headless and not any(name in flat for name in layouts.HEAD):
+    norm = flat.get("norm-pre-head/bias", np.zeros(0, np.float32))
+    flat["head/kernel"] = np.zeros((*norm.shape, 0), norm.dtype)
+    flat["head/bias"] = np.zeros(0, norm.dtype)
+  weights = _make(path, paths.unflatten(flat), {}, {})
+  release = releases.of_file(path.stem) if layout is layouts.OFFICIAL else ""
+  if not release:
+    return weights
+  if weights.variant != releases.VARIANTS[release]:
+    raise InputError(
+      f"weights {path}: called after {release}, but the network is "
+      f"{weights.variant}"
+    )
+  names = releases.class_names(release)
+  # The file may be a user's, trained further on other classes.
+  known = names if len(names) == weights.num_classes else ()
+  return dataclasses.replace(weights, class_names=known)
 
 
 def _load_folder(path: epath.Path) -> Weights:
@@ -261,24 +391,114 @@ def save_npz(path: epath.PathLike, weights: Weights) -> None:
   """Writes a `params.npz`: keys are parameter paths, metadata is JSON.
 
   The file appears under its name only when it is complete.
+
+  Raises:
+    InputError: it cannot be written.
   """
   metadata = {
     "variant": weights.variant,
     "class_names": list(weights.class_names),
     "preprocess": weights.preprocess,
   }
-  arrays: dict[str, Any] = {
-    k: np.asarray(v) for k, v in paths.flatten(weights.params).items()
-  }
+  arrays = paths.flatten(weights.params)
   for k, v in paths.flatten(weights.batch_stats).items():
-    arrays[_BATCH_STATS + k] = np.asarray(v)
+    arrays[_BATCH_STATS + k] = v
   encoded = json.dumps(metadata).encode()
   arrays[_METADATA_KEY] = np.frombuffer(encoded, np.uint8)
+  with _replacing(path) as f:
+    _write_npz(f, arrays)
+
+
+def save_as(
+  path: epath.PathLike, weights: Weights, layout: layouts.Layout
+) -> None:
+  """Writes weights in the layout of any code base, one array at a time.
+
+  Only ours has a place for class names and preprocessing. The file appears
+  under its name only when it is complete.
+
+  Args:
+    path: its suffix must be the layout's.
+    weights: of `load`, or of `open_lazily` to hold one array at a time.
+    layout: of the file.
+
+  Raises:
+    InputError: the layout has no place for these weights, or the file cannot be
+      written.
+  """
+  if epath.Path(path).suffix != layout.suffix:
+    raise InputError(
+      f"{path}: the {layout.name} layout is written to {layout.suffix} files"
+    )
+  if layout is layouts.BIT_JAX:
+    save_npz(path, weights)
+    return
+  if weights.batch_stats:
+    raise InputError(f"{path}: the {layout.name} layout knows no batch_stats")
+  flat = paths.flatten(weights.params)
+  if not weights.num_classes:
+    if not layout.has_headless:
+      raise InputError(
+        f"{path}: the {layout.name} layout needs a head, which these weights "
+        f"do not have"
+      )
+    flat = {name: v for name, v in flat.items() if name not in layouts.HEAD}
+  arrays = {
+    layout.table[name]: _rearrange(array, layout.view(name).write)
+    for name, array in flat.items()
+  }
+  with _replacing(path) as f:
+    (_write_npz if layout.suffix == ".npz" else _write_safetensors)(f, arrays)
+
+
+@contextlib.contextmanager
+def _replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
+  """Opens a file that appears under its name only when it is complete."""
   path = epath.Path(path)
   part = path.with_name(path.name + ".part")
-  with part.open("wb") as f:
-    np.savez(f, **arrays)
-  part.replace(path)
+  try:
+    with part.open("wb") as f:
+      yield f
+    part.replace(path)
+  except OSError as e:
+    raise InputError(f"{path}: cannot be written: {e.strerror or e}") from e
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def _write_npz(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
+  """Writes what np.savez would, without holding all arrays at once."""
+  with zipfile.ZipFile(f, "w") as npz:
+    for key, array in arrays.items():
+      with npz.open(f"{key}.npy", "w", force_zip64=True) as member:
+        array = np.asarray(array, order="C")
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_safetensors(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
+  """Writes what safetensors.numpy.save_file would, which needs all at once.
+
+  The format: the header's length as uint64, the header as JSON, the raw arrays,
+  all little-endian. https://github.com/huggingface/safetensors#format
+  """
+  # Hugging Face refuses files that do not say what made them.
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  end = 0
+  for key, array in arrays.items():
+    start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
+    header[key] = {
+      "dtype": _FLOATS[array.dtype.name],
+      "shape": array.shape,
+      "data_offsets": (start, end),
+    }
+  encoded = json.dumps(header).encode()
+  encoded += b" " * (-len(encoded) % 8)  # Aligns the arrays.
+  f.write(len(encoded).to_bytes(8, "little"))
+  f.write(encoded)
+  for array in arrays.values():
+    little = array.dtype.newbyteorder("<")
+    raw = np.asarray(array, little, order="C").reshape(-1).view(np.uint8)
+    f.write(raw.data)
 
 
 def with_head(weights: Weights, params: Any, *, keep: bool) -> dict[str, Any]:

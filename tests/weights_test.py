@@ -1,10 +1,19 @@
+import pathlib
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from bit_jax import models, paths, weights
+from bit_jax import layouts, models, paths, releases, weights
 from bit_jax.errors import InputError
 from tests.goldens import seeded_weights
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+ALL = pytest.mark.parametrize(
+  "layout", layouts.LAYOUTS.values(), ids=layouts.LAYOUTS
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +68,285 @@ def test_numbered_layer_names_mean_the_same(official, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, loaded.params, plain.params)
 
 
+def assert_same_bits(a, b):
+  assert a.keys() == b.keys()
+  for key in a:
+    assert (a[key].dtype, a[key].shape) == (b[key].dtype, b[key].shape), key
+    assert a[key].tobytes() == b[key].tobytes(), key
+
+
+def read_raw(path):
+  if path.suffix == ".safetensors":
+    return safetensors.numpy.load_file(path)
+  with np.load(path, allow_pickle=False) as npz:
+    return dict(npz)
+
+
+def check_round_trip(arrays, layout, folder):
+  """official -> layout -> official, and what is between, bit for bit."""
+  first = save(folder / "first.npz", arrays)
+  there, back = folder / f"there{layout.suffix}", folder / "back.npz"
+  with weights.open_lazily(first) as opened:
+    weights.save_as(there, opened, layout)
+  with weights.open_lazily(there) as opened:
+    weights.save_as(back, opened, layouts.OFFICIAL)
+  assert_same_bits(read_raw(back), arrays)
+  assert all(value.flags.c_contiguous for value in read_raw(back).values())
+  assert_same_bits(
+    paths.flatten(weights.load(there).params),
+    paths.flatten(weights.load(first).params),
+  )
+
+
+@ALL
+def test_every_layout_round_trips_bit_for_bit(official, layout, tmp_path):
+  arrays = dict(official)
+  # Values that arithmetic or comparison would lose.
+  odd = arrays["resnet/group_norm/beta"].copy()
+  odd[:4] = [np.nan, -0.0, np.inf, 1e-42]
+  odd[:1].view(np.uint32)[:] |= 7  # The payload of a NaN.
+  check_round_trip(arrays | {"resnet/group_norm/beta": odd}, layout, tmp_path)
+
+
+@pytest.mark.slow
+@ALL
+def test_every_layout_round_trips_a_wide_network(layout, tmp_path):
+  check_round_trip(seeded_weights.make(152, 2, 5), layout, tmp_path)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_every_layout_keeps_the_dtype(layout, dtype, tmp_path):
+  params = jax.tree.map(lambda x: x.astype(dtype), small_params())
+  path = tmp_path / f"x{layout.suffix}"
+  weights.save_as(path, weights.Weights(params, {}, "R14x0.25"), layout)
+  copy = tmp_path / f"copy{layout.suffix}"
+  with weights.open_lazily(path) as opened:
+    weights.save_as(copy, opened, layout)
+  assert copy.read_bytes() == path.read_bytes()
+  assert_same_bits(
+    paths.flatten(weights.load(path).params), paths.flatten(params)
+  )
+
+
+@pytest.fixture(scope="module")
+def timm_file(tmp_path_factory):
+  """The golden's weights, brought from the official layout to timm's."""
+  folder = tmp_path_factory.mktemp("timm")
+  first = save(folder / "first.npz", seeded_weights.make(50, 1, 21, 0))
+  weights.save_as(folder / "x.safetensors", weights.load(first), layouts.TIMM)
+  return folder / "x.safetensors"
+
+
+def test_timm_file_is_what_timm_has(timm_file):
+  golden = np.load(GOLDENS / "timm_resnetv2_50x1_bit.npz")
+  arrays = safetensors.numpy.load_file(timm_file)
+  assert sorted(arrays) == sorted(golden["keys"])
+  for key, shape, total in zip(
+    golden["keys"], golden["shapes"], golden["sums"], strict=True
+  ):
+    assert ",".join(map(str, arrays[key].shape)) == shape
+    assert arrays[key].dtype == np.float32
+    # A sum in another order.
+    np.testing.assert_allclose(
+      arrays[key].sum(dtype=np.float64), total, rtol=1e-9, atol=1e-9
+    )
+
+
+def test_timm_file_gives_the_logits_of_timm(timm_file):
+  golden = np.load(GOLDENS / "timm_resnetv2_50x1_bit.npz")
+  loaded = weights.load(timm_file)
+  model = models.create(loaded.variant, num_classes=loaded.num_classes)
+  with jax.default_matmul_precision("highest"):
+    logits = jax.jit(model.apply)(
+      {"params": loaded.params}, seeded_weights.images(2, 96, 96, 0)
+    )
+  error = np.abs(logits - golden["logits"]).max()
+  assert error / np.abs(golden["logits"]).max() < 3e-4
+
+
+def test_safetensors_file_is_that_of_the_library(timm_file):
+  with safetensors.safe_open(timm_file, framework="numpy") as f:
+    # transformers refuses files without it.
+    assert f.metadata() == {"format": "pt"}
+  length = int.from_bytes(timm_file.read_bytes()[:8], "little")
+  assert length % 8 == 0
+
+
+@pytest.mark.parametrize("prefix", ["", "params/", "opt/target/"])
+def test_big_vision_checkpoints(prefix, tmp_path):
+  params = small_params()
+  arrays = {
+    prefix + path: value[None, None, None]
+    if path.endswith(("scale", "gn1/bias", "gn2/bias", "gn3/bias"))
+    or path == "norm-pre-head/bias"
+    else value
+    for path, value in paths.flatten(params).items()
+  }
+  if prefix:
+    arrays["opt/state/head/bias/momentum"] = np.zeros(3, np.float32)
+    arrays["extra/accum_train_time"] = np.zeros((), np.float64)
+  loaded = weights.load(save(tmp_path / "checkpoint.npz", arrays))
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+
+
+def headless(params):
+  return {
+    **params,
+    "head": {
+      "kernel": np.zeros((512, 0), np.float32),
+      "bias": np.zeros(0, np.float32),
+    },
+  }
+
+
+@ALL
+def test_network_without_head(layout, tmp_path):
+  params = headless(small_params())
+  path = tmp_path / f"x{layout.suffix}"
+  saved = weights.Weights(params, {}, "R14x0.25")
+  if layout is layouts.OFFICIAL:
+    with pytest.raises(InputError, match="official layout needs a head"):
+      weights.save_as(path, saved, layout)
+    return
+  weights.save_as(path, saved, layout)
+  if layout is not layouts.BIT_JAX:
+    assert not {"head/bias", "head/kernel"} & {
+      layout.path(key) for key in read_raw(path)
+    }
+  loaded = weights.load(path)
+  assert (loaded.variant, loaded.num_classes) == ("R14x0.25", 0)
+  fresh = small_params(3, seed=2)
+  merged = weights.with_head(loaded, fresh, keep=False)
+  assert merged["head"]["bias"].shape == (3,)
+
+
+def test_half_a_head_is_damage(tmp_path):
+  path = tmp_path / "x.safetensors"
+  params = small_params()
+  weights.save_as(path, weights.Weights(params, {}, "R14x0.25"), layouts.TIMM)
+  arrays = safetensors.numpy.load_file(path)
+  del arrays["head.fc.weight"]
+  safetensors.numpy.save_file(arrays, path)
+  with pytest.raises(InputError, match="no array head/kernel"):
+    weights.load(path)
+
+
+def test_base_model_of_hugging_face(tmp_path):
+  path = tmp_path / "model.safetensors"
+  params = small_params()
+  weights.save_as(path, weights.Weights(params, {}, "R14x0.25"), layouts.HF)
+  arrays = {
+    key.removeprefix("bit."): value
+    for key, value in safetensors.numpy.load_file(path).items()
+    if key.startswith("bit.")
+  }
+  safetensors.numpy.save_file(arrays, path)
+  loaded = weights.load(path)
+  assert loaded.num_classes == 0
+  assert_same_bits(
+    paths.flatten(loaded.params), paths.flatten(headless(params))
+  )
+
+
+def test_arrays_go_from_file_to_file_one_by_one(official, tmp_path):
+  src = save(tmp_path / "a.npz", official)
+  total = sum(value.nbytes for value in official.values())
+  largest = max(value.nbytes for value in official.values())
+  for dst, layout in (
+    ("b.safetensors", layouts.TIMM),
+    ("c.npz", layouts.OFFICIAL),
+  ):
+    tracemalloc.start()
+    with weights.open_lazily(src) as opened:
+      weights.save_as(tmp_path / dst, opened, layout)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * largest < total / 3
+    src = tmp_path / dst
+
+
+@ALL
+def test_a_failed_write_leaves_what_was_there(layout, tmp_path):
+  path = tmp_path / f"x{layout.suffix}"
+  path.write_bytes(b"old")
+  params = small_params()
+
+  def fail():
+    raise InputError("damaged")
+
+  params["head"]["kernel"] = weights.LazyArray((512, 3), "float32", fail)
+  with pytest.raises(InputError, match="damaged"):
+    weights.save_as(path, weights.Weights(params, {}, "R14x0.25"), layout)
+  assert path.read_bytes() == b"old"
+  assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_batch_norm_fits_only_our_own_layout(tmp_path):
+  model = models.create("R14x0.25", num_classes=3, norm="bn")
+  params = jax.device_get(models.init_params(model, jax.random.key(0), 32))
+  stats = jax.device_get(models.init_batch_stats(model, 32))
+  saved = weights.Weights(params, stats, "R14x0.25")
+  weights.save_npz(tmp_path / "x.npz", saved)
+  loaded = weights.load(tmp_path / "x.npz")
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+  jax.tree.map(np.testing.assert_array_equal, loaded.batch_stats, stats)
+  with pytest.raises(InputError, match="official layout knows no batch_stats"):
+    weights.save_as(tmp_path / "y.npz", loaded, layouts.OFFICIAL)
+
+
+def test_what_a_layout_cannot_hold(tmp_path):
+  params, stats = small_params(), {"bn": {"mean": np.zeros(2)}}
+  saved = weights.Weights(params, stats, "R14x0.25")
+  with pytest.raises(InputError, match="timm layout knows no batch_stats"):
+    weights.save_as(tmp_path / "x.safetensors", saved, layouts.TIMM)
+  with pytest.raises(
+    InputError, match=r"x.npz: the timm layout is written to .safetensors"
+  ):
+    weights.save_as(tmp_path / "x.npz", saved, layouts.TIMM)
+  with pytest.raises(InputError, match="x.npz: cannot be written: No such"):
+    weights.save_npz(tmp_path / "no" / "x.npz", saved)
+
+
+def test_release_by_name(official, tmp_path, monkeypatch):
+  monkeypatch.setenv("BIT_WEIGHTS_DIR", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(releases, "URL", (tmp_path / "bucket").as_uri())
+  with pytest.raises(InputError, match="get file:.*/BiT-M-R50x1.npz and put"):
+    weights.load("BiT-M-R50x1")
+  save(tmp_path / "BiT-M-R50x1.npz", official)
+  assert weights.load("BiT-M-R50x1").variant == "R50x1"
+  # A path is never taken for a name.
+  with pytest.raises(
+    InputError, match="BiT-S-R50x1.npz: no such .*release is called BiT-S-R50x1"
+  ):
+    weights.load("BiT-S-R50x1.npz")
+
+
+def test_a_release_of_another_variant(official, tmp_path):
+  path = save(tmp_path / "BiT-M-R101x1.npz", official)
+  with pytest.raises(
+    InputError, match="called after BiT-M-R101x1, but the network is R50x1"
+  ):
+    weights.load(path)
+
+
+def test_classes_of_imagenet_come_with_its_releases(official, tmp_path):
+  arrays = official | {
+    "resnet/head/conv2d/kernel": np.zeros((1, 1, 2048, 1000), np.float32),
+    "resnet/head/conv2d/bias": np.zeros(1000, np.float32),
+  }
+  names = {
+    stem: weights.load(save(tmp_path / f"{stem}.npz", arrays)).class_names
+    for stem in ("BiT-S-R50x1", "BiT-M-R50x1", "mine")
+  }
+  assert names["BiT-S-R50x1"] == releases.class_names("BiT-S-R50x1")
+  assert names["BiT-M-R50x1"] == names["mine"] == ()
+  # Trained further on other classes.
+  path = save(tmp_path / "BiT-S-R50x1.npz", official)
+  assert weights.load(path).class_names == ()
+
+
 def test_our_file_round_trips_bit_for_bit_with_what_is_known(tmp_path):
   params = small_params()
   stats = {"block1": {"bn": {"mean": np.arange(4.0)}}}
@@ -93,6 +381,18 @@ def test_our_file_round_trips_bit_for_bit_with_what_is_known(tmp_path):
         {"resnet/block3/unit07/a/group_norm/beta": np.ones(9)}
       ),
       "unexpected: block3/unit07/gn1/bias",
+    ),
+    (
+      lambda w: w.update({"stem.conv.weight": np.zeros(1)}),
+      "half converted.* official .*stem.conv.weight of the timm layout",
+    ),
+    (
+      lambda w: w.update({"resnet/head/conv2d/bias": np.zeros(5, np.int32)}),
+      "wrong dtype: head/bias int32",
+    ),
+    (
+      lambda w: w.update({"resnet/head/conv2d/kernel": np.zeros((2048, 5))}),
+      r"head/conv2d/kernel has shape \(2048, 5\), which it has in no file",
     ),
     (
       lambda w: w.update({"resnet/group_norm/gamma": np.ones(7, np.float32)}),
@@ -148,6 +448,32 @@ def test_truncated_and_flipped_files(tmp_path):
   path.write_bytes(flipped)
   with pytest.raises(InputError, match="not a readable"):
     weights.load(path)
+
+
+def test_damaged_safetensors(tmp_path):
+  saved = weights.Weights(small_params(), {}, "R14x0.25")
+  path = tmp_path / "x.safetensors"
+  weights.save_as(path, saved, layouts.TIMM)
+  whole = path.read_bytes()
+  for content in (b"", b"no", whole[: len(whole) // 2], whole + b"more"):
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a readable .safetensors file"):
+      weights.load(path)
+  safetensors.numpy.save_file({"stem.conv.weight": np.zeros(3, int)}, path)
+  with pytest.raises(InputError, match="stem.conv.weight is I64, expected fl"):
+    weights.load(path)
+
+
+def test_other_files_are_refused(tmp_path):
+  np.savez(tmp_path / "other.npz", x=np.zeros(3))
+  with pytest.raises(InputError, match="other.npz: these are not weights of a"):
+    weights.load(tmp_path / "other.npz")
+  np.savez(tmp_path / "ours.npz", bit_jax_metadata=np.zeros(3, np.uint8))
+  with pytest.raises(InputError, match="ours.npz: not a readable .npz"):
+    weights.load(tmp_path / "ours.npz")
+  (tmp_path / "x.pth").write_bytes(b"PK")
+  with pytest.raises(InputError, match=r"safetensors.torch.save_file"):
+    weights.load(tmp_path / "x.pth")
 
 
 def test_a_bare_array_and_an_empty_folder(tmp_path):
