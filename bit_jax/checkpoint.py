@@ -4,7 +4,8 @@ A checkpoint is `DIRECTORY/STEP/`: the state, and as custom metadata a JSON
 object that says what it is (config, class names, preprocessing, data).
 """
 
-import logging
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from bit_jax.errors import InputError
 
+_OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
 _POLICIES: Any = ocp.training.preservation_policies
 
 
@@ -38,15 +40,27 @@ class Checkpointer:
       cleanup_tmp_directories=True,
     )
 
-  def latest_step(self) -> int | None:
-    """Returns the newest complete checkpoint's step; None if there is none."""
-    latest = self._manager.latest
-    return None if latest is None else latest.step
+  def __enter__(self) -> "Checkpointer":
+    return self
+
+  def __exit__(self, exc_type: Any, *_: Any) -> None:
+    try:
+      self.close()
+    except InputError:
+      if exc_type is None:  # Else the first error is the one to show.
+        raise
 
   def metadata(self, step: int) -> dict[str, Any]:
-    """Returns the JSON object that was saved with a step."""
-    info: Any = ocp.metadata(self._directory / str(step))
-    return info.custom_metadata
+    """Returns the JSON object that was saved with a step.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+      info: Any = ocp.metadata(self._directory / str(step))
+    except Exception as e:
+      raise _unreadable(self._directory / str(step), e) from e
+    return info.custom_metadata or {}
 
   def restore(self, step: int, abstract_state: Any) -> Any:
     """Returns the state of a step.
@@ -61,8 +75,10 @@ class Checkpointer:
     """
     try:
       return self._manager.load(step, abstract_state)
+    except _OUT_OF_MEMORY:
+      raise
     except Exception as e:
-      raise _damaged(self._directory / str(step), e) from e
+      raise _unreadable(self._directory / str(step), e) from e
 
   def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
     """Starts saving; arrays are copied before it returns, written after.
@@ -73,15 +89,40 @@ class Checkpointer:
       metadata: a JSON object.
     """
     # Without force, Orbax skips a save while another one is being written.
-    self._manager.save_async(step, state, custom_metadata=metadata, force=True)
+    with self._writing():
+      self._manager.save_async(
+        step, state, custom_metadata=metadata, force=True
+      )
 
   def wait(self) -> None:
     """Returns when the last save is complete."""
-    self._manager.wait()
+    with self._writing():
+      self._manager.wait()
 
   def close(self) -> None:
     """Waits for the last save to be complete."""
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except _OUT_OF_MEMORY:
+      raise
+    except Exception as e:
+      raise InputError(
+        f"checkpoints cannot be written to {self._directory}: {_reason(e)}"
+      ) from e
+
+
+def latest_step(directory: epath.PathLike) -> int | None:
+  """Returns the newest complete checkpoint's step in a folder of them.
+
+  None if there is none, or no such folder; writes nothing.
+  """
+  path = find(directory)
+  return int(path.name) if path is not None and path.name.isdigit() else None
 
 
 def find(path: epath.PathLike) -> epath.Path | None:
@@ -138,8 +179,10 @@ def load_weights(
 
     target = {k: wanted(k, v) for k, v in info.metadata.items()}
     state = ocp.load(path, target)
+  except _OUT_OF_MEMORY:
+    raise
   except Exception as e:
-    raise _damaged(path, e) from e
+    raise _unreadable(path, e) from e
   state = {k: jax.tree.map(np.asarray, state.get(k) or {}) for k in target}
   return state["params"], state.get("batch_stats", {}), info.custom_metadata
 
@@ -149,7 +192,13 @@ def _is_checkpoint(path: epath.Path) -> bool:
   return (path / "_CHECKPOINT_METADATA").is_file()
 
 
-def _damaged(path: epath.Path, error: Exception) -> InputError:
-  logging.debug("cannot read checkpoint %s", path, exc_info=error)
-  reason = str(error).strip().split("\n")[0][:200]
-  return InputError(f"checkpoint {path} cannot be read: {reason}")
+def _reason(error: Exception) -> str:
+  """Returns the start of an error message, as one line."""
+  return " ".join(str(error).split())[:200]
+
+
+def _unreadable(path: epath.Path, error: Exception) -> InputError:
+  return InputError(
+    f"checkpoint {path} cannot be read as a state of this model: "
+    f"{_reason(error)}"
+  )

@@ -24,7 +24,7 @@ def scale_images(images: jax.Array) -> jax.Array:
 def make_eval_step(
   config: Config, mesh: Mesh
 ) -> Callable[[Any, pipeline.Batch], dict[str, jax.Array]]:
-  """Builds the jitted function (params, batch) -> sums over the batch.
+  """Builds the jitted function (variables, batch) -> sums over the batch.
 
   Args:
     config: a resolved one; the same model and loss give the same function, so
@@ -45,8 +45,8 @@ def make_eval_step(
 def _make_eval_step(model: models.ResNetV2, loss: str, mesh: Mesh):
   top = min(5, model.num_classes)
 
-  def step(params, batch):
-    logits: Any = model.apply({"params": params}, scale_images(batch["images"]))
+  def step(variables, batch):
+    logits: Any = model.apply(variables, scale_images(batch["images"]))
     targets = losses.dense_targets(batch["labels"], model.num_classes)
     mask = batch["mask"]
     # A multi-label example counts as right if its first guess is among them.
@@ -69,7 +69,7 @@ def default_batch_size(num_examples: int, mesh: Mesh) -> int:
 
 def evaluate(
   eval_step: Callable[[Any, pipeline.Batch], dict[str, jax.Array]],
-  params: Any,
+  variables: Any,
   source: Source,
   preprocess: Preprocess,
   *,
@@ -81,7 +81,7 @@ def evaluate(
 
   Args:
     eval_step: of `make_eval_step`.
-    params: what its first argument is.
+    variables: {"params": ..., "batch_stats": ...}.
     source: the split.
     preprocess: a deterministic one.
     batch_size: global; 0 for `default_batch_size`.
@@ -110,7 +110,7 @@ def evaluate(
     num_threads=num_threads,
   ) as batches:
     for batch in batches:
-      in_flight.append(eval_step(params, batch))
+      in_flight.append(eval_step(variables, batch))
       if len(in_flight) > 1:
         read_oldest()
   while in_flight:

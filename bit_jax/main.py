@@ -29,13 +29,15 @@ def _fail(message: object, code: int) -> NoReturn:
   sys.exit(code)
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
+def explain(error: BaseException) -> tuple[str, int]:
   """Returns what to print for an error in the flags, and the exit code."""
   cause: BaseException | None = error
   while cause:  # ml_collections wraps ours in a whole traceback.
     if isinstance(cause, InputError | UsageError):
       return str(cause), 1 if isinstance(cause, InputError) else 2
     cause = cause.__cause__ or cause.__context__
+  if isinstance(error, ImportError | SyntaxError):
+    return f"--config is no usable Python file: {error}", 2
   if isinstance(error, OSError):
     return f"--config cannot be read: {str(error).rsplit(']', 1)[-1]}", 2
   if isinstance(error, LookupError | AttributeError):
@@ -60,9 +62,9 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   # What config files and ml_collections raise for bad values.
   except (
     *(flags.Error, UsageError, OSError, LookupError),
-    *(TypeError, ValueError, AttributeError),
+    *(TypeError, ValueError, AttributeError, ImportError, SyntaxError),
   ) as e:
-    _fail(*_explain(e))
+    _fail(*explain(e))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -71,14 +73,14 @@ def main(argv: Sequence[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells its whole story else.
   started = time.monotonic()
-  from bit_jax import parallel, train
+  from bit_jax import cache, train
 
   print(f"imported in {time.monotonic() - started:.1f} s", flush=True)
-  parallel.enable_compilation_cache()
+  cache.enable_compilation_cache()
   try:
     train.train_and_evaluate(_CONFIG.value, str(_WORKDIR.value))
-  except InputError as e:
-    _fail(e, 1)
+  except (InputError, UsageError) as e:
+    _fail(*explain(e))
 
 
 if __name__ == "__main__":

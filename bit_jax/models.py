@@ -18,8 +18,7 @@ import jax.numpy as jnp
 
 from bit_jax import paths
 from bit_jax.errors import InputError
-
-GROUPS = 32  # Paper section 3.1; fewer only where a layer has fewer channels.
+from bit_jax.layers import GROUPS, Layers, at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,105 +65,13 @@ def parse_variant(variant: str) -> tuple[int, float]:
       f"model {variant!r} is unknown: expected R<depth>x<width> with depth one "
       f"of {depths}, e.g. {', '.join(VARIANTS)} or R14x0.5"
     )
-  channels = 64 * width
-  if channels != int(channels) or channels % min(GROUPS, channels):
+  widths = [64 * width * 2**i for i in range(6)]  # Of all layers.
+  if any(w != int(w) or w % min(GROUPS, w) for w in widths):
     raise InputError(
-      f"model {variant!r}: 64 x {width:g} channels do not fill whole groups of "
-      f"GroupNorm; use a width that is a multiple of 0.5, or below 0.5 one "
-      f"that gives a whole number of channels"
+      f"model {variant!r}: {64 * width:g} channels do not fill whole groups of "
+      f"GroupNorm in every layer; use a width such as 0.25, 0.5, 1 or 3"
     )
   return depth, width
-
-
-def _at_least_float32(dtype: Any) -> Any:
-  return jnp.promote_types(dtype, jnp.float32)
-
-
-def _compute_dtype(dtype: Any, param: jax.Array) -> Any:
-  """The layer's own dtype, unless the parameters are float64."""
-  return jnp.float64 if param.dtype == jnp.float64 else jnp.dtype(dtype)
-
-
-def standardize(kernel: jax.Array, eps: float = 1e-10) -> jax.Array:
-  """Gives each output channel of a kernel zero mean and unit variance.
-
-  Weight standardization (arXiv 1903.10520) as BiT uses it: population variance
-  over (height, width, input channels), eps inside the root.
-
-  Args:
-    kernel: [H, W, I, O], any float dtype.
-    eps: added to the variance.
-
-  Returns:
-    [H, W, I, O] in float32, or float64 for a float64 kernel.
-  """
-  kernel = kernel.astype(_at_least_float32(kernel.dtype))
-  kernel = kernel - kernel.mean((0, 1, 2))
-  return kernel * jax.lax.rsqrt(jnp.square(kernel).mean((0, 1, 2)) + eps)
-
-
-class StdConv(nn.Module):
-  """Convolution without bias whose kernel is standardized on every use.
-
-  Attributes:
-    features: output channels.
-    kernel_px: side of the square kernel; the image is padded with
-      (kernel_px - 1) // 2 zeros on each side.
-    stride: in both directions.
-    dtype: of the multiplication; the standardization is in float32 at least.
-  """
-
-  features: int
-  kernel_px: int = 1
-  stride: int = 1
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [N, H, W, I] to [N, H / stride, W / stride, features]."""
-    shape = (self.kernel_px, self.kernel_px, x.shape[-1], self.features)
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-    dtype = _compute_dtype(self.dtype, kernel)
-    padding = (self.kernel_px - 1) // 2
-    return jax.lax.conv_general_dilated(
-      x.astype(dtype),
-      standardize(kernel).astype(dtype),
-      (self.stride, self.stride),
-      [(padding, padding)] * 2,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-class GroupNorm(nn.Module):
-  """Group normalization (arXiv 1803.08494) over 32 groups, eps 1e-5.
-
-  Statistics are in float32 at least, whatever the input; the output has the
-  input's dtype.
-  """
-
-  groups: int = GROUPS
-  eps: float = 1e-5
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalizes [N, H, W, C] over (H, W, channels of a group)."""
-    channels = x.shape[-1]
-    scale = self.param("scale", nn.initializers.ones, (channels,))
-    bias = self.param("bias", nn.initializers.zeros, (channels,))
-    groups = min(self.groups, channels)
-
-    def group_mean(per_channel):  # [N, C] -> [N, 1, 1, C]
-      # Sums over space leave channels in place, which XLA does in one pass;
-      # a five-axis reshape of the image makes it move the whole image.
-      grouped = per_channel.reshape(-1, groups, channels // groups)
-      mean = grouped.mean(-1, keepdims=True)
-      return jnp.broadcast_to(mean, grouped.shape).reshape(-1, 1, 1, channels)
-
-    y = x.astype(_at_least_float32(x.dtype))
-    centred = y - group_mean(y.mean((1, 2)))
-    variance = group_mean(jnp.square(centred).mean((1, 2)))
-    y = centred * (jax.lax.rsqrt(variance + self.eps) * scale) + bias
-    return y.astype(x.dtype)
 
 
 class ResidualUnit(nn.Module):
@@ -172,32 +79,33 @@ class ResidualUnit(nn.Module):
 
   Attributes:
     channels: of the two inner convolutions; the output has four times as many.
+    layers: what it is made of.
     stride: of the unit.
     project: True where the shortcut is a 1x1 convolution; BiT takes it after
       the first normalization and activation.
-    dtype: of the convolutions.
   """
 
   channels: int
+  layers: Layers
   stride: int = 1
   project: bool = False
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [N, H, W, I] to [N, H / stride, W / stride, 4 * channels]."""
+    conv, norm, wide = self.layers.conv, self.layers.norm, 4 * self.channels
 
-    def conv(features, name, kernel_px=1, stride=1):
-      return StdConv(features, kernel_px, stride, self.dtype, name=name)
+    def norm_relu(x, i):
+      return self.layers.norm_relu(x, f"{norm}{i}", train=train)
 
-    y = nn.relu(GroupNorm(name="gn1")(x))
+    y = norm_relu(x, 1)
     if self.project:
-      x = conv(4 * self.channels, "conv_proj", stride=self.stride)(y)
+      x = conv(wide, "conv_proj", stride=self.stride)(y)
     y = conv(self.channels, "conv1")(y)
-    y = nn.relu(GroupNorm(name="gn2")(y))
+    y = norm_relu(y, 2)
     y = conv(self.channels, "conv2", kernel_px=3, stride=self.stride)(y)
-    y = nn.relu(GroupNorm(name="gn3")(y))
-    y = conv(4 * self.channels, "conv3")(y)
+    y = norm_relu(y, 3)
+    y = conv(wide, "conv3")(y)
     return x + y
 
 
@@ -206,20 +114,20 @@ class Stage(nn.Module):
 
   units: int
   channels: int
+  layers: Layers
   stride: int
-  dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Maps [N, H, W, I] to [N, H / stride, W / stride, 4 * channels]."""
     for i in range(self.units):
       x = ResidualUnit(
         self.channels,
+        self.layers,
         stride=self.stride if i == 0 else 1,
         project=i == 0,
-        dtype=self.dtype,
         name=f"unit{i + 1:02d}",
-      )(x)
+      )(x, train=train)
     return x
 
 
@@ -231,14 +139,15 @@ class Root(nn.Module):
   """
 
   channels: int
+  layers: Layers
   small_images: bool = False
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [N, H, W, 3] to 1/4 (small_images: 1/2) the height and width."""
     kernel_px = 3 if self.small_images else 7
-    x = StdConv(self.channels, kernel_px, 2, self.dtype, name="conv_root")(x)
+    conv = self.layers.conv
+    x = conv(self.channels, "conv_root", kernel_px=kernel_px, stride=2)(x)
     if self.small_images:
       return x
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -256,6 +165,11 @@ class ResNetV2(nn.Module):
     head_bias: initial value of the head's bias.
     dtype: of the convolutions, float32 or bfloat16. Statistics, pooling, head
       and logits are float32; float64 parameters make everything float64.
+    norm: `gn`; or `bn`, whose parameters are called bn1, bn2 and bn3, for the
+      paper's ablation (table 4).
+    weight_standardization: False for plain convolutions, for the ablation.
+    batch_group: for `bn`, how many consecutive examples share statistics in
+      training; 0 for all of the global batch.
   """
 
   num_classes: int
@@ -264,13 +178,24 @@ class ResNetV2(nn.Module):
   small_images: bool = False
   head_bias: float = 0.0
   dtype: Any = jnp.float32
+  norm: str = "gn"
+  weight_standardization: bool = True
+  batch_group: int = 0
 
   @nn.compact
-  def __call__(self, images: jax.Array, *, return_features: bool = False):
+  def __call__(
+    self,
+    images: jax.Array,
+    *,
+    train: bool = False,
+    return_features: bool = False,
+  ):
     """Computes logits.
 
     Args:
       images: float[N, H, W, 3] in [-1, 1].
+      train: with norm `bn`, use the batch's statistics and update the running
+        ones (collection `batch_stats`, to be made mutable).
       return_features: also return what the layers on the way give.
 
     Returns:
@@ -279,17 +204,20 @@ class ResNetV2(nn.Module):
       `block1` ... `block4`, all [N, h, w, c], and `pre_logits` [N, D], the
       pooled features that the head sees.
     """
+    layers = Layers(
+      self.dtype, self.norm, self.weight_standardization, self.batch_group
+    )
     features = {}
     channels = int(64 * self.width)
-    x = Root(channels, self.small_images, self.dtype, name="root_block")(images)
+    x = Root(channels, layers, self.small_images, name="root_block")(images)
     features["root"] = x
     for i, units in enumerate(self.units):
       name = f"block{i + 1}"
       stride = 1 if i == 0 else 2
-      x = Stage(units, channels * 2**i, stride, self.dtype, name=name)(x)
-      features[name] = x
-    x = nn.relu(GroupNorm(name="norm-pre-head")(x))
-    x = x.astype(_at_least_float32(x.dtype)).mean((1, 2))
+      stage = Stage(units, channels * 2**i, layers, stride, name=name)
+      x = features[name] = stage(x, train=train)
+    x = layers.norm_relu(x, "norm-pre-head", train=train)
+    x = x.astype(at_least_float32(x.dtype)).mean((1, 2))
     features["pre_logits"] = x
     # The zero kernel makes the first predictions uniform, whatever the body.
     logits = nn.Dense(
@@ -328,6 +256,26 @@ def create(variant: str, *, num_classes: int, **kw) -> ResNetV2:
   )
 
 
+def _abstract_variables(model: ResNetV2, image_px: int) -> dict[str, Any]:
+  image = jax.ShapeDtypeStruct((1, image_px, image_px, 3), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def init_batch_stats(model: ResNetV2, image_px: int) -> dict[str, Any]:
+  """Returns the running statistics to start from; {} without BatchNorm.
+
+  Args:
+    model: of `create`.
+    image_px: side of an image the network can be applied to.
+  """
+  shapes = _abstract_variables(model, image_px).get("batch_stats", {})
+  flat = {
+    path: jnp.full(x.shape, float(path.endswith("var")), x.dtype)
+    for path, x in paths.flatten(shapes).items()
+  }
+  return paths.unflatten(flat)
+
+
 def init_params(
   model: ResNetV2, rng: jax.Array, image_px: int
 ) -> dict[str, Any]:
@@ -344,8 +292,7 @@ def init_params(
   Returns:
     The nested dict of float32 parameters.
   """
-  image = jax.ShapeDtypeStruct((1, image_px, image_px, 3), jnp.float32)
-  shapes = jax.eval_shape(model.init, rng, image)["params"]
+  shapes = _abstract_variables(model, image_px)["params"]
   flat = paths.flatten(shapes)
   constants = {"scale": 1.0, "bias": 0.0, "head/bias": model.head_bias}
   kernels = [

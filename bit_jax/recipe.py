@@ -13,6 +13,10 @@ from bit_jax.errors import InputError
 # static types.
 Config = Any
 
+# What config.input.train and config.input.eval may be.
+TRAIN_WAYS = ("hyperrule", "inception", "none")
+EVAL_WAYS = ("square", "central")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
@@ -95,6 +99,8 @@ def _schedule(config, facts: DataFacts) -> tuple[int, int, tuple[int, ...]]:
     total = steps(s.total, "config.schedule.total", 0.0)
   else:
     total = need_rule("total").total_steps
+  if not total:
+    raise InputError(f"config.schedule.total={s.total!r}: expected more than 0")
   # A rule's own points belong to the rule's own length.
   scale = total / rule.total_steps if rule else 1.0
   if s.warmup:
@@ -146,8 +152,6 @@ def resolve(config: Config, facts: DataFacts) -> Config:
     InputError: a rule is missing, malformed or contradicts the data.
   """
   config = config.copy_and_resolve_references()
-  if config.seed < 0 or config.seed >= 2**31:
-    raise InputError(f"config.seed={config.seed}: expected 0 to {2**31 - 1}")
   wanted = config.num_classes
   if wanted and wanted != facts.num_classes:
     raise InputError(
@@ -169,7 +173,7 @@ def resolve(config: Config, facts: DataFacts) -> Config:
   r.resize_px, r.crop_px = _resolution(config, facts)
   r.flip = bool(config.input.flip and facts.flip)
   if facts.native_px:
-    config.input.train = "none"
+    config.input.train, config.input.eval = "none", "square"
   return config
 
 
@@ -181,24 +185,14 @@ def train_preprocess(config: Config) -> preprocess.Preprocess:
       return preprocess.upstream_train(r.crop_px, flip=r.flip)
     case "hyperrule":
       return preprocess.hyperrule_train(r.resize_px, r.crop_px, flip=r.flip)
-    case "none":
+    case _:
       return preprocess.Preprocess("none", r.crop_px, flip=r.flip)
-    case other:
-      raise InputError(
-        f"config.input.train={other!r}: expected inception, hyperrule or none"
-      )
 
 
 def eval_preprocess(config: Config) -> preprocess.Preprocess:
   """Returns the evaluation preprocessing of a resolved config."""
-  r = config.resolved
-  match config.input.eval:
-    case "square":
-      return preprocess.hyperrule_test(r.crop_px)
-    case "central":
-      # 224 of a short side of 256, in proportion for other resolutions.
-      return preprocess.central(round(r.crop_px * 8 / 7), r.crop_px)
-    case other:
-      raise InputError(
-        f"config.input.eval={other!r}: expected square or central"
-      )
+  px = config.resolved.crop_px
+  if config.input.eval == "square":
+    return preprocess.hyperrule_test(px)
+  # 224 of a short side of 256, in proportion for other resolutions.
+  return preprocess.central(round(px * 8 / 7), px)

@@ -13,13 +13,12 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import losses, models
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError
 from bit_jax.recipe import Config
 
-_HELD_OUT = "held_out.json"
+_CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
 
 # What may differ when a run goes on: it changes no number.
 _FREE_KEYS = (
@@ -31,38 +30,6 @@ _FREE_KEYS = (
   "log_every_steps",
   "resume_changed",
 )
-
-
-def check(config: Config) -> None:
-  """Raises InputError for values that no later step would explain as well."""
-  models.parse_variant(config.model.variant)
-  choices = {
-    "config.loss": (config.loss, tuple(losses.LOSSES)),
-    "config.model.dtype": (config.model.dtype, ("float32", "bfloat16")),
-    "config.input.train": (
-      config.input.train,
-      ("hyperrule", "inception", "none"),
-    ),
-    "config.input.eval": (config.input.eval, ("square", "central")),
-    "config.hyperrule": (config.hyperrule, ("", "paper", "code")),
-  }
-  for key, (value, allowed) in choices.items():
-    if value not in allowed:
-      expected = ", ".join(repr(a) for a in allowed)
-      raise InputError(f"{key}={value!r}: expected one of {expected}")
-  if config.log_every_steps <= 0:
-    raise InputError(
-      f"config.log_every_steps={config.log_every_steps}: expected 1 or more"
-    )
-  if config.checkpoint.keep <= 0:
-    raise InputError(
-      f"config.checkpoint.keep={config.checkpoint.keep}: expected 1 or more"
-    )
-  if config.total_steps < 0:
-    raise InputError(
-      f"config.total_steps={config.total_steps}: expected 0 (by the rule) or "
-      f"more"
-    )
 
 
 def _plain(config) -> dict[str, Any]:
@@ -105,6 +72,38 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   ]
 
 
+def _refuse(what: object, changed: list[str]) -> InputError:
+  return InputError(
+    f"{what} belongs to a run with another config ({'; '.join(changed)}); use "
+    f"another --workdir, or --config.resume_changed=true to go on with the "
+    f"changes"
+  )
+
+
+def check_unchanged(workdir: epath.Path, config: Config) -> None:
+  """Raises InputError if workdir belongs to another config; writes nothing.
+
+  Args:
+    workdir: need not exist.
+    config: resolved.
+  """
+  path = workdir / _CONFIG
+  if not workdir.exists() or not _exists(path):
+    return
+  changed = differences(_read_json(path), _plain(config))
+  if changed and not config.resume_changed:
+    raise _refuse(workdir, changed)
+
+
+def check_checkpoint(
+  path: epath.Path, metadata: Mapping[str, Any], config: Config
+) -> None:
+  """Raises InputError if a checkpoint was saved by a run of another config."""
+  changed = differences(metadata.get("config", {}), _plain(config))
+  if changed and not config.resume_changed:
+    raise _refuse(path, changed)
+
+
 def claim(
   workdir: epath.Path,
   config: Config,
@@ -112,59 +111,66 @@ def claim(
   *,
   write: bool,
 ) -> None:
-  """Makes a work directory this run's, or checks that it is already.
+  """Makes a work directory this run's: writes config.json.
 
   Args:
     workdir: made if missing.
     config: resolved.
     held_out: see `read_held_out`.
-    write: False on hosts that only check.
+    write: False on hosts that leave it to another one.
 
   Raises:
-    InputError: workdir is not a folder or belongs to another config.
+    InputError: workdir is not a folder or cannot be written to.
   """
-  path, new = workdir / "config.json", _plain(config)
+  if not write:
+    return
   try:
-    if path.exists():
-      changed = differences(json.loads(path.read_text()), new)
-      if changed and not config.resume_changed:
-        raise InputError(
-          f"{workdir} belongs to a run with another config ("
-          f"{'; '.join(changed)}); use another --workdir, or "
-          f"--config.resume_changed=true to go on with the changes"
-        )
-    if write:
-      workdir.mkdir(parents=True, exist_ok=True)
-      _write_json(path, new)
-      if held_out:
-        _write_json(workdir / _HELD_OUT, list(held_out))
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write_json(workdir / _CONFIG, _plain(config))
+    if held_out:
+      _write_json(workdir / _HELD_OUT, list(held_out))
   except OSError as e:
     raise InputError(f"--workdir={workdir} cannot be used: {e}") from e
-  except json.JSONDecodeError as e:
-    raise InputError(f"{path} is not JSON: {e}") from e
+
+
+def _exists(path: epath.Path) -> bool:
+  try:
+    return path.exists()
+  except OSError as e:
+    raise InputError(f"{path} cannot be read: {e}") from e
+
+
+def _read_json(path: epath.Path, kind: type = dict) -> Any:
+  try:
+    value = json.loads(path.read_text())
+  except (OSError, ValueError) as e:
+    raise InputError(f"{path} cannot be read: {e}") from e
+  if not isinstance(value, kind):
+    raise InputError(f"{path}: expected a JSON {kind.__name__}")
+  return value
 
 
 def _write_json(path: epath.Path, value: Any) -> None:
   part = path.with_name(path.name + ".part")
-  part.write_text(json.dumps(value, indent=2) + "\n")
+  part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
   part.replace(path)
 
 
 def read_held_out(workdir: epath.Path) -> list[str]:
   """Returns the files that the run in workdir keeps for evaluation, if any."""
   path = workdir / _HELD_OUT
-  return json.loads(path.read_text()) if path.exists() else []
+  return _read_json(path, list) if _exists(path) else []
 
 
 def read_result(workdir: epath.Path) -> dict[str, Any] | None:
   """Returns the result of a finished run, None where it is not finished."""
-  path = workdir / "result.json"
-  return json.loads(path.read_text()) if path.exists() else None
+  path = workdir / _RESULT
+  return _read_json(path) if _exists(path) else None
 
 
 def write_result(workdir: epath.Path, result: Mapping[str, Any]) -> None:
   """Writes result.json, the sign that a run is finished."""
-  _write_json(workdir / "result.json", result)
+  _write_json(workdir / _RESULT, result)
 
 
 def summary(result: Mapping[str, Any]) -> str:

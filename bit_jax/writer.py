@@ -329,7 +329,10 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def truncate_after(path: epath.PathLike, step: int) -> None:
-  """Cuts a metrics.jsonl back to the lines up to and including `step`.
+  """Cuts a metrics.jsonl back to what was written when `step` was saved.
+
+  That is all of the steps before it, and what training wrote of itself; its
+  evaluations come after the save, so they are run and written again.
 
   The file is replaced in one go, so that being killed meanwhile does no harm.
   A last line that a killed process left half written goes as well. Does
@@ -342,7 +345,12 @@ def truncate_after(path: epath.PathLike, step: int) -> None:
   if not path.exists():
     return
   kept = [
-    line + b"\n" for line, record in _read_lines(path) if record["step"] <= step
+    line + b"\n"
+    for line, record in _read_lines(path)
+    if record["step"] < step
+    or (
+      record["step"] == step and not any(k.startswith("eval/") for k in record)
+    )
   ]
   replacement = path.with_name(path.name + ".tmp")
   replacement.write_bytes(b"".join(kept))

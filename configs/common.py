@@ -62,7 +62,11 @@ def get_config() -> ml_collections.ConfigDict:
   c.data = d = ml_collections.ConfigDict()
   d.name = ""  # A TFDS name, folder:PATH, glyphs or digits.
   d.dir = ""  # Where TFDS sets are; '': TFDS's own default.
-  d.label_key = "label"  # The TFDS feature with the labels.
+  d.label_key = "label"  # The TFDS feature with the labels, or a name of
+  # bit_jax.data.labels.DERIVED.
+  d.image_scale = 1  # Stored pixel values (TFDS) are multiplied with it.
+  d.splits = ""  # Names for parts: 'val=train[90%:],train=train[:90%]', ...
+  d.percent_floor = False  # Percentages round down; False: to the closest.
   d.train_split = ""  # E.g. train[:98%]; '': train.
   d.eval_splits = ""  # Separated by ','; '': test, else validation, if any.
   d.examples_per_class = 0  # > 0: a balanced subset drawn with subset_seed.
@@ -82,6 +86,9 @@ def get_config() -> ml_collections.ConfigDict:
   m.variant = "R50x1"
   m.dtype = "float32"  # Of the convolutions: float32 or bfloat16.
   m.head_bias = 0.0  # Initial value.
+  m.norm = "gn"  # gn, or bn for the paper's ablation.
+  m.weight_standardization = True  # False for the ablation.
+  m.batch_group = 0  # With bn: examples that share statistics; 0: all.
 
   c.init = ml_collections.ConfigDict()
   c.init.checkpoint = ""  # A .npz, work directory or checkpoint; '': random.
@@ -103,6 +110,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.eval = e = ml_collections.ConfigDict()
   e.every_steps = 0  # 0: at the end only.
   e.batch_size = 0  # Global; 0: at most 64 a device.
+  e.fewshot = ""  # Sets for few-shot linear evaluation, separated by ','.
+  e.fewshot_shots = (1, 5, 10, 25)  # Examples per class.
 
   c.checkpoint = k = ml_collections.ConfigDict()
   k.every_steps = 1000  # 0: at the end only.

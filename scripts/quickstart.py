@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 
-from bit_jax import parallel, train, writer
+from bit_jax import cache, train, writer
 from bit_jax.data import builtin
 from bit_jax.errors import InputError
 from bit_jax.tools import report
@@ -145,7 +145,7 @@ def main():
   if args.seeds < 1:
     parser.error("--seeds: expected 1 or more")
   started = time.monotonic()
-  parallel.enable_compilation_cache()
+  cache.enable_compilation_cache()
   say = functools.partial(print, flush=True)
 
   def run_dir(shots, seed, kind):

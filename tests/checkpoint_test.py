@@ -30,11 +30,11 @@ def assert_equal(a, b):
 def test_round_trip_to_another_number_of_devices(tmp_path, mesh, one_device):
   state = make_state(mesh, 3)
   writer = checkpoint.Checkpointer(tmp_path, keep=1)
-  assert writer.latest_step() is None
+  assert checkpoint.latest_step(tmp_path) is None
   writer.save(3, state, {"variant": "R50x1", "names": ["a", "ü"]})
   writer.close()
   reader = checkpoint.Checkpointer(tmp_path, keep=1)
-  assert reader.latest_step() == 3
+  assert checkpoint.latest_step(tmp_path) == 3
   assert reader.metadata(3) == {"variant": "R50x1", "names": ["a", "ü"]}
   restored = reader.restore(3, abstract(state, one_device))
   assert_equal(restored, state)
@@ -106,3 +106,16 @@ def test_damaged_checkpoint_is_named(tmp_path, mesh):
   with pytest.raises(InputError, match=f"{tmp_path}/1 cannot be read"):
     reader.restore(1, abstract(state, mesh))
   reader.close()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, mesh):
+  writer = checkpoint.Checkpointer(tmp_path / "c", keep=1)
+  (tmp_path / "c").rmdir()
+  (tmp_path / "c").write_text("in the way")
+
+  def save():
+    writer.save(1, make_state(mesh, 1), {})
+    writer.wait()
+
+  with pytest.raises(InputError, match=f"cannot be written to {tmp_path}/c"):
+    save()

@@ -53,7 +53,7 @@ def test_metrics_of_a_whole_split(params, mesh, batch_size):
   source = fakes.array_source(21, 7)
   got = evaluate.evaluate(
     evaluate.make_eval_step(make_config(7), mesh),
-    params,
+    {"params": params},
     source,
     PLAIN,
     batch_size=batch_size,
@@ -87,7 +87,7 @@ def test_multi_label_counts_any_right_first_guess(params, one_device):
   ]
   got = evaluate.evaluate(
     evaluate.make_eval_step(make_config(7, "sigmoid"), one_device),
-    params,
+    {"params": params},
     dataclasses.replace(source, examples=examples),
     PLAIN,
     batch_size=0,
@@ -113,7 +113,7 @@ def test_batch_size_that_devices_cannot_share(params, mesh):
   with pytest.raises(InputError, match=r"config.eval.batch_size=6.*devices, 4"):
     evaluate.evaluate(
       evaluate.make_eval_step(make_config(7), mesh),
-      params,
+      {"params": params},
       fakes.array_source(21, 7),
       PLAIN,
       batch_size=6,
@@ -127,7 +127,7 @@ def test_fewer_than_five_classes(one_device):
   params = init(model, jax.random.key(0), 32)
   got = evaluate.evaluate(
     evaluate.make_eval_step(make_config(2), one_device),
-    params,
+    {"params": params},
     fakes.array_source(6, 2),
     PLAIN,
     batch_size=0,

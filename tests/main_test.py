@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -63,6 +64,11 @@ def run(*args, capsys):
     ((f"--config={DOWNSTREAM}", "--workdir=/x", "extra"), 2, "'extra'"),
     ((f"--config={DOWNSTREAM}:preset=x", "--workdir=/x"), 1, "preset=x"),
     ((f"--config={DOWNSTREAM}:model=R5x1", "--workdir=/x"), 1, "'R5x1'"),
+    (
+      ("--config=configs/vtab.py:task=mnist", "--workdir=/x"),
+      1,
+      "task=mnist: expected one of caltech101, cifar100",
+    ),
     (
       (
         f"--config={DOWNSTREAM}:dataset=no_such_set,data_dir=/tmp",
@@ -177,7 +183,7 @@ def test_a_folder_of_images_from_the_shell(tmp_path):
   assert (tmp_path / "run" / "params.npz").exists()
   assert (tmp_path / "run" / "held_out.json").exists()
   # Nothing of Orbax's or absl's chatter.
-  assert "I0" not in first.stderr
+  assert not re.search(r"^[IWE]\d{4} ", first.stderr, re.MULTILINE)
   again = call()
   assert again.returncode == 0
   assert "is finished" in again.stdout

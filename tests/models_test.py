@@ -151,44 +151,6 @@ def test_float64_gradients():
   assert max(errors.values()) < 1e-6, errors
 
 
-def test_standardize_uses_population_variance_and_eps_inside_the_root():
-  kernel = np.random.default_rng(0).normal(3, 1e-5, (3, 3, 2, 4))
-  mean, var = kernel.mean((0, 1, 2)), kernel.var((0, 1, 2))
-  with jax.enable_x64(True):
-    got = models.standardize(jnp.asarray(kernel))
-  np.testing.assert_allclose(got, (kernel - mean) / np.sqrt(var + 1e-10))
-
-
-@pytest.mark.parametrize("mean", [0.0, 1000.0])
-def test_group_norm_against_float64(mean):
-  x = np.random.default_rng(0).normal(mean, 2, (2, 5, 7, 64))
-  grouped = x.reshape(2, 35, 32, 2)
-  centred = grouped - grouped.mean((1, 3), keepdims=True)
-  expected = centred / np.sqrt(grouped.var((1, 3), keepdims=True) + 1e-5)
-  norm = models.GroupNorm()
-  x32 = jnp.asarray(x, jnp.float32)
-  got = norm.apply(norm.init(jax.random.key(0), x32), x32)
-  # The input itself is rounded to 6e-8 of its size.
-  tolerance = 1e-5 + 2e-7 * mean
-  np.testing.assert_allclose(
-    got, expected.reshape(x.shape), rtol=0, atol=tolerance
-  )
-
-
-def test_bf16_keeps_statistics_in_float32():
-  # 16384 values near 300: a bf16 sum could not tell them from their mean.
-  x = np.random.default_rng(0).normal(300, 10, (1, 32, 32, 16))
-  x = jnp.asarray(x, jnp.bfloat16)
-  norm = models.GroupNorm(groups=1)
-  params = norm.init(jax.random.key(0), x)
-  got = norm.apply(params, x)
-  want = norm.apply(params, x.astype(jnp.float32))
-  assert got.dtype == jnp.bfloat16
-  np.testing.assert_allclose(
-    np.asarray(got, np.float32), want, atol=0.02, rtol=0.01
-  )
-
-
 def test_bf16_network_gives_float32_logits_near_those_of_float32():
   images = seeded_weights.images(2, 32, 32)
   kw = {"num_classes": 5, "head_bias": -1.5}
@@ -236,8 +198,40 @@ def test_small_variant_strides_early_and_has_one_unit_a_stage():
 
 @pytest.mark.parametrize(
   "variant",
-  ["R51x1", "r50x1", "R50", "R50x0", "R50x", "R50x0.3", "R50x1 ", "R50x1.1"],
+  [
+    "R51x1",
+    "r50x1",
+    "R50",
+    "R50x0",
+    "R50x",
+    "R50x0.3",
+    "R50x1 ",
+    "R50x1.1",
+    "R14x0.375",
+  ],
 )
 def test_unknown_variants_are_refused(variant):
   with pytest.raises(InputError, match="model"):
     models.create(variant, num_classes=2)
+
+
+def test_ablations_have_the_same_convolutions_and_their_own_norms():
+  image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+
+  def shapes(**kw):
+    model = models.create("R14x0.5", num_classes=3, **kw)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
+
+  gn, bn = shapes(), shapes(norm="bn", weight_standardization=False)
+  assert "batch_stats" not in gn
+  renamed = {
+    k.replace("/gn", "/bn"): v for k, v in paths.flatten(gn["params"]).items()
+  }
+  assert renamed == paths.flatten(bn["params"])
+  assert len(jax.tree.leaves(bn["batch_stats"])) == 2 * (4 * 3 + 1)
+  model = models.create("R14x0.5", num_classes=3, norm="bn")
+  stats = paths.flatten(models.init_batch_stats(model, 32))
+  assert not stats["block1/unit01/bn1/mean"].any()
+  assert (stats["norm-pre-head/var"] == 1).all()
+  gn_model = models.create("R14x0.5", num_classes=3)
+  assert models.init_batch_stats(gn_model, 32) == {}

@@ -37,6 +37,13 @@ def test_bad_durations(text):
     recipe.parse_duration(text, "config.x", steps_per_epoch=1, total_steps=1)
 
 
+def test_total_must_be_something():
+  config = upstream.get_config()
+  config.schedule.total, config.total_steps = "0 steps", 5
+  with pytest.raises(InputError, match="total='0 steps': expected more than 0"):
+    recipe.resolve(config, IMAGENET)
+
+
 def test_total_cannot_be_a_share_of_itself():
   config = upstream.get_config()
   config.schedule.total = "50 %"
@@ -96,6 +103,30 @@ def test_upstream_on_small_images_keeps_their_size(preset):
   assert resolved(config, IMAGENET).crop_px == 224
   config = recipe.resolve(config, DIGITS)
   assert recipe.train_preprocess(config) == preprocess.Preprocess("none", 32)
+  assert recipe.eval_preprocess(config) == preprocess.Preprocess("none", 32)
+
+
+@pytest.mark.parametrize(
+  ("make", "train", "evaluation"),
+  [
+    (
+      upstream.get_config,
+      preprocess.upstream_train(224, flip=False),
+      preprocess.central(256, 224),
+    ),
+    (
+      downstream.get_config,
+      preprocess.hyperrule_train(448, 384, flip=False),
+      preprocess.hyperrule_test(384),
+    ),
+  ],
+)
+def test_preprocessing_of_recipes(make, train, evaluation):
+  config = make()
+  config.input.flip = False
+  config = recipe.resolve(config, IMAGENET)
+  assert recipe.train_preprocess(config) == train
+  assert recipe.eval_preprocess(config) == evaluation
 
 
 @pytest.mark.parametrize(
@@ -158,7 +189,6 @@ def test_no_flip_where_it_changes_the_class():
   ("key", "value", "message"),
   [
     ("num_classes", 11, "num_classes=11, but .* has 10 classes"),
-    ("seed", -1, "seed=-1"),
     ("hyperrule", "", "config.schedule.total is empty"),
     ("hyperrule", "x", "'x': expected paper or code"),
   ],

@@ -20,6 +20,7 @@ def make(**overrides):
 
 
 def claim(workdir, config, held_out=()):
+  run_config.check_unchanged(epath.Path(workdir), config)
   run_config.claim(epath.Path(workdir), config, held_out, write=True)
 
 
@@ -82,8 +83,31 @@ def test_unusable_work_directories(tmp_path):
   with pytest.raises(InputError, match="--workdir=.*file cannot be used"):
     claim(tmp_path / "file", make())
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(InputError, match=r"config\.json is not JSON"):
+  with pytest.raises(InputError, match=r"config\.json cannot be read"):
     claim(tmp_path, make())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff"])
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_damaged_files_are_named(tmp_path, name, text):
+  (tmp_path / name).write_text(text, encoding="latin1")
+  workdir = epath.Path(tmp_path)
+  read = {
+    "config.json": lambda: run_config.check_unchanged(workdir, make()),
+    "result.json": lambda: run_config.read_result(workdir),
+  }[name]
+  with pytest.raises(InputError, match=name):
+    read()
+
+
+def test_a_checkpoint_of_another_config_is_refused():
+  saved = run_config.checkpoint_metadata(
+    make(), (), recipe.eval_preprocess(make())
+  )
+  path = epath.Path("/w/checkpoints/5")
+  run_config.check_checkpoint(path, saved, make())
+  with pytest.raises(InputError, match="/w/checkpoints/5 .*seed: 0 -> 1"):
+    run_config.check_checkpoint(path, saved, make(seed=1))
 
 
 def test_result_and_summary(tmp_path):

@@ -66,54 +66,70 @@ def read_lines(workdir):
   return writer.read_metrics(workdir / "metrics.jsonl")
 
 
-def reference_update(config, state, batch):
-  """Two lines of the paper, without jit: loss, then SGD with momentum."""
+def reference_updates(config, state, batches):
+  """The paper's SGD with momentum, step by step in NumPy; losses, params."""
   model = models.create(MODEL, num_classes=4)
-  rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-  images = evaluate.scale_images(np.asarray(batch["images"]))
-  targets = jax.nn.one_hot(np.asarray(batch["labels"]), 4)
-  images, targets = losses.mixup(
-    rng, images, targets, config.resolved.mixup_alpha
+  r, decay = config.resolved, config.optim.weight_decay
+  late = config.hyperrule == "code"
+  schedule = optim.step_schedule(
+    r.peak_lr, r.warmup_steps, r.decay_steps, one_late=late
   )
 
-  def loss_fn(params):
+  @jax.jit
+  @jax.value_and_grad
+  def loss_and_grads(params, images, targets):
     logits = model.apply({"params": params}, images)
     return losses.LOSSES[config.loss](logits, targets).mean()
 
-  loss, grads = jax.jit(jax.value_and_grad(loss_fn))(state.params)
-  r = config.resolved
-  lr = optim.step_schedule(r.peak_lr, r.warmup_steps, r.decay_steps)(state.step)
-  decay = config.optim.weight_decay
-
-  def new_param(path, p, g):
-    return p - lr * (g + decay * p if path.endswith("kernel") else g)
-
-  flat, flat_grads = paths.flatten(state.params), paths.flatten(grads)
-  return loss, paths.unflatten(
-    {k: new_param(k, p, flat_grads[k]) for k, p in flat.items()}
-  )
+  flat, velocity, seen = paths.flatten(state.params), {}, []
+  for step, batch in enumerate(batches, int(state.step)):
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), step)
+    images, targets = losses.mixup(
+      rng,
+      evaluate.scale_images(np.asarray(batch["images"])),
+      jax.nn.one_hot(np.asarray(batch["labels"]), 4),
+      r.mixup_alpha,
+    )
+    loss, grads = loss_and_grads(paths.unflatten(flat), images, targets)
+    seen.append(float(loss))
+    for path, g in paths.flatten(grads).items():
+      if path.endswith("kernel"):
+        g = g + decay * flat[path]
+      velocity[path] = 0.9 * velocity.get(path, 0.0) + g
+      lr = float(schedule(step - int(state.step)))
+      flat[path] = flat[path] - lr * velocity[path]
+  return seen, flat
 
 
 @pytest.mark.parametrize(
-  ("loss", "alpha", "decay"), [("softmax", 0.3, 0.0), ("sigmoid", 0.0, 0.01)]
+  ("overrides", "tolerance"),
+  [
+    ({"mixup_alpha": 0.3}, 2e-5),
+    ({"loss": "sigmoid", "optim.weight_decay": 0.01}, 2e-5),
+    ({"hyperrule": "code"}, 2e-5),
+  ],
 )
-def test_update_step_is_sgd_on_the_mean_loss(mesh, loss, alpha, decay):
-  config = resolved(
-    make_config(
-      **{"loss": loss, "mixup_alpha": alpha, "optim.weight_decay": decay}
-    )
-  )
+def test_update_steps_are_sgd_on_the_mean_loss(mesh, overrides, tolerance):
+  config = resolved(make_config(**overrides))
   state = train.make_init(config, mesh)(0)
-  batch = a_batch(mesh)
-  want_loss, want_params = reference_update(
-    config, jax.device_get(state), batch
-  )
-  new_state, metrics = train.make_update_step(config, mesh)(state, batch)
-  np.testing.assert_allclose(metrics["loss"], want_loss, rtol=1e-5)
-  assert int(new_state.step) == 1
-  for path, want in paths.flatten(want_params).items():
-    got = paths.flatten(new_state.params)[path]
-    np.testing.assert_allclose(got, want, atol=2e-6, err_msg=path)
+  # From step 5 on: random choices belong to the step.
+  state = state.replace(step=state.step + 5)
+  batches = [a_batch(mesh, seed) for seed in range(3)]
+  want_losses, want = reference_updates(config, jax.device_get(state), batches)
+  update, got_losses = train.make_update_step(config, mesh), []
+  for batch in batches:
+    state, metrics = update(state, batch)
+    got_losses.append(float(metrics["loss"]))
+  np.testing.assert_allclose(got_losses, want_losses, rtol=1e-4)
+  assert int(state.step) == 8
+  for path, value in paths.flatten(state.params).items():
+    np.testing.assert_allclose(value, want[path], atol=tolerance, err_msg=path)
+
+
+def test_two_seeds_give_two_networks(mesh):
+  init = train.make_init(resolved(make_config()), mesh)
+  a, b = (init(seed).params["root_block"]["conv_root"] for seed in (0, 1))
+  assert (np.asarray(a["kernel"]) != b["kernel"]).all()
 
 
 def test_the_number_of_devices_changes_nothing_but_rounding(mesh, one_device):
@@ -316,7 +332,7 @@ def test_keeping_a_head_of_another_size_is_refused(arrays, tmp_path):
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(
   arrays, tmp_path
 ):
-  config = make_config(**{"optim.lr": 1e30, "checkpoint.every_steps": 1})
+  config = make_config(**{"optim.lr": 1e17, "checkpoint.every_steps": 1})
   with pytest.raises(InputError, match=r"is (nan|inf) at step \d") as error:
     train.train_and_evaluate(config, tmp_path)
   last = checkpoint.find(tmp_path)
@@ -330,19 +346,81 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(
   ("overrides", "message"),
   [
     ({"input.batch_size": 6}, "batch_size=6: .* number of devices, 4"),
-    ({"model.variant": "R51x1"}, "model 'R51x1' is unknown"),
-    ({"loss": "hinge"}, "config.loss='hinge': expected one of 'softmax'"),
     ({"init.checkpoint": "/no/such.npz"}, "/no/such.npz: no such file"),
     ({"optim.freeze": ("blok",)}, "'blok' matches no parameter"),
     ({"num_classes": 5}, "has 4 classes"),
-    ({"log_every_steps": 0}, "log_every_steps=0"),
-    ({"model.dtype": "float16"}, "dtype='float16': expected one of"),
+    ({"init.checkpoint": "broken.npz"}, "broken.npz"),
   ],
 )
-def test_bad_values_end_in_one_line(arrays, tmp_path, overrides, message):
+def test_bad_values_end_in_one_line_and_claim_nothing(
+  arrays, tmp_path, monkeypatch, overrides, message
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "broken.npz").write_bytes(b"not a zip file")
   with pytest.raises(InputError, match=message) as error:
     train.train_and_evaluate(make_config(**overrides), tmp_path / "w")
   assert "\n" not in str(error.value)
+  assert not (tmp_path / "w").exists()
+
+
+def test_fewer_steps_than_the_checkpoint_has(arrays, tmp_path):
+  train.train_and_evaluate(make_config(), tmp_path)
+  before = (tmp_path / "config.json").read_text()
+  shorter = make_config(total_steps=2, resume_changed=True)
+  with pytest.raises(InputError, match="is at step 4, further than the 2"):
+    train.train_and_evaluate(shorter, tmp_path)
+  assert (tmp_path / "config.json").read_text() == before
+
+
+def test_changes_are_refused_by_the_checkpoint_too(arrays, tmp_path):
+  config = make_config()
+  train.train_and_evaluate(config, tmp_path)
+  (tmp_path / "config.json").unlink()
+  (tmp_path / "result.json").unlink()
+  with pytest.raises(InputError, match=r"checkpoints/4 belongs.*optim\.lr"):
+    train.train_and_evaluate(make_config(**{"optim.lr": 0.5}), tmp_path)
+
+
+def test_killed_before_the_result_was_written(arrays, tmp_path):
+  whole = train.train_and_evaluate(make_config(), tmp_path)
+  lines = read_lines(tmp_path)
+  (tmp_path / "result.json").unlink()
+  assert train.train_and_evaluate(make_config(), tmp_path) == whole
+  assert read_lines(tmp_path) == lines
+
+
+def test_an_update_that_overflows_is_not_saved(arrays, tmp_path):
+  config = make_config(**{"optim.lr": 3e38, "total_steps": 1})
+  with pytest.raises(InputError, match="update_norm is (nan|inf) at step 1"):
+    train.train_and_evaluate(config, tmp_path)
+  assert checkpoint.find(tmp_path) is None
+  assert not (tmp_path / "params.npz").exists()
+
+
+def test_at_most_two_steps_are_in_flight(arrays, tmp_path, monkeypatch):
+  unread, most = set(), []
+  real_step, real_get = train.make_update_step, jax.device_get
+
+  def make_step(*args):
+    step = real_step(*args)
+
+    def counted(state, batch):
+      state, metrics = step(state, batch)
+      unread.add(id(metrics["loss"]))
+      most.append(len(unread))
+      return state, metrics
+
+    return counted
+
+  def get(tree):
+    if isinstance(tree, dict) and "loss" in tree:
+      unread.discard(id(tree["loss"]))
+    return real_get(tree)
+
+  monkeypatch.setattr(train, "make_update_step", make_step)
+  monkeypatch.setattr(jax, "device_get", get)
+  train.train_and_evaluate(make_config(), tmp_path)
+  assert max(most) == 2
 
 
 def test_a_work_directory_of_another_config_is_left_alone(arrays, tmp_path):
@@ -361,6 +439,37 @@ def test_a_work_directory_of_other_data_is_left_alone(
   monkeypatch.setattr(train.run_data, "load", lambda *_, **__: other)
   with pytest.raises(InputError, match="data_fingerprint: 'arrays.* -> 'else'"):
     train.train_and_evaluate(make_config(), tmp_path)
+
+
+def test_few_shot_evaluation_attached_to_a_run(arrays, tmp_path):
+  config = make_config(**{"eval.fewshot": "digits", "eval.fewshot_shots": (2,)})
+  result = train.train_and_evaluate(config, tmp_path)
+  assert 0.2 < result["eval/fewshot_digits/2shot_accuracy"] < 0.9
+
+
+def test_batch_norm_runs_resume_and_keep_their_statistics(arrays, tmp_path):
+  config = make_config(
+    **{
+      "model.norm": "bn",
+      "model.batch_group": 2,
+      "model.weight_standardization": False,
+    }
+  )
+  result = train.train_and_evaluate(config, tmp_path)
+  assert np.isfinite(result["eval/test/loss"])
+  saved, newest = weights.load(tmp_path / "params.npz"), weights.load(tmp_path)
+  assert saved.batch_stats["block1"]["unit01"]["bn1"]["mean"].any()
+  jax.tree.map(
+    np.testing.assert_array_equal, saved.batch_stats, newest.batch_stats
+  )
+  # A second run starts from these statistics.
+  second = make_config(**{"init.checkpoint": str(tmp_path), "model.norm": "bn"})
+  state = train._start_state(resolved(second), parallel.make_mesh(), None, None)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    jax.device_get(state.batch_stats),
+    saved.batch_stats,
+  )
 
 
 def test_multi_label_upstream(tmp_path, monkeypatch):

@@ -127,6 +127,18 @@ def test_truncate_after_ends_a_whole_last_line(tmp_path):
   assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+def test_truncate_after_drops_evaluations_of_the_step_itself(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  lines = [
+    {"step": 1, "eval/test/loss": 3.0},
+    {"step": 2, "train/loss": 2.0},
+    {"step": 2, "eval/test/loss": 2.0},
+  ]
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  writer.truncate_after(path, 2)
+  assert writer.read_metrics(path) == lines[:2]
+
+
 def test_truncate_after_without_a_file_does_nothing(tmp_path):
   writer.truncate_after(tmp_path / "metrics.jsonl", 5)
   assert not os.listdir(tmp_path)

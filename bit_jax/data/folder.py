@@ -30,8 +30,8 @@ class FolderSplits:
     splits: by name: `train`, and `val`, `valid`, `validation` or `test` as the
       folder has them, or else a held-out `test`.
     held_out: the files held out of train, relative to the folder; empty where
-      it brings its own evaluation split. Passing them to `load` again gives the
-      same two splits, whatever files were added since.
+      it brings its own evaluation split. Passing them to `load` again holds
+      the same ones out; files added since are trained on.
   """
 
   splits: dict[str, Source]
@@ -120,8 +120,9 @@ class _Examples:
     by_class: Mapping[str, Sequence[str]],
     class_names: Sequence[str],
   ) -> "_Examples":
+    number = {name: i for i, name in enumerate(class_names)}
     labels = [
-      class_names.index(class_name)
+      number[class_name]
       for class_name, names in by_class.items()
       for _ in names
     ]

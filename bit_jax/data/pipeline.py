@@ -66,6 +66,12 @@ def _read(source: Source, index: int) -> tuple[np.ndarray, Any]:
   return image, np.int32(label)
 
 
+def _num_cores() -> int:
+  if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def _batches(
   make_row: Callable[[int], Batch],
@@ -94,7 +100,7 @@ def _batches(
     batch, r = divmod(row, rows)
     return make_row(batch * batch_size + host * rows + r)
 
-  threads = num_threads or len(os.sched_getaffinity(0))
+  threads = num_threads or _num_cores()
   ds = grain.MapDataset.range(start * rows, stop * rows).map(local_row)
   ds = ds.to_iter_dataset(grain.ReadOptions(threads, 2 * rows))
   ds = ds.batch(rows, drop_remainder=True)

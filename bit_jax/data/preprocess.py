@@ -77,6 +77,7 @@ class Preprocess:
   Attributes:
     crop: `inception` (random box, resized to the output), `random` (square
       resize to resize_px, then a random square), `central` (short side to
+      resize_px, then the central square), `square_central` (square resize to
       resize_px, then the central square) or `none` (square resize to crop_px).
     crop_px: side of the output.
     resize_px: see crop; unused for `inception` and `none`.
@@ -114,6 +115,9 @@ class Preprocess:
       )
     elif self.crop == "central":
       image = central_crop(resize_short_side(image, self.resize_px), px)
+    elif self.crop == "square_central":
+      square = resize(image, self.resize_px, self.resize_px)
+      image = central_crop(square, px)
     elif self.crop == "none":
       image = resize(image, px, px)
     else:

@@ -3,10 +3,19 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from bit_jax import parallel
+from bit_jax import cache
 from bit_jax.data import sources
 from bit_jax.data.source import Source
-from bit_jax.recipe import Config
+from bit_jax.errors import InputError
+from bit_jax.recipe import Config, DataFacts
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """A data set for few-shot linear evaluation."""
+
+  train: Source
+  test: Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +50,12 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
     data.name,
     data_dir=data.dir,
     label_key=data.label_key,
+    image_scale=data.image_scale,
+    splits=data.splits,
+    percent_floor=data.percent_floor,
     seed=subset_seed,
     held_out=held_out,
-    cache_dir=str(parallel.cache_dir("folders")),
+    cache_dir=str(cache.folder("folders")),
   )
   train_split, eval_splits = data.train_split, data.eval_splits
   if not (train_split and eval_splits):
@@ -65,4 +77,33 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
   names = filter(None, (s.strip() for s in eval_splits.split(",")))
   return RunData(
     train, {name: dataset.load(name) for name in names}, dataset.held_out
+  )
+
+
+def load_probes(names: str, data_dir: str) -> dict[str, Probe]:
+  """Loads the data sets of `config.eval.fewshot`.
+
+  Args:
+    names: separated by commas; '' for none.
+    data_dir: where TFDS sets are.
+
+  Raises:
+    InputError: one is not there, or has no split to evaluate on.
+  """
+  probes = {}
+  for name in filter(None, (n.strip() for n in names.split(","))):
+    dataset = sources.open_dataset(name, data_dir=data_dir)
+    train, test = dataset.default_splits()
+    if not test:
+      raise InputError(f"config.eval.fewshot: {name} has no evaluation split")
+    probes[name] = Probe(dataset.load(train), dataset.load(test))
+  return probes
+
+
+def facts(data: RunData) -> DataFacts:
+  """Returns what the rules need to know; the fingerprint covers all splits."""
+  prints = [data.train.fingerprint]
+  prints += [f"{k}={v.fingerprint}" for k, v in data.evals.items()]
+  return dataclasses.replace(
+    DataFacts.of(data.train), fingerprint=" ".join(prints)
   )

@@ -1,0 +1,162 @@
+"""The train state and the jitted functions that make and update it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from bit_jax import evaluate, losses, models, optim, parallel
+from bit_jax.data import pipeline
+from bit_jax.recipe import Config
+
+
+class TrainState(struct.PyTreeNode):
+  """All that changes from step to step, and the key that does not.
+
+  Attributes:
+    step: int32 scalar, finished updates.
+    params: nested dict of float32 arrays.
+    batch_stats: running statistics of BatchNorm; {} without it.
+    opt_state: of Optax.
+    rng: uint32[2], key data; step t draws from it folded with t.
+  """
+
+  step: Any
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  rng: Any
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What the model is applied to."""
+    return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def _step_config(config) -> Config:
+  """Returns the part of a resolved config that the update step depends on."""
+  keys = ("model", "loss", "optim", "schedule", "hyperrule", "resolved")
+  part = {k: v for k, v in config.to_dict().items() if k in keys}
+  # What changes no number of the step: runs that differ in it alone share one
+  # compiled step.
+  for key in ("train_examples", "data_fingerprint", "total_steps"):
+    del part["resolved"][key]
+  return ml_collections.FrozenConfigDict(part)
+
+
+def make_model(config: Config) -> Any:
+  """Returns the network of a resolved config."""
+  return models.create(num_classes=config.resolved.num_classes, **config.model)
+
+
+def _schedule(config) -> Callable[[Any], jax.Array]:
+  r = config.resolved
+  return optim.step_schedule(
+    r.peak_lr,
+    r.warmup_steps,
+    r.decay_steps,
+    config.schedule.decay_factor,
+    one_late=config.hyperrule == "code",
+  )
+
+
+def _tx(config) -> optax.GradientTransformation:
+  return optim.make_tx(
+    _schedule(config),
+    momentum=config.optim.momentum,
+    weight_decay=config.optim.weight_decay,
+    frozen=config.optim.freeze,
+  )
+
+
+def make_init(config: Config, mesh: Mesh) -> Callable[[Any], TrainState]:
+  """Builds the jitted function from a seed to a replicated random state."""
+  return _make_init(_step_config(config), mesh)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_init(config, mesh):
+  model, tx = make_model(config), _tx(config)
+
+  def init(seed):
+    rng = jax.random.key(seed)
+    params = models.init_params(
+      model, jax.random.fold_in(rng, 0), config.resolved.crop_px
+    )
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=models.init_batch_stats(model, config.resolved.crop_px),
+      opt_state=tx.init(params),
+      rng=jax.random.key_data(jax.random.fold_in(rng, 1)),
+    )
+
+  return jax.jit(init, out_shardings=parallel.replicated(mesh))
+
+
+def make_update_step(
+  config: Config, mesh: Mesh
+) -> Callable[[TrainState, pipeline.Batch], tuple[TrainState, Any]]:
+  """Builds the jitted function (state, batch) -> (state, metrics).
+
+  Args:
+    config: a resolved one. Configs with the same model, loss, optimiser and
+      numbers give the same function, so that runs in one process share the
+      compiled step.
+    mesh: batches are split over it.
+
+  Returns:
+    A function that takes a state, whose memory it reuses, and a batch of
+    `pipeline.train_batches`, and returns the next state and float32 scalars:
+    `loss` (mean over the batch), `grad_norm`, `update_norm`, `learning_rate`.
+  """
+  return _make_update_step(_step_config(config), mesh)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_update_step(config, mesh):
+  model, tx, schedule = make_model(config), _tx(config), _schedule(config)
+  loss_fn = losses.LOSSES[config.loss]
+
+  def update_step(state, batch):
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    images = evaluate.scale_images(batch["images"])
+    targets = losses.dense_targets(batch["labels"], model.num_classes)
+    images, targets = losses.mixup(
+      rng, images, targets, config.resolved.mixup_alpha
+    )
+
+    def mean_loss(params):
+      params = optim.freeze(params, config.optim.freeze)
+      variables = {"params": params, "batch_stats": state.batch_stats}
+      logits, updated = model.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+      )
+      return loss_fn(logits, targets).mean(), updated.get("batch_stats", {})
+
+    grad_fn = jax.value_and_grad(mean_loss, has_aux=True)
+    (loss, batch_stats), grads = grad_fn(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    metrics = {
+      "loss": loss,
+      "grad_norm": optax.tree.norm(grads),
+      "update_norm": optax.tree.norm(updates),
+      "learning_rate": schedule(state.step),
+    }
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
+    return state, metrics
+
+  return jax.jit(
+    update_step, donate_argnums=0, out_shardings=parallel.replicated(mesh)
+  )

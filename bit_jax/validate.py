@@ -1,0 +1,101 @@
+"""Config values that are wrong whatever the data is."""
+
+import math
+import re
+
+from jax.sharding import Mesh
+
+from bit_jax import hyperrule, losses, models, parallel
+from bit_jax.errors import InputError, UsageError
+from bit_jax.recipe import EVAL_WAYS, TRAIN_WAYS, Config
+
+_CHOICES = {
+  "loss": tuple(losses.LOSSES),
+  "hyperrule": ("", *hyperrule.PRESETS),
+  "model.dtype": ("float32", "bfloat16"),
+  "model.norm": ("gn", "bn"),
+  "input.train": TRAIN_WAYS,
+  "input.eval": EVAL_WAYS,
+}
+
+# Smallest value that makes sense.
+_AT_LEAST = {
+  "seed": 0,
+  "num_classes": 0,
+  "total_steps": 0,
+  "log_every_steps": 1,
+  "data.examples_per_class": 0,
+  "input.batch_size": 1,
+  "input.resize_px": 0,
+  "input.crop_px": 0,
+  "input.num_threads": 0,
+  "model.batch_group": 0,
+  "schedule.decay_factor": 0,
+  "optim.lr": 0,
+  "optim.lr_batch_size": 0,
+  "optim.momentum": 0,
+  "optim.weight_decay": 0,
+  "eval.every_steps": 0,
+  "eval.batch_size": 0,
+  "checkpoint.every_steps": 0,
+  "checkpoint.keep": 1,
+}
+
+
+def _get(config: Config, key: str):
+  for part in key.split("."):
+    config = config[part]
+  return config
+
+
+def check(config: Config, mesh: Mesh) -> None:
+  """Checks a config before it is resolved.
+
+  Raises:
+    InputError: a value cannot work; the message names key, value and what was
+      expected.
+    UsageError: `config.resolved` was set by hand.
+  """
+  models.parse_variant(config.model.variant)
+  for key, allowed in _CHOICES.items():
+    if _get(config, key) not in allowed:
+      expected = ", ".join(map(repr, allowed))
+      raise InputError(
+        f"config.{key}={_get(config, key)!r}: expected one of {expected}"
+      )
+  for key, least in _AT_LEAST.items():
+    value = _get(config, key)
+    if not math.isfinite(value) or value < least:
+      raise InputError(f"config.{key}={value}: expected {least} or more")
+  if config.seed >= 2**31:
+    raise InputError(f"config.seed={config.seed}: expected less than 2**31")
+  if not config.data.name:
+    raise InputError(
+      "config.data.name is empty: expected a TFDS name, folder:PATH, glyphs or "
+      "digits"
+    )
+  parallel.check_batch_size(
+    config.input.batch_size, mesh, "config.input.batch_size"
+  )
+  if config.eval.batch_size:
+    parallel.check_batch_size(
+      config.eval.batch_size, mesh, "config.eval.batch_size"
+    )
+  group = config.model.batch_group
+  if group and config.input.batch_size % group:
+    raise InputError(
+      f"config.model.batch_group={group}: expected a divisor of "
+      f"config.input.batch_size={config.input.batch_size}, or 0"
+    )
+  for pattern in config.optim.freeze:
+    try:
+      re.compile(pattern)
+    except re.error as e:
+      raise InputError(
+        f"config.optim.freeze: {pattern!r} is no regular expression: {e}"
+      ) from e
+  if any(config.resolved.values()):
+    raise UsageError(
+      "config.resolved holds what the rules give and cannot be set; set the "
+      "rules, e.g. config.total_steps or config.optim.lr"
+    )

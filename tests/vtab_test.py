@@ -1,0 +1,452 @@
+"""VTAB-1k: what each task reads and how, and the driver of all of them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from bit_jax import recipe, train
+from bit_jax.data import run_data, slicing
+from bit_jax.errors import InputError, UsageError
+from bit_jax.tools import prepare
+from configs import common, downstream, vtab
+from scripts import vtab as driver
+from tests.data.tiny_vtab import SPLITS, write_tiny_vtab
+
+CLASSES = {
+  "caltech101": 102,
+  "cifar100": 100,
+  "dtd": 47,
+  "oxford_flowers102": 102,
+  "oxford_iiit_pet": 37,
+  "sun397": 397,
+  "svhn": 10,
+  "patch_camelyon": 2,
+  "eurosat": 10,
+  "resisc45": 45,
+  "diabetic_retinopathy": 5,
+  "clevr_count": 8,
+  "clevr_distance": 6,
+  "dmlab": 6,
+  "dsprites_orientation": 16,
+  "dsprites_xpos": 16,
+  "smallnorb_azimuth": 18,
+  "smallnorb_elevation": 9,
+  "kitti_distance": 4,
+}
+NO_FLIP = {"dsprites_orientation", "dsprites_xpos", "smallnorb_azimuth"}
+NO_CROP = {
+  "clevr_count",
+  "clevr_distance",
+  "dmlab",
+  "dsprites_xpos",
+  "kitti_distance",
+}
+
+
+def make_config(task, **overrides):
+  config = vtab.get_config(f"task={task}")
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+def test_classes_and_groups():
+  assert {
+    task: vtab.get_config(f"task={task}").num_classes for task in vtab.TASKS
+  } == CLASSES
+  groups = [task.group for task in vtab.TASKS.values()]
+  assert [groups.count(group) for group in vtab.GROUPS] == [7, 4, 8]
+
+
+def test_arguments():
+  config = vtab.get_config(
+    "task=clevr-count,preset=light,model=R101x3,data_dir=/no/such"
+  )
+  assert config.data.label_key == "clevr_count"
+  assert config.data.dir == "/no/such"
+  want = downstream.get_config("preset=light,model=R101x3")
+  for key in ("hyperrule", "model", "optim", "schedule", "mixup_alpha"):
+    assert config[key] == want[key]
+  assert config.input.batch_size == 128
+  assert set(vtab.get_config()) == set(common.get_config())
+  with pytest.raises(UsageError, match="config argument 'dataset=x'"):
+    vtab.get_config("dataset=x")
+  with pytest.raises(InputError, match="preset=tiny: expected one of paper"):
+    vtab.get_config("preset=tiny")
+
+
+def test_unknown_task():
+  with pytest.raises(
+    InputError, match="task=mnist: expected one of caltech101"
+  ):
+    vtab.get_config("task=mnist")
+
+
+# Task -> sizes of its splits in TFDS, then what train800, val200 and test are:
+# (split, start, stop). Odd sizes show that percentages round down.
+_TWO_SPLITS = {"train": 3059, "test": 500}
+_THREE_SPLITS = {"train": 1880, "validation": 300, "test": 500}
+_OFFICIAL = ("train", 0, 800), ("validation", 0, 200), ("test", 0, 500)
+_CUT = {
+  "caltech101": (
+    _TWO_SPLITS,
+    (("train", 0, 800), ("train", 2753, 2953), ("test", 0, 500)),
+  ),
+  "oxford_iiit_pet": (
+    _TWO_SPLITS,
+    (("train", 0, 800), ("train", 2447, 2647), ("test", 0, 500)),
+  ),
+  "dtd": (_THREE_SPLITS, _OFFICIAL),
+  "eurosat": (
+    {"train": 2999},
+    (("train", 0, 800), ("train", 1799, 1999), ("train", 2399, 2999)),
+  ),
+  "clevr_count": (
+    {"train": 3059, "validation": 500, "test": 600},
+    (("train", 0, 800), ("train", 2753, 2953), ("validation", 0, 500)),
+  ),
+  "dsprites_xpos": (
+    {"train": 2999},
+    (("train", 0, 800), ("train", 2399, 2599), ("train", 2699, 2999)),
+  ),
+  "smallnorb_azimuth": (
+    {"train": 2000, "test": 999},
+    (("train", 0, 800), ("test", 0, 200), ("test", 499, 999)),
+  ),
+}
+for _task, _like in (
+  ("cifar100", "caltech101"),
+  ("svhn", "caltech101"),
+  ("oxford_flowers102", "dtd"),
+  ("sun397", "dtd"),
+  ("patch_camelyon", "dtd"),
+  ("diabetic_retinopathy", "dtd"),
+  ("dmlab", "dtd"),
+  ("kitti_distance", "dtd"),
+  ("resisc45", "eurosat"),
+  ("clevr_distance", "clevr_count"),
+  ("dsprites_orientation", "dsprites_xpos"),
+  ("smallnorb_elevation", "smallnorb_azimuth"),
+):
+  _CUT[_task] = _CUT[_like]
+
+
+@pytest.mark.parametrize("task", vtab.TASKS)
+def test_splits(task):
+  sizes, (train800, val200, test) = _CUT[task]
+  data = make_config(task).data
+  defined = slicing.parse_definitions(data.splits, "key")
+
+  def pieces(text):
+    return slicing.parse(
+      text, sizes, defined=defined, percent_floor=data.percent_floor
+    )
+
+  assert data.train_split == "train800val200"
+  assert data.eval_splits == "test"
+  assert pieces("train800") == [slicing.Piece(*train800)]
+  assert pieces("val200") == [slicing.Piece(*val200)]
+  assert pieces("train800val200") == pieces("train800") + pieces("val200")
+  assert pieces("test") == [slicing.Piece(*test)]
+  # The rest of train and val is not test.
+  assert pieces("train+val")[-1].stop in (
+    sizes.get("validation"),
+    test[1],
+    3059,
+  )
+
+
+@pytest.mark.parametrize("task", vtab.TASKS)
+def test_hyperrule_crop_and_flip(task):
+  facts = recipe.DataFacts(1000, CLASSES[task], (300, 300))
+  config = recipe.resolve(make_config(task), facts)
+  r = config.resolved
+  assert (r.total_steps, r.decay_steps, r.mixup_alpha) == (
+    500,
+    (150, 300, 450),
+    0.0,
+  )
+  made = recipe.train_preprocess(config)
+  assert made.flip == (task not in NO_FLIP)
+  assert made.crop == ("none" if task in NO_CROP else "random")
+  assert made.crop_px == recipe.eval_preprocess(config).crop_px == 384
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_every_task_reads_its_set_as_tfds_declares_it(tmp_path, name):
+  write_tiny_vtab(tmp_path, name, 20)
+  tasks = [
+    task
+    for task, about in vtab.TASKS.items()
+    if about.dataset.partition(":")[0] == name
+  ]
+  assert tasks
+  for task in tasks:
+    config = make_config(task, **{"data.train_split": "train[:8]+val[:2]"})
+    config.data.dir = str(tmp_path)
+    data = run_data.load(config.data, seed=0)
+    assert data.train.num_classes == CLASSES[task]
+    assert len(data.train) == 10
+    assert list(data.evals) == ["test"]
+    assert len(data.evals["test"]) in (2, 4, 10, 20)
+
+
+def test_versions_and_what_is_missing(tmp_path):
+  def message(task):
+    config = make_config(task, **{"data.dir": str(tmp_path)})
+    with pytest.raises(InputError) as error:
+      run_data.load(config.data, seed=0)
+    return str(error.value)
+
+  write_tiny_vtab(tmp_path, "dmlab", 4, version="2.0.0")
+  assert message("dmlab") == (
+    f"dataset 'dmlab:2.0.1': {tmp_path}/dmlab holds no version 2.0.1, only "
+    "2.0.0"
+  )
+  write_tiny_vtab(tmp_path, "oxford_iiit_pet", 4, version="4.0.1")
+  assert message("oxford_iiit_pet") == (
+    f"dataset 'oxford_iiit_pet:3.*.*|4.0.0': {tmp_path}/oxford_iiit_pet holds "
+    "no version 3.*.* or 4.0.0, only 4.0.1"
+  )
+  # The 1000 examples must be there.
+  write_tiny_vtab(tmp_path, "dtd", 4)
+  assert message("dtd") == (
+    "dtd:3.*.*: split 'train800=train[:800]': 800 reaches beyond the 4 examples"
+  )
+  assert message("resisc45") == (
+    f"dataset 'resisc45:3.*.*' is not in data_dir {tmp_path}, which holds "
+    "dmlab, dtd, oxford_iiit_pet; prepare it with: python -m "
+    f"bit_jax.tools.prepare resisc45:3.*.* --data_dir={tmp_path}"
+  )
+
+
+@pytest.mark.parametrize("version", ["3.2.0", "4.0.0"])
+def test_pets_of_both_versions(tmp_path, version):
+  write_tiny_vtab(tmp_path, "oxford_iiit_pet", 10, version=version)
+  config = make_config("oxford_iiit_pet", **{"data.train_split": "train"})
+  config.data.dir = str(tmp_path)
+  assert len(run_data.load(config.data, seed=0).train) == 8
+
+
+def test_the_command_of_the_message_is_understood(tmp_path, capsys):
+  # It stops where the files of a manual download are missing.
+  with pytest.raises(InputError, match="cannot download resisc45 itself"):
+    prepare.prepare("resisc45:3.*.*", str(tmp_path), dry_run=True)
+  assert "Dataset can be downloaded" in capsys.readouterr().out
+  for task in vtab.TASKS.values():
+    name, _, version = task.dataset.partition(":")
+    prepare._parse_name(f"{name}:{version.split('|')[-1]}")
+
+
+def test_another_number_of_classes():
+  facts = recipe.DataFacts(1000, 101, (300, 300))
+  with pytest.raises(InputError, match=r"num_classes=102, but .* 101 classes"):
+    recipe.resolve(make_config("caltech101"), facts)
+
+
+# The driver.
+
+
+def run(*args, capsys):
+  """Runs the driver in this process; returns (exit code, what it says)."""
+  try:
+    code = driver.main(list(args))
+  except SystemExit as e:
+    code = e.code
+  return code, capsys.readouterr()
+
+
+@pytest.fixture
+def fake_runs(monkeypatch):
+  """Makes every run end at once; returns the list of their configs."""
+  runs = []
+
+  def train_and_evaluate(config, workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    runs.append((workdir.name, config))
+    return {"step": 1, "eval/test/accuracy": 0.1 * len(runs)}
+
+  monkeypatch.setattr(train, "train_and_evaluate", train_and_evaluate)
+  return runs
+
+
+def test_means():
+  accuracies = dict.fromkeys(vtab.TASKS, 0.5)
+  for name in ("dtd", "svhn"):
+    accuracies[name] = 0.85
+  means = driver.summarize(accuracies)
+  assert means["natural"]["mean"] == pytest.approx((5 * 0.5 + 2 * 0.85) / 7)
+  assert means["specialized"]["mean"] == means["structured"]["mean"] == 0.5
+  # Of the tasks, not of the groups.
+  assert means["all"]["mean"] == pytest.approx((17 * 0.5 + 2 * 0.85) / 19)
+  assert [row["of"] for row in means.values()] == [7, 4, 8, 19]
+  assert not any(row["partial"] for row in means.values())
+  del accuracies["dmlab"]
+  means = driver.summarize(accuracies)
+  assert [row["partial"] for row in means.values()] == [
+    False,
+    False,
+    True,
+    True,
+  ]
+  assert means["structured"]["tasks"] == 7
+  assert driver.summarize({})["natural"]["mean"] is None
+
+
+def test_table_and_skipped_tasks(tmp_path, fake_runs, capsys):
+  write_tiny_vtab(tmp_path / "sets", "dtd", 4)
+  write_tiny_vtab(tmp_path / "sets", "clevr", 4)
+  args = (
+    "--model=R14x0.25",
+    "--init=/weights.npz",
+    f"--data_dir={tmp_path / 'sets'}",
+    f"--workdir={tmp_path / 'out'}",
+    "--config.optim.lr=0.5",
+  )
+  code, said = run(
+    *args, "--tasks=dtd,clevr-count,svhn", "--preset=light", capsys=capsys
+  )
+  assert (code, said.err) == (0, "")
+  assert [name for name, _ in fake_runs] == ["dtd", "clevr_count"]
+  for _, config in fake_runs:
+    assert config.model.variant == "R14x0.25"
+    assert config.init.checkpoint == "/weights.npz"
+    assert config.optim.lr == 0.5
+    assert config.input.batch_size == 128
+  assert "skipped svhn: dataset 'svhn_cropped:3.*.*' is not in" in said.out
+
+  table = json.loads((tmp_path / "out/vtab.json").read_text())
+  assert table["accuracy"] == {"dtd": 0.1, "clevr_count": 0.2}
+  assert list(table["skipped"]) == ["svhn"]
+  assert table["means"]["all"] == {
+    "mean": pytest.approx(0.15),
+    "tasks": 2,
+    "of": 19,
+    "partial": True,
+  }
+  text = (tmp_path / "out/vtab.md").read_text()
+  assert text in said.out
+  for line in (
+    "VTAB-1k, R14x0.25 from /weights.npz, preset light: accuracy in %",
+    "| dtd | natural | 10.00 |",
+    "| svhn | natural | not prepared |",
+    "| dmlab | structured | not run |",
+    "| **mean** of 1 of 7 | natural | 10.00 (partial) |",
+    "| **mean** of 0 of 4 | specialized | none (partial) |",
+    "| **mean** of 2 of 19 | all | 15.00 (partial) |",
+  ):
+    assert line in text.splitlines()
+
+  # Other tasks are added; another model's table is not touched.
+  code, said = run(
+    *args, "--tasks=clevr_distance", "--preset=light", capsys=capsys
+  )
+  table = json.loads((tmp_path / "out/vtab.json").read_text())
+  assert list(table["accuracy"]) == ["dtd", "clevr_count", "clevr_distance"]
+  code, said = run(*args, "--tasks=dtd", capsys=capsys)
+  assert code == 1
+  assert "vtab.json is of --preset=light, not paper" in said.err
+  assert json.loads((tmp_path / "out/vtab.json").read_text()) == table
+
+
+@pytest.mark.parametrize(
+  ("args", "code", "message"),
+  [
+    (("--tasks=mnist",), 1, "task=mnist: expected one of caltech101"),
+    (("--tasks=dtd",), 1, "no task is prepared; dataset 'dtd:3.*.*' is not"),
+    (("--preset=x",), 1, "preset=x"),
+    (("--config.optm.lr=1",), 2, "unknown config key 'optm'"),
+    (("--config.optim.lr=high",), 2, "high"),
+    (("--modle=R50x1",), 2, "modle"),
+    (("dtd",), 2, "unexpected argument 'dtd'"),
+  ],
+)
+def test_bad_input(tmp_path, fake_runs, capsys, args, code, message):
+  got, said = run(
+    f"--workdir={tmp_path / 'out'}",
+    f"--data_dir={tmp_path}",
+    *args,
+    capsys=capsys,
+  )
+  assert got == code
+  assert said.err.startswith("error: ")
+  assert said.err.count("\n") == 1
+  assert message in said.err
+  assert not fake_runs
+  assert not (tmp_path / "out").exists()
+
+
+def test_damaged_table(tmp_path, fake_runs, capsys):
+  (tmp_path / "vtab.json").write_text("{")
+  code, said = run(f"--workdir={tmp_path}", capsys=capsys)
+  assert code == 1
+  assert said.err.startswith(f"error: {tmp_path}/vtab.json is not JSON")
+
+
+def test_a_task_that_fails_is_named(tmp_path, monkeypatch, capsys):
+  write_tiny_vtab(tmp_path, "dtd", 4)
+  code, said = run(
+    f"--workdir={tmp_path / 'out'}",
+    f"--data_dir={tmp_path}",
+    "--tasks=dtd",
+    "--model=R14x0.25",
+    capsys=capsys,
+  )
+  assert code == 1
+  assert said.err == (
+    "error: dtd: dtd:3.*.*: split 'train800=train[:800]': 800 reaches beyond "
+    "the 4 examples\n"
+  )
+
+
+@pytest.mark.slow
+def test_all_tasks(tmp_path):
+  for name in SPLITS:
+    write_tiny_vtab(tmp_path / "sets", name, 20)
+
+  def run_command():
+    # What takes time is compiling 15 heads; what the code runs like does not
+    # matter. (Hence the frozen trunk, too: it has no backward pass.)
+    env = os.environ | {
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "JAX_LOG_COMPILES": "1",
+    }
+    return subprocess.run(
+      (
+        *(sys.executable, "-m", "scripts.vtab"),
+        "--model=R14x0.25",
+        "--preset=quick",
+        f"--data_dir={tmp_path / 'sets'}",
+        f"--workdir={tmp_path / 'out'}",
+        "--config.data.train_split=train[:8]+val[:2]",
+        "--config.input.batch_size=8",
+        "--config.eval.batch_size=8",
+        "--config.total_steps=2",
+        "--config.optim.freeze=('root_block', 'block', 'norm-pre-head')",
+      ),
+      cwd=pathlib.Path(__file__).parent.parent,
+      env=env,
+      capture_output=True,
+      text=True,
+    )
+
+  done = run_command()
+  assert done.returncode == 0, done.stderr[-2000:]
+  compiled = done.stderr.count("Finished XLA compilation of jit(update_step)")
+  assert compiled == len(set(CLASSES.values())) == 15
+  table = json.loads((tmp_path / "out/vtab.json").read_text())
+  assert list(table["accuracy"]) == list(CLASSES)
+  assert not table["skipped"]
+  assert not any(row["partial"] for row in table["means"].values())
+
+  # Again: one task is not finished, the others are only read.
+  (tmp_path / "out/kitti_distance/result.json").unlink()
+  (tmp_path / "out/vtab.json").unlink()
+  done = run_command()
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert done.stdout.count(" is finished: ") == len(CLASSES) - 1
+  assert "jit(update_step)" not in done.stderr
+  assert json.loads((tmp_path / "out/vtab.json").read_text()) == table
