@@ -27,12 +27,16 @@ class Dataset:
     read: returns ranges of examples as a source of the given name.
     held_out: the files of an image folder held out of train, for
       `open_dataset` when the run is resumed; empty for everything else.
+    defined: names for parts of the splits, see `slicing.parse_definitions`.
+    percent_floor: percentages of a split round down, not to the closest count.
   """
 
   name: str
   split_sizes: dict[str, int]
   read: Callable[[Sequence[slicing.Piece], str], Source]
   held_out: list[str] = dataclasses.field(default_factory=list)
+  defined: tuple[tuple[str, str], ...] = ()
+  percent_floor: bool = False
 
   def load(self, split: str) -> Source:
     """Returns the examples of a split text such as `train[:98%]+validation`.
@@ -42,7 +46,12 @@ class Dataset:
         examples cannot be used.
     """
     try:
-      pieces = slicing.parse(split, self.split_sizes)
+      pieces = slicing.parse(
+        split,
+        self.split_sizes,
+        defined=self.defined,
+        percent_floor=self.percent_floor,
+      )
     except InputError as error:
       raise InputError(f"{self.name}: {error}") from error
     return self.read(pieces, f"{self.name} {split}")
@@ -56,7 +65,7 @@ class Dataset:
     Raises:
       InputError: there is no train split.
     """
-    if "train" not in self.split_sizes:
+    if "train" not in {**self.split_sizes, **dict(self.defined)}:
       raise InputError(
         f"{self.name}: there is no train split, only "
         f"{', '.join(self.split_sizes)}; choose what to train on"
@@ -64,7 +73,7 @@ class Dataset:
     return "train", next(filter(self._is_labelled, _EVAL_SPLITS), "")
 
   def _is_labelled(self, split: str) -> bool:
-    if not self.split_sizes.get(split):
+    if split not in dict(self.defined) and not self.split_sizes.get(split):
       return False
     first = self.load(f"{split}[:1]").examples[0]
     # TFDS marks a missing label by -1.
@@ -76,6 +85,9 @@ def open_dataset(
   *,
   data_dir: str = "",
   label_key: str = "label",
+  image_scale: int = 1,
+  splits: str = "",
+  percent_floor: bool = False,
   seed: int = 0,
   held_out: Collection[str] = (),
   cache_dir: str = "",
@@ -86,7 +98,11 @@ def open_dataset(
     dataset: `folder:PATH` (see `folder.load`), `glyphs`, `digits`, or a TFDS
       set, `NAME[/CONFIG][:VERSION]`, prepared as array_record under `data_dir`.
     data_dir: where TFDS sets are; '': $TFDS_DATA_DIR or ~/tensorflow_datasets.
-    label_key: the feature of a TFDS set that holds the label.
+    label_key: the feature of a TFDS set that holds the label, or a name of
+      `labels.DERIVED`.
+    image_scale: what the pixel values of a TFDS set are multiplied with.
+    splits: names for parts of the splits, as `slicing` describes them.
+    percent_floor: percentages of a split round down, not to the closest count.
     seed: of the images held out of a folder that has no evaluation split.
     held_out: instead, the files to hold out; see `Dataset.held_out`.
     cache_dir: where the scan of a folder is remembered; '': nowhere.
@@ -94,6 +110,7 @@ def open_dataset(
   Raises:
     InputError: there is no such set, or it cannot be used.
   """
+  defined = slicing.parse_definitions(splits, "config.data.splits")
   if dataset.startswith("folder:"):
     loaded = folder.load(
       dataset.removeprefix("folder:"),
@@ -101,17 +118,26 @@ def open_dataset(
       held_out=held_out,
       cache_dir=cache_dir,
     )
-    return _from_sources(dataset, loaded.splits, loaded.held_out)
-  if dataset in ("glyphs", "digits"):
+    opened = _from_sources(dataset, loaded.splits, loaded.held_out)
+  elif dataset in ("glyphs", "digits"):
     from bit_jax.data import builtin
 
     read = {"glyphs": builtin.glyphs, "digits": builtin.digits}[dataset]
-    return _from_sources(dataset, {s: read(s) for s in ("train", "test")})
-  builder = tfds_source.open_builder(tfds_source.find(dataset, data_dir))
-  return Dataset(
-    dataset,
-    tfds_source.split_sizes(builder),
-    functools.partial(tfds_source.read, builder, label_key=label_key),
+    opened = _from_sources(dataset, {s: read(s) for s in ("train", "test")})
+  else:
+    builder = tfds_source.open_builder(tfds_source.find(dataset, data_dir))
+    opened = Dataset(
+      dataset,
+      tfds_source.split_sizes(builder),
+      functools.partial(
+        tfds_source.read,
+        builder,
+        label_key=label_key,
+        image_scale=image_scale,
+      ),
+    )
+  return dataclasses.replace(
+    opened, defined=defined, percent_floor=percent_floor
   )
 
 
@@ -173,6 +199,10 @@ def few_shot_indices(
   Raises:
     InputError: a class has fewer examples.
   """
+  if examples_per_class < 1:
+    raise InputError(
+      f"examples_per_class={examples_per_class}: expected 1 or more"
+    )
   chosen = []
   for label in range(num_classes):
     members = np.flatnonzero(labels == label)

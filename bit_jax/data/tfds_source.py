@@ -8,18 +8,18 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bit_jax.data import decode, slicing
+from bit_jax.data import decode, labels, slicing
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 
 IMAGE_KEY = "image"
 
-_DATASET = re.compile(r"([\w-]+)(?:/([^/:]+))?(?::([\w.*-]+))?")
+_DATASET = re.compile(r"([\w-]+)(?:/([^/:]+))?(?::([\w.*|-]+))?")
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 # Headers read to find the typical size where the images differ in size.
 _SIZE_SAMPLE = 256
@@ -29,8 +29,8 @@ def find(dataset: str, data_dir: str = "") -> pathlib.Path:
   """Returns the folder of the newest prepared version that fits.
 
   Args:
-    dataset: `NAME[/CONFIG][:VERSION]`; VERSION may hold `*`. CONFIG may be left
-      out where only one is prepared.
+    dataset: `NAME[/CONFIG][:VERSION]`; VERSION may hold `*`, and alternatives
+      separated by `|`. CONFIG may be left out where only one is prepared.
     data_dir: the folder that holds `NAME[/CONFIG]/VERSION/`; '' means
       $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
 
@@ -57,12 +57,15 @@ def find(dataset: str, data_dir: str = "") -> pathlib.Path:
   prepared = _versions(base)
   if not prepared:
     raise InputError(_not_prepared(dataset, name, root))
+  patterns = (wanted or "*").split("|")
   fitting = [
-    path for path in prepared if fnmatch.fnmatchcase(path.name, wanted or "*")
+    path
+    for path in prepared
+    if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
   ]
   if not fitting:
     raise InputError(
-      f"dataset {dataset!r}: {base} holds no version {wanted}, "
+      f"dataset {dataset!r}: {base} holds no version {' or '.join(patterns)}, "
       f"only {', '.join(path.name for path in prepared)}"
     )
   readable = [path for path in fitting if "array_record" in _formats(path)]
@@ -111,7 +114,11 @@ def split_sizes(builder: Any) -> dict[str, int]:
 
 
 def read(
-  builder: Any, pieces: Sequence[slicing.Piece], name: str, label_key: str
+  builder: Any,
+  pieces: Sequence[slicing.Piece],
+  name: str,
+  label_key: str,
+  image_scale: int = 1,
 ) -> Source:
   """Returns the examples of `pieces` as one source.
 
@@ -119,13 +126,21 @@ def read(
     builder: from `open_builder`.
     pieces: ranges of examples that exist.
     name: what the source is, for messages.
-    label_key: the feature that holds the label: a class or a sequence of them.
+    label_key: the feature that holds the label, a class or a sequence of them,
+      or a name of `labels.DERIVED`. A feature goes before a derivation.
+    image_scale: what pixel values are multiplied with; with anything but 1,
+      examples hold decoded images.
 
   Raises:
-    InputError: there is no image, or `label_key` is no class label.
+    InputError: there is no image, `label_key` is no class label and follows
+      from no feature, or `image_scale` is not positive.
   """
   import tensorflow_datasets as tfds
 
+  if image_scale < 1:
+    raise InputError(
+      f"config.data.image_scale={image_scale}: expected 1 or more"
+    )
   info = builder.info
   features = dict(info.features.items())
   if not isinstance(features.get(IMAGE_KEY), tfds.features.Image):
@@ -133,15 +148,7 @@ def read(
       f"{name}: no image feature {IMAGE_KEY!r}; "
       f"the features are {', '.join(sorted(features))}"
     )
-  class_label = features.get(label_key)
-  multi_label = isinstance(class_label, tfds.features.Sequence)
-  if multi_label:
-    class_label = class_label.feature
-  if not isinstance(class_label, tfds.features.ClassLabel):
-    raise InputError(
-      f"{name}: {label_key!r} is not a class label; "
-      f"the features are {', '.join(sorted(features))}"
-    )
+  label, multi_label = _label(features, name, label_key)
   # All images stay encoded: decoding one that is not used would cost most.
   skipped = {
     key: tfds.decode.SkipDecoding()
@@ -152,16 +159,44 @@ def read(
     "+".join(f"{piece.split}[{piece.start}:{piece.stop}]" for piece in pieces),
     decoders=skipped,
   )
-  examples = _Examples(records, name, label_key, multi_label)
+  examples = _Examples(records, name, label, multi_label, image_scale)
   return Source(
     name=name,
     examples=examples,
-    class_names=tuple(class_label.names),
+    class_names=label.class_names,
     image_px=_image_px(features[IMAGE_KEY].shape, examples),
-    fingerprint=_fingerprint(info, pieces, label_key),
+    fingerprint=_fingerprint(info, pieces, label_key, image_scale),
     read_labels=functools.partial(_read_labels, examples),
     multi_label=multi_label,
   )
+
+
+def _label(
+  features: Mapping[str, Any], name: str, label_key: str
+) -> tuple[labels.Derived, bool]:
+  """Returns where a label comes from, and whether it is a sequence."""
+  import tensorflow_datasets as tfds
+
+  derived = labels.DERIVED.get(label_key)
+  if label_key not in features and derived:
+    if derived.feature not in features:
+      raise InputError(
+        f"{name}: {label_key!r} follows from a feature {derived.feature!r}; "
+        f"the features are {', '.join(sorted(features))}"
+      )
+    return derived, False
+  class_label = features.get(label_key)
+  multi_label = isinstance(class_label, tfds.features.Sequence)
+  if multi_label:
+    class_label = class_label.feature
+  if not isinstance(class_label, tfds.features.ClassLabel):
+    raise InputError(
+      f"{name}: {label_key!r} is not a class label; "
+      f"the features are {', '.join(sorted(features))}"
+    )
+  label = (lambda ids: [int(i) for i in ids]) if multi_label else int
+  names = tuple(class_label.names)
+  return labels.Derived(label_key, label, names), multi_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,27 +205,40 @@ class _Examples:
 
   records: Any
   name: str
-  label_key: str
+  label: labels.Derived
   multi_label: bool
+  image_scale: int
 
   def __len__(self) -> int:
     return len(self.records)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
+    image, label = self.read(index)
+    if self.image_scale != 1:
+      image = self._scaled(image, f"{self.name} example {index}")
+    return {"image": image, "label": label}
+
+  def read(self, index: int) -> tuple[bytes, Any]:
+    """Returns the encoded image as it is stored, and the label."""
     if not 0 <= index < len(self.records):
       raise IndexError(index)
     try:
       example = self.records[index]
+      return example[IMAGE_KEY], self.label.label(example[self.label.feature])
     # What a damaged file of examples leads to depends on the damage.
     except Exception as error:
       raise InputError(
         f"{self.name} example {index}: cannot be read ({_one_line(error)})"
       ) from error
-    label = example[self.label_key]
-    return {
-      "image": example[IMAGE_KEY],
-      "label": [int(i) for i in label] if self.multi_label else int(label),
-    }
+
+  def _scaled(self, data: bytes, name: str) -> np.ndarray:
+    image = decode.decode(data, name)
+    if int(image.max()) * self.image_scale > 255:
+      raise InputError(
+        f"{name}: a pixel value of {image.max()} times the image_scale "
+        f"{self.image_scale} is more than 255"
+      )
+    return image * np.uint8(self.image_scale)
 
 
 def _read_labels(examples: _Examples) -> np.ndarray:
@@ -198,8 +246,8 @@ def _read_labels(examples: _Examples) -> np.ndarray:
     raise InputError(
       f"{examples.name}: images have several labels; this needs one each"
     )
-  labels = (examples[index]["label"] for index in range(len(examples)))
-  return np.fromiter(labels, np.int64, len(examples))
+  found = (examples.read(index)[1] for index in range(len(examples)))
+  return np.fromiter(found, np.int64, len(examples))
 
 
 def _image_px(
@@ -214,7 +262,7 @@ def _image_px(
   return decode.median_size(
     [
       decode.image_size(
-        examples[int(index)]["image"], f"{examples.name} example {index}"
+        examples.read(int(index))[0], f"{examples.name} example {index}"
       )
       for index in sample
     ]
@@ -222,9 +270,12 @@ def _image_px(
 
 
 def _fingerprint(
-  info: Any, pieces: Sequence[slicing.Piece], label_key: str
+  info: Any,
+  pieces: Sequence[slicing.Piece],
+  label_key: str,
+  image_scale: int,
 ) -> str:
-  identity = [info.full_name, label_key]
+  identity = [info.full_name, label_key, image_scale]
   for piece in pieces:
     shards = info.splits[piece.split].shard_lengths
     identity.append([piece.split, piece.start, piece.stop, list(shards)])
@@ -306,6 +357,10 @@ def _contents(root: pathlib.Path) -> str:
 
 
 def _prepare_command(dataset: str, root: pathlib.Path) -> str:
+  # Of alternatives, the last is the one that TFDS still builds.
+  name, _, version = dataset.partition(":")
+  if version:
+    dataset = f"{name}:{version.split('|')[-1]}"
   return f"python -m bit_jax.tools.prepare {dataset} --data_dir={root}"
 
 

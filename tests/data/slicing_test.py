@@ -73,3 +73,85 @@ def test_bad_text(text, message):
   assert str(error.value).startswith(f"split {text!r}: ")
   assert message in str(error.value)
   assert "\n" not in str(error.value)
+
+
+def _spans(text, sizes=_SIZES, **kwargs):
+  pieces = slicing.parse(text, sizes, **kwargs)
+  return [dataclasses.astuple(piece) for piece in pieces]
+
+
+_DEFINED = slicing.parse_definitions(
+  "val=train[90:], train=train[:90],few=train[:8]+val[:2],both=few[5:9]", "key"
+)
+
+
+@pytest.mark.parametrize(
+  ("text", "want"),
+  [
+    ("val", [("train", 90, 103)]),
+    ("train", [("train", 0, 90)]),
+    ("train[-5:]", [("train", 85, 90)]),
+    ("val[1:3]+test", [("train", 91, 93), ("test", 0, 7)]),
+    ("few", [("train", 0, 8), ("train", 90, 92)]),
+    ("few[:50%]", [("train", 0, 5)]),
+    ("few[8:]", [("train", 90, 92)]),
+    ("both", [("train", 5, 8), ("train", 90, 91)]),
+  ],
+)
+def test_names_for_parts(text, want):
+  assert _spans(text, defined=_DEFINED) == want
+
+
+def test_definitions_may_stand_for_a_split_that_is_gone():
+  defined = slicing.parse_definitions("val=test[:3],test=test[3:]", "key")
+  assert _spans("val+test", defined=defined) == [
+    ("test", 0, 3),
+    ("test", 3, 7),
+  ]
+
+
+@pytest.mark.parametrize(
+  ("definitions", "text", "message"),
+  [
+    ("a=train[:200]", "a", "split 'a=train[:200]': 200 reaches beyond the 103"),
+    ("a=trian", "a[:2]", "split 'a=trian': there is no 'trian'; the splits"),
+    (
+      "a=b,b=train",
+      "a",
+      "split 'a=b': there is no 'b'; the splits are train, ",
+    ),
+    ("a=a", "a", "split 'a=a': there is no 'a'"),
+    ("a=train", "b", "split 'b': there is no 'b'; the splits are train, test"),
+  ],
+)
+def test_bad_definitions(definitions, text, message):
+  defined = slicing.parse_definitions(definitions, "key")
+  # Nothing is looked up before it is used.
+  assert _spans("test", defined=defined)
+  with pytest.raises(InputError) as error:
+    slicing.parse(text, _SIZES, defined=defined)
+  assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("text", ["train[:90%]", "a=", "=train", "a=b=c"])
+def test_malformed_definitions(text):
+  with pytest.raises(InputError) as error:
+    slicing.parse_definitions(f"ok=train, {text}", "config.data.splits")
+  assert str(error.value) == (
+    f"config.data.splits: {text!r} is not NAME=SPLIT, such as val=train[90%:]"
+  )
+
+
+@pytest.mark.parametrize(
+  ("text", "size", "want"),
+  [
+    ("train[:90%]", 19, (0, 17)),
+    ("train[90%:]", 19, (17, 19)),
+    ("train[-10%:]", 19, (18, 19)),
+    # 32.3 * 1000 / 100 is 322.99999999999994 in floats.
+    ("train[:32.3%]", 1000, (0, 323)),
+  ],
+)
+def test_percentages_may_round_down(text, size, want):
+  got = _spans(text, {"train": size}, percent_floor=True)
+  assert got == [("train", *want)]

@@ -200,3 +200,32 @@ def test_few_shot_of_too_small_a_class(class_names, name):
   assert str(error.value) == (
     f"class {name} has 1 examples, fewer than the 2 examples_per_class asks for"
   )
+
+
+@pytest.mark.parametrize("kind", ["folder", "builtin", "tfds"])
+def test_names_for_parts(tmp_path, kind):
+  write_tiny_tfds(tmp_path, "tiny", splits=["train", "val"])
+  names = {
+    "folder": _folder(tmp_path / "images"),
+    "builtin": "digits",
+    "tfds": "tiny",
+  }
+  dataset = sources.open_dataset(
+    names[kind],
+    data_dir=str(tmp_path),
+    splits="test=train[55%:],train=train[:55%]",
+    percent_floor=True,
+  )
+  size = dataset.split_sizes["train"]
+  assert dataset.default_splits() == ("train", "test")
+  assert len(dataset.load("train")) == int(0.55 * size) != round(0.55 * size)
+  assert len(dataset.load("test")) == size - int(0.55 * size)
+
+
+def test_train_may_be_a_name_for_a_part(tmp_path):
+  write_tiny_tfds(tmp_path, splits=["part1", "part2"])
+  dataset = sources.open_dataset(
+    "tiny", data_dir=str(tmp_path), splits="train=part1[:5],test=part2"
+  )
+  assert dataset.default_splits() == ("train", "test")
+  assert len(dataset.load("train")) == 5

@@ -184,6 +184,8 @@ def _edit_info(folder, **changes):
     ("tiny:2.*", "tiny/2.1.0"),
     ("tiny:2.*.*", "tiny/2.1.0"),
     ("tiny:2.0.0", "tiny/2.0.0"),
+    ("tiny:3.*|2.0.0", "tiny/2.0.0"),
+    ("tiny:2.*.*|10.0.0", "tiny/10.0.0"),
     ("many/one", "many/one/1.0.0"),
     ("many/two:1.0.0", "many/two/1.0.0"),
     ("single", "single/plain/1.0.0"),
@@ -256,6 +258,17 @@ _MISSING = {
   "version": (
     "tiny:3.*",
     "dataset 'tiny:3.*': ROOT/tiny holds no version 3.*, only 1.0.0, 2.0.0",
+  ),
+  "several versions": (
+    "tiny:3.*|4.0.0",
+    "dataset 'tiny:3.*|4.0.0': ROOT/tiny holds no version 3.* or 4.0.0, "
+    "only 1.0.0, 2.0.0",
+  ),
+  "several versions, not prepared": (
+    "cifar10:2.*.*|3.0.2",
+    "dataset 'cifar10:2.*.*|3.0.2' is not in data_dir ROOT, which holds "
+    "many/one, many/two, old, tiny; prepare it with: "
+    "python -m bit_jax.tools.prepare cifar10:3.0.2 --data_dir=ROOT",
   ),
   "several configs": (
     "many",
