@@ -27,8 +27,8 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from bit_jax import main as command
 from bit_jax import cache, train
+from bit_jax import main as command
 from bit_jax.data import tfds_source
 from bit_jax.errors import InputError, UsageError
 from configs import vtab
