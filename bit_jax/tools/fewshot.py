@@ -1,0 +1,112 @@
+"""Few-shot linear evaluation of any weights, without training.
+
+  python -m bit_jax.tools.fewshot WEIGHTS --dataset=cifar10 --data_dir=DIR
+
+WEIGHTS is what `weights.load` takes: a work directory, a checkpoint, a file or
+the name of a release. Prints one line a number of shots; see bit_jax/fewshot.py
+for what is computed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from bit_jax import cache, fewshot, models, parallel, weights
+from bit_jax.data import run_data
+from bit_jax.errors import InputError
+
+
+def _shots(text: str) -> tuple[int, ...]:
+  shots = tuple(int(part) for part in text.split(","))
+  if min(shots) < 1:
+    raise ValueError
+  return shots
+
+
+def run(
+  path: str,
+  dataset: str,
+  *,
+  data_dir: str = "",
+  shots: Sequence[int] = fewshot.SHOTS,
+  seeds: int = fewshot.SEEDS,
+  crop_px: int = 224,
+) -> dict[str, float]:
+  """Returns {`5shot_accuracy`: 0 to 1, ...} of weights on a data set.
+
+  Args:
+    path: of the weights.
+    dataset: as in `config.data.name`; its train split gives the examples, its
+      test split is evaluated on.
+    data_dir: where TFDS sets are.
+    shots: examples per class.
+    seeds: subsets drawn for each number of shots.
+    crop_px: image size, unless the set has one of its own.
+
+  Raises:
+    InputError: weights or data are not there or do not fit.
+  """
+  loaded = weights.load(path)
+  probe = run_data.load_probes(dataset, data_dir)[dataset]
+  model = models.create(loaded.variant, num_classes=loaded.num_classes)
+  mesh = parallel.make_mesh()
+  variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
+  return fewshot.evaluate_few_shot(
+    fewshot.make_feature_step(model, mesh),
+    variables,
+    probe.train,
+    probe.test,
+    fewshot.default_preprocess(probe.train, crop_px),
+    mesh,
+    shots=shots,
+    seeds=seeds,
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit code."""
+  parser = argparse.ArgumentParser(
+    description=(__doc__ or "").split("\n")[0],
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  parser.add_argument("weights")
+  parser.add_argument("--dataset", required=True)
+  parser.add_argument("--data_dir", default="")
+  parser.add_argument(
+    "--shots",
+    type=_shots,
+    default=fewshot.SHOTS,
+    help="examples per class, separated by commas",
+  )
+  parser.add_argument("--seeds", type=int, default=fewshot.SEEDS)
+  parser.add_argument("--crop_px", type=int, default=224)
+  parser.add_argument("--json", action="store_true", help="print JSON")
+  args = parser.parse_args(argv)
+  if args.seeds < 1 or args.crop_px < 32:
+    parser.error("--seeds: expected 1 or more; --crop_px: 32 or more")
+  cache.enable_compilation_cache()
+  try:
+    result = run(
+      args.weights,
+      args.dataset,
+      data_dir=args.data_dir,
+      shots=args.shots,
+      seeds=args.seeds,
+      crop_px=args.crop_px,
+    )
+  except InputError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 1
+  if args.json:
+    print(json.dumps(result))
+  else:
+    for key, value in result.items():
+      print(f"{key} {np.round(value, 4)}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

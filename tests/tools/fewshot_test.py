@@ -1,0 +1,50 @@
+import json
+
+import jax
+import pytest
+
+from bit_jax import models, weights
+from bit_jax.tools import fewshot
+
+
+@pytest.fixture(scope="module")
+def params_npz(tmp_path_factory):
+  path = tmp_path_factory.mktemp("weights") / "params.npz"
+  model = models.create("R14x0.25", num_classes=7)
+  init = jax.jit(models.init_params, static_argnums=(0, 2))
+  params = jax.device_get(init(model, jax.random.key(0), 32))
+  weights.save_npz(path, weights.Weights(params, {}, "R14x0.25"))
+  return str(path)
+
+
+def test_random_features_beat_chance_and_more_shots_help(params_npz, capsys):
+  argv = [params_npz, "--dataset=digits", "--shots=1,20", "--seeds=2"]
+  assert fewshot.main([*argv, "--json"]) == 0
+  result = json.loads(capsys.readouterr().out)
+  assert 0.2 < result["1shot_accuracy"] < result["20shot_accuracy"] < 1
+
+
+@pytest.mark.parametrize(
+  ("change", "code", "message"),
+  [
+    ({0: "/no/such.npz"}, 1, "/no/such.npz"),
+    ({1: "--dataset=no_such_set"}, 1, "no_such_set"),
+    ({2: "--shots=0"}, 2, "--shots"),
+    ({2: "--seeds=0"}, 2, "--seeds"),
+    ({2: "--shots=99999"}, 1, "99999"),
+  ],
+)
+def test_bad_input(params_npz, capsys, change, code, message):
+  argv = [params_npz, "--dataset=digits", "--shots=1"]
+  for i, value in change.items():
+    argv[i] = value
+  try:
+    got = fewshot.main(argv)
+  except SystemExit as e:
+    got = e.code
+  error = capsys.readouterr().err
+  assert got == code
+  assert message in error
+  if code == 1:
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
