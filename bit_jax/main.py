@@ -32,10 +32,15 @@ def _fail(message: object, code: int) -> NoReturn:
 def explain(error: BaseException) -> tuple[str, int]:
   """Returns what to print for an error in the flags, and the exit code."""
   cause: BaseException | None = error
-  while cause:  # ml_collections wraps ours in a whole traceback.
+  ours = None
+  # ml_collections wraps ours in one of the same type with a whole traceback:
+  # the innermost is the message.
+  while cause:
     if isinstance(cause, InputError | UsageError):
-      return str(cause), 1 if isinstance(cause, InputError) else 2
+      ours = cause
     cause = cause.__cause__ or cause.__context__
+  if ours:
+    return str(ours), 1 if isinstance(ours, InputError) else 2
   if isinstance(error, ImportError | SyntaxError):
     return f"--config is no usable Python file: {error}", 2
   if isinstance(error, OSError):

@@ -45,7 +45,10 @@ def _step_config(config) -> Config:
   part = {k: v for k, v in config.to_dict().items() if k in keys}
   # What changes no number of the step: runs that differ in it alone share one
   # compiled step.
-  for key in ("train_examples", "data_fingerprint", "total_steps"):
+  for key in (
+    *("train_examples", "data_fingerprint", "total_steps"),
+    *("resize_px", "flip"),
+  ):
     del part["resolved"][key]
   return ml_collections.FrozenConfigDict(part)
 

@@ -38,8 +38,8 @@ from configs import common, downstream
 GROUPS = ("natural", "specialized", "structured")
 
 # How google-research/task_adaptation (data/*.py) cuts validation and test out
-# of what TFDS has. In definitions the last line of a name wins, and what stands
-# before it still means the set's own split: `train` is redefined last.
+# of what TFDS has, percentages rounded down. A name means the set's own split
+# until its definition, so `train` is redefined after all that is cut from it.
 _OFFICIAL = "val=validation"
 _LAST_10 = "val=train[90%:],train=train[:90%]"
 _LAST_20 = "val=train[80%:],train=train[:80%]"

@@ -102,6 +102,7 @@ def run(*args, capsys):
 )
 def test_bad_input_is_one_line(args, code, message, capsys):
   got, error = run(*args, capsys=capsys)
+  assert "Traceback" not in error
   assert got == code, error
   assert error.startswith("error: ")
   assert error.count("\n") == 1

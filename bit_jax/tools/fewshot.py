@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def run(
   """
   loaded = weights.load(path)
   probe = run_data.load_probes(dataset, data_dir)[dataset]
-  model = models.create(loaded.variant, num_classes=loaded.num_classes)
+  model: Any = models.create(loaded.variant, num_classes=loaded.num_classes)
   mesh = parallel.make_mesh()
   variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
   return fewshot.evaluate_few_shot(

@@ -36,6 +36,15 @@ def test_sliced_splits():
   }
 
 
+def test_names_for_parts_and_rounding():
+  keys = {"splits": "test=train[55%:],train=train[:55%]"}
+  # 55 % of 901 are 495.55.
+  data = run_data.load(make_data("digits", **keys), seed=0)
+  assert (len(data.train), len(data.evals["test"])) == (496, 405)
+  data = run_data.load(make_data("digits", **keys, percent_floor=True), seed=0)
+  assert (len(data.train), len(data.evals["test"])) == (495, 406)
+
+
 def test_few_shot_subsets_follow_the_seed():
   def indices(seed, **kw):
     data = make_data("digits", examples_per_class=2, **kw)

@@ -81,7 +81,9 @@ def _spans(text, sizes=_SIZES, **kwargs):
 
 
 _DEFINED = slicing.parse_definitions(
-  "val=train[90:], train=train[:90],few=train[:8]+val[:2],both=few[5:9]", "key"
+  "val=train[90:], train=train[:90],few=train[:8]+val[:2],both=few[5:9],"
+  "twice=train[10:],twice=twice[:3]",
+  "key",
 )
 
 
@@ -96,6 +98,7 @@ _DEFINED = slicing.parse_definitions(
     ("few[:50%]", [("train", 0, 5)]),
     ("few[8:]", [("train", 90, 92)]),
     ("both", [("train", 5, 8), ("train", 90, 91)]),
+    ("twice", [("train", 10, 13)]),
   ],
 )
 def test_names_for_parts(text, want):
@@ -131,6 +134,12 @@ def test_bad_definitions(definitions, text, message):
   with pytest.raises(InputError) as error:
     slicing.parse(text, _SIZES, defined=defined)
   assert str(error.value).startswith(message)
+
+
+def test_a_name_is_listed_once():
+  defined = slicing.parse_definitions("train=train[:5],a=train", "key")
+  with pytest.raises(InputError, match="the splits are train, test, a$"):
+    slicing.parse("b", _SIZES, defined=defined)
 
 
 @pytest.mark.parametrize("text", ["train[:90%]", "a=", "=train", "a=b=c"])
