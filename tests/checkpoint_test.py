@@ -115,15 +115,13 @@ def test_damaged_checkpoint_is_named(tmp_path, mesh):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, mesh):
-  writer = checkpoint.Checkpointer(tmp_path / "c", keep=1)
-  (tmp_path / "c").rmdir()
-  (tmp_path / "c").write_text("in the way")
-
   def save():
+    writer = checkpoint.Checkpointer(tmp_path / "c", keep=1)
+    (tmp_path / "c").rmdir()
+    (tmp_path / "c").write_text("in the way")
     writer.save(1, make_state(mesh, 1), {})
     writer.wait()
 
   with pytest.raises(InputError, match=f"cannot be written to {tmp_path}/c"):
     save()
-  del writer, save
   gc.collect()
