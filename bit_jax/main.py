@@ -53,10 +53,20 @@ def explain(error: BaseException) -> tuple[str, int]:
   return str(error), 2
 
 
+def _config_first(argv: Sequence[str]) -> list[str]:
+  """Returns argv with --config=... before the overrides of its keys."""
+  # ml_collections insists on that order.
+  return [
+    *argv[:1],
+    *sorted(argv[1:], key=lambda arg: not arg.startswith("--config=")),
+  ]
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags; whatever is wrong with them ends in one line."""
+  sys.argv[:] = _config_first(sys.argv)  # It looks there too.
   try:
-    rest = flags.FLAGS(list(argv))
+    rest = flags.FLAGS(_config_first(argv))
     for name, flag in (("config", _CONFIG), ("workdir", _WORKDIR)):
       if not flag.value:
         raise UsageError(f"--{name} is missing; see --help")

@@ -141,6 +141,21 @@ def test_overrides_reach_the_run(monkeypatch, capsys):
   assert config.optim.lr == 1.0
 
 
+def test_overrides_may_stand_before_the_config(monkeypatch, capsys):
+  calls = []
+  monkeypatch.setattr(
+    train, "train_and_evaluate", lambda *args: calls.append(args)
+  )
+  code, error = run(
+    "--config.seed=7",
+    "--workdir=/tmp/w",
+    f"--config={UPSTREAM}",
+    capsys=capsys,
+  )
+  assert (code, error) == (0, "")
+  assert calls[0][0].seed == 7
+
+
 def test_errors_while_running_are_one_line(monkeypatch, capsys):
   def fails(*_):
     raise InputError("a\nb")
