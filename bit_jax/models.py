@@ -9,7 +9,7 @@ bias}`, `head/{kernel,bias}`.
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -72,6 +72,24 @@ def parse_variant(variant: str) -> tuple[int, float]:
       f"GroupNorm in every layer; use a width such as 0.25, 0.5, 1 or 3"
     )
   return depth, width
+
+
+# What must be known of a network to apply its parameters, besides its variant:
+# attributes of `ResNetV2` and their values, the default first.
+OPTIONS = {"norm": ("gn", "bn"), "weight_standardization": (True, False)}
+
+
+def non_default_options(attributes: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns those of OPTIONS that are not the default.
+
+  Args:
+    attributes: of a `ResNetV2`, e.g. config.model; all OPTIONS must be there.
+  """
+  return {
+    key: attributes[key]
+    for key, values in OPTIONS.items()
+    if attributes[key] != values[0]
+  }
 
 
 class ResidualUnit(nn.Module):

@@ -13,6 +13,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from bit_jax import models
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError
@@ -194,6 +195,7 @@ def checkpoint_metadata(
     "variant": config.model.variant,
     "class_names": list(class_names),
     "preprocess": dataclasses.asdict(preprocess),
+    "model_options": models.non_default_options(config.model),
   }
 
 

@@ -46,6 +46,8 @@ def _start_state(
   # A bad file is found before anything is compiled.
   path = config.init.checkpoint
   loaded = weights.load(path) if path else None
+  if loaded is not None:
+    weights.check_options(loaded, config.model)
   state = init(config.seed)
   if loaded is None:
     return state
@@ -288,6 +290,7 @@ def train_and_evaluate(
         config.model.variant,
         data.train.class_names,
         metadata["preprocess"],
+        metadata["model_options"],
       ),
     )
     run_config.write_result(workdir, result)

@@ -13,7 +13,7 @@ _CHOICES = {
   "loss": tuple(losses.LOSSES),
   "hyperrule": ("", *hyperrule.PRESETS),
   "model.dtype": ("float32", "bfloat16"),
-  "model.norm": ("gn", "bn"),
+  "model.norm": models.OPTIONS["norm"],
   "input.train": TRAIN_WAYS,
   "input.eval": EVAL_WAYS,
 }

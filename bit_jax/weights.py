@@ -1,37 +1,33 @@
 """One load() for every weight file, and what is needed to write one.
 
 Files are .npz or .safetensors in one of the layouts of layouts.py. Ours
-(`params.npz`) carries what a user of the weights needs to know as JSON. Nothing
-is pickled. Arrays are read and written one by one.
+(`params.npz`) carries what a user of the weights needs to know as JSON.
 """
 
 import contextlib
 import dataclasses
 import json
-import math
 import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from etils import epath
 
-from bit_jax import checkpoint, layouts, models, paths, releases
+from bit_jax import (
+  array_files,
+  checkpoint,
+  layouts,
+  models,
+  paths,
+  releases,
+)
 from bit_jax.errors import InputError
 
 _METADATA_KEY = "bit_jax_metadata"
 _BATCH_STATS = "batch_stats/"
-_FLOATS = {  # NumPy's names and those in .safetensors
-  "float64": "F64",
-  "float32": "F32",
-  "float16": "F16",
-  "bfloat16": "BF16",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +41,9 @@ class Weights:
     class_names: one name for each output of the head; () if unknown.
     preprocess: the fields of `data.preprocess.Preprocess` that fit the
       weights in evaluation; {} if unknown.
+    model_options: what `models.create` needs to know besides, so that
+      `create(variant, num_classes=..., **model_options)` is the network; see
+      `models.non_default_options`.
   """
 
   params: dict[str, Any]
@@ -52,14 +51,12 @@ class Weights:
   variant: str
   class_names: tuple[str, ...] = ()
   preprocess: dict[str, Any] = dataclasses.field(default_factory=dict)
+  model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def num_classes(self) -> int:
     """Outputs of the head."""
     return self.params["head"]["bias"].shape[0]
-
-
-from_official_key = layouts.OFFICIAL.path
 
 
 def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
@@ -115,7 +112,7 @@ def abstract_params(
 
 
 def check_params(
-  name: str, params: Any, variant: str, num_classes: int
+  name: str, params: Any, variant: str, num_classes: int, norm: str = "gn"
 ) -> None:
   """Raises InputError unless params are those of a variant, array by array.
 
@@ -124,9 +121,9 @@ def check_params(
     params: nested dict of arrays.
     variant: the network they should belong to.
     num_classes: outputs that the head should have.
+    norm: the network's.
   """
   have = paths.flatten(params)
-  norm = "bn" if any("/bn1/" in k for k in have) else "gn"
   want = abstract_params(variant, num_classes, norm)
   missing = [k for k in want if k not in have]
   unexpected = [k for k in have if k not in want]
@@ -136,7 +133,9 @@ def check_params(
     if k in have and tuple(have[k].shape) != want[k].shape
   ]
   dtypes = [
-    f"{k} {v.dtype}" for k, v in have.items() if v.dtype.name not in _FLOATS
+    f"{k} {v.dtype}"
+    for k, v in have.items()
+    if v.dtype.name not in array_files.FLOATS
   ]
   problems = [
     f"{what}: {layouts.some(keys)}"
@@ -153,36 +152,6 @@ def check_params(
       f"{name} does not hold the weights of {variant} with {num_classes} "
       f"classes; {'; '.join(problems)}"
     )
-
-
-class LazyArray:
-  """Stands for an array in a file; np.asarray reads it, each time anew.
-
-  Attributes:
-    shape: as the array has it.
-    dtype: likewise.
-  """
-
-  def __init__(
-    self, shape: Sequence[int], dtype: Any, read: Callable[[], np.ndarray]
-  ):
-    self.shape = tuple(shape)
-    self.dtype = np.dtype(dtype)
-    self._read = read
-
-  def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-    del copy  # Always a copy of what is on disk.
-    return np.asarray(self._read(), dtype)
-
-
-def _rearrange(
-  array: Any, view: Callable[[np.ndarray], np.ndarray]
-) -> LazyArray:
-  """Applies a view of layouts.py when the array is read."""
-  like = np.broadcast_to(np.zeros((), bool), array.shape)
-  return LazyArray(
-    view(like).shape, array.dtype, lambda: view(np.asarray(array))
-  )
 
 
 def load(path: epath.PathLike) -> Weights:
@@ -241,84 +210,16 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
       f"weights {path}: a PyTorch pickle can run any code and is not read; "
       f"save the state dict with safetensors.torch.save_file"
     )
-  open_arrays = _open_safetensors if _is_safetensors(path) else _open_npz
-  with contextlib.ExitStack() as stack:
-    with _explaining(path):
-      arrays = stack.enter_context(open_arrays(path))
+  with array_files.open_arrays(path) as arrays:
     yield _from_arrays(path, arrays)
 
 
-def _is_safetensors(path: epath.Path) -> bool:
-  return path.suffix == layouts.TIMM.suffix
-
-
-@contextlib.contextmanager
-def _explaining(path: epath.Path) -> Iterator[None]:
-  """Turns what libraries raise for damaged files into InputError."""
-  try:
-    yield
-  except InputError:
-    raise
-  except (
-    *(ValueError, KeyError, OSError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, safetensors.SafetensorError),
-  ) as e:
-    kind = ".safetensors" if _is_safetensors(path) else ".npz"
-    raise InputError(f"weights {path}: not a readable {kind} file ({e})") from e
-
-
-@contextlib.contextmanager
-def _open_npz(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
-  """Yields {key: array} of a zip file, in which each array has a checksum."""
-  read_header = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-  }
-  with path.open("rb") as f:
-    npz = np.load(f, allow_pickle=False)
-    if isinstance(npz, np.ndarray):
-      raise InputError(f"weights {path}: expected .npz, found .npy")
-
-    def lazy(key: str) -> LazyArray:
-      with npz.zip.open(f"{key}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        shape, _, stored = read_header[version](member)
-      # NumPy stores bfloat16 as two bytes of no type.
-      dtype = jnp.bfloat16 if stored == np.dtype("V2") else stored
-
-      def read() -> np.ndarray:
-        with _explaining(path):
-          return npz[key].view(dtype)
-
-      return LazyArray(shape, dtype, read)
-
-    yield {key: lazy(key) for key in npz.files}
-
-
-@contextlib.contextmanager
-def _open_safetensors(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
-  dtypes = {stored: name for name, stored in _FLOATS.items()}
-  # Pages of a memory map would count as ours, next to the arrays made of them.
-  with safetensors.safe_open(path, framework="numpy", backend="pread") as f:
-
-    def lazy(key: str) -> LazyArray:
-      def read() -> np.ndarray:
-        with _explaining(path):
-          return f.get_tensor(key)
-
-      info = f.get_slice(key)
-      stored = info.get_dtype()
-      if stored not in dtypes:
-        raise InputError(f"weights {path}: {key} is {stored}, expected floats")
-      return LazyArray(info.get_shape(), dtypes[stored], read)
-
-    yield {key: lazy(key) for key in f.offset_keys()}
-
-
-def _from_arrays(path: epath.Path, arrays: dict[str, LazyArray]) -> Weights:
+def _from_arrays(
+  path: epath.Path, arrays: dict[str, array_files.LazyArray]
+) -> Weights:
   """Names and shapes the arrays of a file as we do."""
   if _METADATA_KEY in arrays:
-    with _explaining(path):
+    with array_files.explaining(path):
       metadata = json.loads(np.asarray(arrays.pop(_METADATA_KEY)).tobytes())
     stats = {
       key.removeprefix(_BATCH_STATS): arrays.pop(key)
@@ -333,7 +234,8 @@ def _from_arrays(path: epath.Path, arrays: dict[str, LazyArray]) -> Weights:
     layout = layouts.infer(arrays)
     for name, key in layouts.parse_keys(layout, arrays).items():
       try:
-        flat[name] = _rearrange(arrays[key], layout.view(name).read)
+        read = layout.view(name).read
+        flat[name] = array_files.rearrange(arrays[key], read)
       except ValueError as e:
         raise InputError(
           f"{key} has shape {arrays[key].shape}, which it has in no file of "
@@ -377,13 +279,23 @@ def _make(path, params, batch_stats, metadata) -> Weights:
     variant, num_classes = infer_variant(shapes)
   except InputError as e:
     raise InputError(f"weights {path}: {e}") from e
-  check_params(f"weights {path}", params, variant, num_classes)
+  has_bn = any("/bn1/" in key for key in shapes)
+  options = {"norm": "bn" if has_bn else "gn", "weight_standardization": True}
+  options |= metadata.get("model_options", {})
+  for key, value in options.items():
+    if value not in models.OPTIONS.get(key, ()):
+      raise InputError(
+        f"weights {path}: their network has {key}={value!r}, which this "
+        f"version of bit_jax does not know"
+      )
+  check_params(f"weights {path}", params, variant, num_classes, options["norm"])
   return Weights(
     params,
     batch_stats,
     variant,
     tuple(metadata.get("class_names", ())),
     dict(metadata.get("preprocess", {})),
+    models.non_default_options(options),
   )
 
 
@@ -399,14 +311,14 @@ def save_npz(path: epath.PathLike, weights: Weights) -> None:
     "variant": weights.variant,
     "class_names": list(weights.class_names),
     "preprocess": weights.preprocess,
+    "model_options": weights.model_options,
   }
   arrays = paths.flatten(weights.params)
   for k, v in paths.flatten(weights.batch_stats).items():
     arrays[_BATCH_STATS + k] = v
   encoded = json.dumps(metadata).encode()
   arrays[_METADATA_KEY] = np.frombuffer(encoded, np.uint8)
-  with _replacing(path) as f:
-    _write_npz(f, arrays)
+  array_files.write_arrays(path, arrays)
 
 
 def save_as(
@@ -435,6 +347,12 @@ def save_as(
     return
   if weights.batch_stats:
     raise InputError(f"{path}: the {layout.name} layout knows no batch_stats")
+  if weights.model_options:
+    raise InputError(
+      f"{path}: the {layout.name} layout is for GroupNorm and weight "
+      f"standardization, but these weights are of a network with "
+      f"{_spell(weights.model_options, weights.model_options)}"
+    )
   flat = paths.flatten(weights.params)
   if not weights.num_classes:
     if not layout.has_headless:
@@ -444,61 +362,31 @@ def save_as(
       )
     flat = {name: v for name, v in flat.items() if name not in layouts.HEAD}
   arrays = {
-    layout.table[name]: _rearrange(array, layout.view(name).write)
+    layout.table[name]: array_files.rearrange(array, layout.view(name).write)
     for name, array in flat.items()
   }
-  with _replacing(path) as f:
-    (_write_npz if layout.suffix == ".npz" else _write_safetensors)(f, arrays)
+  array_files.write_arrays(path, arrays)
 
 
-@contextlib.contextmanager
-def _replacing(path: epath.PathLike) -> Iterator[IO[bytes]]:
-  """Opens a file that appears under its name only when it is complete."""
-  path = epath.Path(path)
-  part = path.with_name(path.name + ".part")
-  try:
-    with part.open("wb") as f:
-      yield f
-    part.replace(path)
-  except OSError as e:
-    raise InputError(f"{path}: cannot be written: {e.strerror or e}") from e
-  finally:
-    part.unlink(missing_ok=True)
+def _spell(options: Mapping[str, Any], keys: Iterable[str]) -> str:
+  values = {key: options.get(key, models.OPTIONS[key][0]) for key in keys}
+  return ", ".join(f"{key}={value!r}" for key, value in values.items())
 
 
-def _write_npz(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
-  """Writes what np.savez would, without holding all arrays at once."""
-  with zipfile.ZipFile(f, "w") as npz:
-    for key, array in arrays.items():
-      with npz.open(f"{key}.npy", "w", force_zip64=True) as member:
-        array = np.asarray(array, order="C")
-        np.lib.format.write_array(member, array, allow_pickle=False)
+def check_options(weights: Weights, model: Mapping[str, Any]) -> None:
+  """Raises InputError if weights mean another network, whatever their shapes.
 
-
-def _write_safetensors(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
-  """Writes what safetensors.numpy.save_file would, which needs all at once.
-
-  The format: the header's length as uint64, the header as JSON, the raw arrays,
-  all little-endian. https://github.com/huggingface/safetensors#format
+  Args:
+    weights: loaded ones.
+    model: config.model.
   """
-  # Hugging Face refuses files that do not say what made them.
-  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-  end = 0
-  for key, array in arrays.items():
-    start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
-    header[key] = {
-      "dtype": _FLOATS[array.dtype.name],
-      "shape": array.shape,
-      "data_offsets": (start, end),
-    }
-  encoded = json.dumps(header).encode()
-  encoded += b" " * (-len(encoded) % 8)  # Aligns the arrays.
-  f.write(len(encoded).to_bytes(8, "little"))
-  f.write(encoded)
-  for array in arrays.values():
-    little = array.dtype.newbyteorder("<")
-    raw = np.asarray(array, little, order="C").reshape(-1).view(np.uint8)
-    f.write(raw.data)
+  have, want = weights.model_options, models.non_default_options(model)
+  keys = [key for key in models.OPTIONS if have.get(key) != want.get(key)]
+  if keys:
+    raise InputError(
+      f"config.init.checkpoint holds weights of a network with "
+      f"{_spell(have, keys)}, but config.model has {_spell(want, keys)}"
+    )
 
 
 def with_head(weights: Weights, params: Any, *, keep: bool) -> dict[str, Any]:

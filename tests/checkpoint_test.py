@@ -1,5 +1,3 @@
-import gc
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,18 +108,26 @@ def test_damaged_checkpoint_is_named(tmp_path, mesh):
   reader.close()
 
 
-# Orbax drops its own coroutines when a save fails; they complain when they are
-# collected, which must not happen in another test.
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, mesh):
-  def save():
-    writer = checkpoint.Checkpointer(tmp_path / "c", keep=1)
-    (tmp_path / "c").rmdir()
-    (tmp_path / "c").write_text("in the way")
-    writer.save(1, make_state(mesh, 1), {})
-    writer.wait()
+def test_a_failed_write_names_the_folder(tmp_path, mesh, monkeypatch):
+  def disk_full(*_, **__):
+    raise OSError(28, "No space left on device")
 
-  with pytest.raises(InputError, match=f"cannot be written to {tmp_path}/c"):
-    save()
-  gc.collect()
+  with checkpoint.Checkpointer(tmp_path / "c", keep=1) as writer:
+    monkeypatch.setattr(writer._manager, "save_async", disk_full)
+    message = f"cannot be written to {tmp_path}/c: .*No space left"
+    with pytest.raises(InputError, match=message):
+      writer.save(1, make_state(mesh, 1), {})
+
+
+def test_closing_does_not_hide_the_first_error(tmp_path, monkeypatch):
+  def fails():
+    raise OSError("second")
+
+  writer = checkpoint.Checkpointer(tmp_path / "c", keep=1)
+  close = writer._manager.close
+  monkeypatch.setattr(writer._manager, "close", fails)
+  with pytest.raises(ValueError, match="first"), writer:
+    raise ValueError("first")
+  with pytest.raises(InputError, match="second"), writer:
+    pass
+  close()

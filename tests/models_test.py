@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import models, paths, weights
+from bit_jax import layouts, models, paths, weights
 from bit_jax.errors import InputError
 from tests.goldens import seeded_weights
 
@@ -44,7 +44,7 @@ def test_number_of_parameters(variant, expected):
 
 def test_parameters_have_the_official_shapes():
   official = {
-    weights.from_official_key(k): shape
+    layouts.OFFICIAL.path(k): shape
     for k, shape in seeded_weights.names_and_shapes(152, 2, 10)
   }
   official["head/kernel"] = official["head/kernel"][2:]
@@ -64,7 +64,7 @@ def test_agrees_with_the_official_network(name):
   golden = np.load(GOLDENS / f"{name}.npz")
   depth, width, classes, batch, height, width_px, seed = golden["meta"]
   flat = {
-    weights.from_official_key(k): v
+    layouts.OFFICIAL.path(k): v
     for k, v in seeded_weights.make(depth, width, classes, seed).items()
   }
   flat["head/kernel"] = flat["head/kernel"][0, 0]
@@ -95,7 +95,7 @@ def gradient_errors():
   golden = np.load(GOLDENS / "R50x1_grad.npz")
   depth, width, classes, batch, height, width_px, seed = golden["meta"]
   flat = {
-    weights.from_official_key(k): v
+    layouts.OFFICIAL.path(k): v
     for k, v in seeded_weights.make(depth, width, classes, seed).items()
   }
   flat["head/kernel"] = flat["head/kernel"][0, 0]
@@ -117,7 +117,7 @@ def gradient_errors():
   errors = {"loss": max_error(loss, golden["loss"])}
   for key in golden.files:
     if key.startswith("grad/"):
-      path = weights.from_official_key(key.removeprefix("grad/"))
+      path = layouts.OFFICIAL.path(key.removeprefix("grad/"))
       errors[path] = max_error(
         grads[path], golden[key].reshape(grads[path].shape)
       )

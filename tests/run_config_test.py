@@ -141,3 +141,4 @@ def test_checkpoint_metadata_is_json():
   assert json.loads(json.dumps(metadata)) == metadata
   assert metadata["class_names"] == ["a", "ü"]
   assert metadata["preprocess"]["crop_px"] == 32
+  assert metadata["model_options"] == {}

@@ -462,14 +462,37 @@ def test_batch_norm_runs_resume_and_keep_their_statistics(arrays, tmp_path):
   jax.tree.map(
     np.testing.assert_array_equal, saved.batch_stats, newest.batch_stats
   )
+  options = {"norm": "bn", "weight_standardization": False}
+  assert saved.model_options == newest.model_options == options
   # A second run starts from these statistics.
-  second = make_config(**{"init.checkpoint": str(tmp_path), "model.norm": "bn"})
+  second = make_config(
+    **{
+      "init.checkpoint": str(tmp_path),
+      "model.norm": "bn",
+      "model.weight_standardization": False,
+    }
+  )
   state = train._start_state(resolved(second), parallel.make_mesh(), None, None)
   jax.tree.map(
     np.testing.assert_array_equal,
     jax.device_get(state.batch_stats),
     saved.batch_stats,
   )
+
+
+def test_weights_of_plain_convolutions_do_not_become_standardized(
+  arrays, tmp_path
+):
+  plain = make_config(**{"model.weight_standardization": False})
+  train.train_and_evaluate(plain, tmp_path / "up")
+  second = make_config(**{"init.checkpoint": str(tmp_path / "up")})
+  with pytest.raises(
+    InputError,
+    match="with weight_standardization=False, but config.model has "
+    "weight_standardization=True$",
+  ):
+    train.train_and_evaluate(second, tmp_path / "down")
+  assert not (tmp_path / "down").exists()
 
 
 def test_multi_label_upstream(tmp_path, monkeypatch):

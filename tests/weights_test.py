@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bit_jax import layouts, models, paths, releases, weights
+from bit_jax import array_files, layouts, models, paths, releases, weights
 from bit_jax.errors import InputError
 from tests.goldens import seeded_weights
 
@@ -165,14 +165,6 @@ def test_timm_file_gives_the_logits_of_timm(timm_file):
   assert error / np.abs(golden["logits"]).max() < 3e-4
 
 
-def test_safetensors_file_is_that_of_the_library(timm_file):
-  with safetensors.safe_open(timm_file, framework="numpy") as f:
-    # transformers refuses files without it.
-    assert f.metadata() == {"format": "pt"}
-  length = int.from_bytes(timm_file.read_bytes()[:8], "little")
-  assert length % 8 == 0
-
-
 @pytest.mark.parametrize("prefix", ["", "params/", "opt/target/"])
 def test_big_vision_checkpoints(prefix, tmp_path):
   params = small_params()
@@ -275,24 +267,11 @@ def test_a_failed_write_leaves_what_was_there(layout, tmp_path):
   def fail():
     raise InputError("damaged")
 
-  params["head"]["kernel"] = weights.LazyArray((512, 3), "float32", fail)
+  params["head"]["kernel"] = array_files.LazyArray((512, 3), "float32", fail)
   with pytest.raises(InputError, match="damaged"):
     weights.save_as(path, weights.Weights(params, {}, "R14x0.25"), layout)
   assert path.read_bytes() == b"old"
   assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_batch_norm_fits_only_our_own_layout(tmp_path):
-  model = models.create("R14x0.25", num_classes=3, norm="bn")
-  params = jax.device_get(models.init_params(model, jax.random.key(0), 32))
-  stats = jax.device_get(models.init_batch_stats(model, 32))
-  saved = weights.Weights(params, stats, "R14x0.25")
-  weights.save_npz(tmp_path / "x.npz", saved)
-  loaded = weights.load(tmp_path / "x.npz")
-  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
-  jax.tree.map(np.testing.assert_array_equal, loaded.batch_stats, stats)
-  with pytest.raises(InputError, match="official layout knows no batch_stats"):
-    weights.save_as(tmp_path / "y.npz", loaded, layouts.OFFICIAL)
 
 
 def test_what_a_layout_cannot_hold(tmp_path):
@@ -419,51 +398,6 @@ def test_wrong_and_incomplete_files_are_refused(
   assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize(
-  ("content", "message"),
-  [
-    (None, "no such file"),
-    (b"", "not a readable .npz"),
-    (b"not a zip file at all", "not a readable .npz"),
-  ],
-)
-def test_unreadable_files(tmp_path, content, message):
-  path = tmp_path / "x.npz"
-  if content is not None:
-    path.write_bytes(content)
-  with pytest.raises(InputError, match=message):
-    weights.load(path)
-
-
-def test_truncated_and_flipped_files(tmp_path):
-  saved = weights.Weights(small_params(), {}, "R14x0.25")
-  path = tmp_path / "params.npz"
-  weights.save_npz(path, saved)
-  whole = path.read_bytes()
-  path.write_bytes(whole[: len(whole) // 2])
-  with pytest.raises(InputError, match="not a readable"):
-    weights.load(path)
-  flipped = bytearray(whole)
-  flipped[len(whole) // 2] ^= 1
-  path.write_bytes(flipped)
-  with pytest.raises(InputError, match="not a readable"):
-    weights.load(path)
-
-
-def test_damaged_safetensors(tmp_path):
-  saved = weights.Weights(small_params(), {}, "R14x0.25")
-  path = tmp_path / "x.safetensors"
-  weights.save_as(path, saved, layouts.TIMM)
-  whole = path.read_bytes()
-  for content in (b"", b"no", whole[: len(whole) // 2], whole + b"more"):
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="not a readable .safetensors file"):
-      weights.load(path)
-  safetensors.numpy.save_file({"stem.conv.weight": np.zeros(3, int)}, path)
-  with pytest.raises(InputError, match="stem.conv.weight is I64, expected fl"):
-    weights.load(path)
-
-
 def test_other_files_are_refused(tmp_path):
   np.savez(tmp_path / "other.npz", x=np.zeros(3))
   with pytest.raises(InputError, match="other.npz: these are not weights of a"):
@@ -476,12 +410,127 @@ def test_other_files_are_refused(tmp_path):
     weights.load(tmp_path / "x.pth")
 
 
-def test_a_bare_array_and_an_empty_folder(tmp_path):
-  np.save(tmp_path / "x.npy", np.zeros(3))
-  with pytest.raises(InputError, match="expected .npz"):
-    weights.load(tmp_path / "x.npy")
+def test_nothing_there(tmp_path):
+  with pytest.raises(InputError, match="x.npz: no such file"):
+    weights.load(tmp_path / "x.npz")
   with pytest.raises(InputError, match="no checkpoint and no params.npz"):
     weights.load(tmp_path)
+
+
+def make_network(**options):
+  """Random weights whose statistics and norms are not what they start as."""
+  model = models.create("R14x0.25", num_classes=3, **options)
+  rng = np.random.default_rng(0)
+  init = jax.jit(models.init_params, static_argnums=(0, 2))
+
+  def change(tree):
+    return jax.tree.map(
+      lambda x: (x + rng.uniform(0, 0.1, x.shape)).astype(x.dtype), tree
+    )
+
+  params = change(init(model, jax.random.key(0), 32))
+  stats = change(models.init_batch_stats(model, 32))
+  return model, {"params": params, "batch_stats": stats}
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {},
+    {"norm": "bn"},
+    {"weight_standardization": False},
+    {"norm": "bn", "weight_standardization": False},
+  ],
+)
+def test_a_file_tells_all_that_gives_the_logits(options, tmp_path):
+  model, variables = make_network(**options)
+  saved = weights.Weights(
+    **variables, variant="R14x0.25", model_options=options
+  )
+  weights.save_as(tmp_path / "x.npz", saved, layouts.BIT_JAX)
+  loaded = weights.load(tmp_path / "x.npz")
+  assert loaded.model_options == options
+  same = models.create(
+    loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
+  )
+  images = seeded_weights.images(2, 32, 32, 0)
+  assert_same_bits(
+    paths.flatten(loaded.batch_stats), paths.flatten(variables["batch_stats"])
+  )
+  logits, expected = (
+    np.asarray(jax.jit(network.apply)(v, images))
+    for network, v in (
+      (same, {"params": loaded.params, "batch_stats": loaded.batch_stats}),
+      (model, variables),
+    )
+  )
+  assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_norm_shows_in_the_names_where_a_file_does_not_say(tmp_path):
+  _, variables = make_network(norm="bn")
+  saved = weights.Weights(**variables, variant="R14x0.25")
+  weights.save_npz(tmp_path / "x.npz", saved)
+  assert weights.load(tmp_path / "x.npz").model_options == {"norm": "bn"}
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"norm": "bn"}, "missing: block1/unit01/bn1/bias"),
+    ({"norm": "ln"}, "x.npz: .* has norm='ln', which this version .* not know"),
+    ({"activation": "gelu"}, "has activation='gelu', which this version"),
+  ],
+)
+def test_options_that_do_not_fit_the_arrays_or_us(options, message, tmp_path):
+  saved = weights.Weights(small_params(), {}, "R14x0.25", model_options=options)
+  weights.save_npz(tmp_path / "x.npz", saved)
+  with pytest.raises(InputError, match=message):
+    weights.load(tmp_path / "x.npz")
+
+
+@ALL
+def test_other_layouts_know_no_options(layout, tmp_path):
+  if layout is layouts.BIT_JAX:
+    return
+  path = tmp_path / f"x{layout.suffix}"
+  saved = weights.Weights(
+    small_params(),
+    {},
+    "R14x0.25",
+    model_options={"weight_standardization": False},
+  )
+  with pytest.raises(
+    InputError,
+    match=f"{layout.name} layout is for .* with weight_standardization=False$",
+  ):
+    weights.save_as(path, saved, layout)
+  assert not path.exists()
+  _, variables = make_network(norm="bn")
+  saved = weights.Weights(**variables, variant="R14x0.25")
+  with pytest.raises(InputError, match=f"{layout.name} layout knows no batch_"):
+    weights.save_as(path, saved, layout)
+
+
+def test_weights_of_a_network_with_other_options():
+  plain = weights.Weights(
+    {}, {}, "R14x0.25", model_options={"weight_standardization": False}
+  )
+  standard = {"norm": "gn", "weight_standardization": True, "variant": "R50x1"}
+  weights.check_options(weights.Weights({}, {}, "R14x0.25"), standard)
+  weights.check_options(plain, standard | {"weight_standardization": False})
+  with pytest.raises(
+    InputError,
+    match="with weight_standardization=False, but config.model has "
+    "weight_standardization=True$",
+  ):
+    weights.check_options(plain, standard)
+  with pytest.raises(
+    InputError,
+    match="with norm='gn', weight_standardization=False, but config.model has "
+    "norm='bn', weight_standardization=True$",
+  ):
+    weights.check_options(plain, standard | {"norm": "bn"})
 
 
 def test_head_is_reset_or_kept():

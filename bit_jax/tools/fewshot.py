@@ -52,7 +52,9 @@ def run(
   """
   loaded = weights.load(path)
   probe = run_data.load_probes(dataset, data_dir)[dataset]
-  model: Any = models.create(loaded.variant, num_classes=loaded.num_classes)
+  model: Any = models.create(
+    loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
+  )
   mesh = parallel.make_mesh()
   variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
   return fewshot.evaluate_few_shot(

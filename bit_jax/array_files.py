@@ -1,0 +1,217 @@
+"""Arrays in .npz and .safetensors files, read and written one by one.
+
+Knows nothing of networks. Nothing is pickled.
+"""
+
+import contextlib
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from etils import epath
+
+from bit_jax.errors import InputError
+
+_SAFETENSORS = ".safetensors"
+
+FLOATS = {  # NumPy's names and those in .safetensors
+  "float64": "F64",
+  "float32": "F32",
+  "float16": "F16",
+  "bfloat16": "BF16",
+}
+
+
+class LazyArray:
+  """Stands for an array in a file; np.asarray reads it, each time anew.
+
+  Attributes:
+    shape: as the array has it.
+    dtype: likewise.
+  """
+
+  def __init__(
+    self, shape: Sequence[int], dtype: Any, read: Callable[[], np.ndarray]
+  ):
+    self.shape = tuple(shape)
+    self.dtype = np.dtype(dtype)
+    self._read = read
+
+  def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+    del copy  # Always a copy of what is on disk.
+    return np.asarray(self._read(), dtype)
+
+
+def rearrange(
+  array: Any, view: Callable[[np.ndarray], np.ndarray]
+) -> LazyArray:
+  """Returns an array whose view is taken when it is read.
+
+  Args:
+    array: with shape and dtype, e.g. a LazyArray.
+    view: rearranges axes, e.g. one of layouts.View.
+
+  Raises:
+    ValueError: the view does not know the array's shape.
+  """
+  like = np.broadcast_to(np.zeros((), bool), array.shape)
+  return LazyArray(
+    view(like).shape, array.dtype, lambda: view(np.asarray(array))
+  )
+
+
+@contextlib.contextmanager
+def explaining(path: epath.Path) -> Iterator[None]:
+  """Turns what libraries raise for damaged files into InputError."""
+  try:
+    yield
+  except InputError:
+    raise
+  except (
+    *(ValueError, KeyError, OSError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, safetensors.SafetensorError),
+  ) as e:
+    kind = path.suffix if path.suffix == _SAFETENSORS else ".npz"
+    raise InputError(f"weights {path}: not a readable {kind} file ({e})") from e
+
+
+@contextlib.contextmanager
+def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
+  """Opens a .safetensors file, or a .npz file of any other suffix.
+
+  Args:
+    path: of a file that exists.
+
+  Yields:
+    {key: array}. Reading an array raises InputError where it is damaged.
+
+  Raises:
+    InputError: the file is damaged, or a .safetensors file holds other arrays
+      than floats.
+  """
+  is_safetensors = path.suffix == _SAFETENSORS
+  with contextlib.ExitStack() as stack:
+    with explaining(path):
+      opened = (_open_safetensors if is_safetensors else _open_npz)(path)
+      arrays = stack.enter_context(opened)
+    yield arrays
+
+
+@contextlib.contextmanager
+def _open_npz(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
+  """Yields {key: array} of a zip file, in which each array has a checksum."""
+  read_header = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }
+  with path.open("rb") as f:
+    npz = np.load(f, allow_pickle=False)
+    if isinstance(npz, np.ndarray):
+      raise InputError(f"weights {path}: expected .npz, found .npy")
+
+    def lazy(key: str) -> LazyArray:
+      with npz.zip.open(f"{key}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        shape, _, stored = read_header[version](member)
+      # NumPy stores bfloat16 as two bytes of no type.
+      dtype = jnp.bfloat16 if stored == np.dtype("V2") else stored
+
+      def read() -> np.ndarray:
+        with explaining(path):
+          return npz[key].view(dtype)
+
+      return LazyArray(shape, dtype, read)
+
+    yield {key: lazy(key) for key in npz.files}
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
+  dtypes = {stored: name for name, stored in FLOATS.items()}
+  # Pages of a memory map would count as ours, next to the arrays made of them.
+  with safetensors.safe_open(path, framework="numpy", backend="pread") as f:
+
+    def lazy(key: str) -> LazyArray:
+      def read() -> np.ndarray:
+        with explaining(path):
+          return f.get_tensor(key)
+
+      info = f.get_slice(key)
+      stored = info.get_dtype()
+      if stored not in dtypes:
+        raise InputError(f"weights {path}: {key} is {stored}, expected floats")
+      return LazyArray(info.get_shape(), dtypes[stored], read)
+
+    yield {key: lazy(key) for key in f.offset_keys()}
+
+
+def write_arrays(path: epath.PathLike, arrays: Mapping[str, Any]) -> None:
+  """Writes a .safetensors file, or a .npz file for any other suffix.
+
+  The file appears under its name only when it is complete.
+
+  Args:
+    path: an existing file is replaced.
+    arrays: {key: array or LazyArray}; floats for .safetensors.
+
+  Raises:
+    InputError: the file cannot be written.
+  """
+  is_safetensors = epath.Path(path).suffix == _SAFETENSORS
+  with _replacing(epath.Path(path)) as f:
+    (_write_safetensors if is_safetensors else _write_npz)(f, arrays)
+
+
+@contextlib.contextmanager
+def _replacing(path: epath.Path) -> Iterator[IO[bytes]]:
+  """Opens a file that appears under its name only when it is complete."""
+  part = path.with_name(path.name + ".part")
+  try:
+    with part.open("wb") as f:
+      yield f
+    part.replace(path)
+  except OSError as e:
+    raise InputError(f"{path}: cannot be written: {e.strerror or e}") from e
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def _write_npz(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
+  """Writes what np.savez would, without holding all arrays at once."""
+  with zipfile.ZipFile(f, "w") as npz:
+    for key, array in arrays.items():
+      with npz.open(f"{key}.npy", "w", force_zip64=True) as member:
+        array = np.asarray(array, order="C")
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_safetensors(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
+  """Writes what safetensors.numpy.save_file would, which needs all at once.
+
+  The format: the header's length as uint64, the header as JSON, the raw arrays,
+  all little-endian. https://github.com/huggingface/safetensors#format
+  """
+  # Hugging Face refuses files that do not say what made them.
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  end = 0
+  for key, array in arrays.items():
+    start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
+    header[key] = {
+      "dtype": FLOATS[array.dtype.name],
+      "shape": array.shape,
+      "data_offsets": (start, end),
+    }
+  encoded = json.dumps(header).encode()
+  encoded += b" " * (-len(encoded) % 8)  # Aligns the arrays.
+  f.write(len(encoded).to_bytes(8, "little"))
+  f.write(encoded)
+  for array in arrays.values():
+    little = array.dtype.newbyteorder("<")
+    raw = np.asarray(array, little, order="C").reshape(-1).view(np.uint8)
+    f.write(raw.data)
