@@ -78,7 +78,12 @@ def explaining(path: epath.Path) -> Iterator[None]:
     *(zipfile.BadZipFile, zlib.error, safetensors.SafetensorError),
   ) as e:
     kind = path.suffix if path.suffix == _SAFETENSORS else ".npz"
-    raise InputError(f"weights {path}: not a readable {kind} file ({e})") from e
+    reason = str(e)
+    if "pickle" in reason:  # NumPy's guess at what is no zip file at all.
+      reason = "it is no zip archive of arrays"
+    raise InputError(
+      f"weights {path}: not a readable {kind} file ({reason})"
+    ) from e
 
 
 @contextlib.contextmanager
