@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, one_line
 
 _OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
 _POLICIES: Any = ocp.training.preservation_policies
@@ -194,7 +194,7 @@ def _is_checkpoint(path: epath.Path) -> bool:
 
 def _reason(error: Exception) -> str:
   """Returns the start of an error message, as one line."""
-  return " ".join(str(error).split())[:200]
+  return one_line(error)[:200]
 
 
 def _unreadable(path: epath.Path, error: Exception) -> InputError:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from bit_jax.errors import InputError, UsageError
+from bit_jax.errors import InputError, UsageError, exit_status, one_line
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -25,7 +25,7 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def _fail(message: object, code: int) -> NoReturn:
-  print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+  print(f"error: {one_line(message)}", file=sys.stderr)
   sys.exit(code)
 
 
@@ -62,6 +62,25 @@ def _config_first(argv: Sequence[str]) -> list[str]:
   ]
 
 
+def override(config: ConfigDict, arguments: Sequence[str]) -> None:
+  """Applies `--config.key=value` to a config, as the command line does.
+
+  Raises:
+    UsageError: an argument is no such override, or its key or value is wrong.
+  """
+  argv = ["override", *arguments]
+  parser = flags.FlagValues()
+  try:
+    config_flags.DEFINE_config_dict(
+      "config", config, flag_values=parser, sys_argv=argv
+    )
+    rest = parser(argv)[1:]
+  except (flags.Error, LookupError, TypeError, ValueError, AttributeError) as e:
+    raise UsageError(explain(e)[0]) from e
+  if rest:
+    raise UsageError(f"unexpected argument {rest[0]!r}; see --help")
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags; whatever is wrong with them ends in one line."""
   sys.argv[:] = _config_first(sys.argv)  # It looks there too.
@@ -92,10 +111,11 @@ def main(argv: Sequence[str]) -> None:
 
   print(f"imported in {time.monotonic() - started:.1f} s", flush=True)
   cache.enable_compilation_cache()
-  try:
-    train.train_and_evaluate(_CONFIG.value, str(_WORKDIR.value))
-  except (InputError, UsageError) as e:
-    _fail(*explain(e))
+  sys.exit(
+    exit_status(
+      lambda: train.train_and_evaluate(_CONFIG.value, str(_WORKDIR.value))
+    )
+  )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import models
+from bit_jax import files, models
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError
@@ -24,7 +24,7 @@ _CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
 # What may differ when a run goes on: it changes no number.
 _FREE_KEYS = (
   "checkpoint.",
-  "data.dir",
+  *("data.dir", "data.class_list", "data.subset_file"),
   "eval.batch_size",
   "eval.every_steps",
   "input.num_threads",
@@ -152,9 +152,7 @@ def _read_json(path: epath.Path, kind: type = dict) -> Any:
 
 
 def _write_json(path: epath.Path, value: Any) -> None:
-  part = path.with_name(path.name + ".part")
-  part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-  part.replace(path)
+  files.write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_held_out(workdir: epath.Path) -> list[str]:

@@ -74,6 +74,7 @@ def _tx(config) -> optax.GradientTransformation:
     _schedule(config),
     momentum=config.optim.momentum,
     weight_decay=config.optim.weight_decay,
+    decoupled=config.optim.decoupled,
     frozen=config.optim.freeze,
   )
 

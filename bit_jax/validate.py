@@ -87,6 +87,10 @@ def check(config: Config, mesh: Mesh) -> None:
       f"config.model.batch_group={group}: expected a divisor of "
       f"config.input.batch_size={config.input.batch_size}, or 0"
     )
+  if config.optim.momentum >= 1:
+    raise InputError(
+      f"config.optim.momentum={config.optim.momentum}: expected less than 1"
+    )
   for pattern in config.optim.freeze:
     try:
       re.compile(pattern)

@@ -69,8 +69,12 @@ def get_config() -> ml_collections.ConfigDict:
   d.percent_floor = False  # Percentages round down; False: to the closest.
   d.train_split = ""  # E.g. train[:98%]; '': train.
   d.eval_splits = ""  # Separated by ','; '': test, else validation, if any.
+  d.class_list = ""  # A file, one name a line: the classes and their order
+  # that the data set must have, e.g. the wnids of ImageNet-21k.
   d.examples_per_class = 0  # > 0: a balanced subset drawn with subset_seed.
   d.subset_seed = -1  # < 0: config.seed.
+  d.subset_file = ""  # JSON that keeps the subset: read if it is there, else
+  # written; without examples_per_class, any subset that is there.
 
   c.input = i = ml_collections.ConfigDict()
   i.batch_size = 512  # Global.
@@ -105,6 +109,7 @@ def get_config() -> ml_collections.ConfigDict:
   o.lr_batch_size = 0  # > 0: lr is for this batch and scales with it.
   o.momentum = 0.9
   o.weight_decay = 0.0  # Coupled L2, on kernels only.
+  o.decoupled = False  # True: the decay's equivalent outside the momentum.
   o.freeze = ()  # Patterns of parameter paths, e.g. ('root_block', 'block1/').
 
   c.eval = e = ml_collections.ConfigDict()

@@ -22,7 +22,7 @@ import time
 
 from bit_jax import cache, train, writer
 from bit_jax.data import builtin
-from bit_jax.errors import InputError
+from bit_jax.errors import exit_status
 from bit_jax.tools import report
 from configs import downstream, upstream
 
@@ -130,7 +130,7 @@ def write_report(workdir, run_dir, results):
 
 
 def main():
-  """Runs it all and exits 0, or 1 with one line about what is wrong."""
+  """Parses the flags and runs it all."""
   parser = argparse.ArgumentParser(
     description=__doc__.split("\n")[0],
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -177,7 +177,4 @@ def main():
 
 
 if __name__ == "__main__":
-  try:
-    main()
-  except InputError as e:
-    sys.exit(f"error: {e}")
+  sys.exit(exit_status(main))

@@ -24,37 +24,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import logging
 
-from bit_jax import cache, train
+from bit_jax import cache, files, train
 from bit_jax import main as command
 from bit_jax.data import tfds_source
-from bit_jax.errors import InputError, UsageError
+from bit_jax.errors import InputError, exit_status
 from configs import vtab
 
 TABLE = "vtab.json"
-
-
-def override(
-  config: ml_collections.ConfigDict, arguments: Sequence[str]
-) -> None:
-  """Applies `--config.key=value` to a config, as bit_jax.main does.
-
-  Raises:
-    UsageError: an argument is no such override, or its key or value is wrong.
-  """
-  argv = ["vtab", *arguments]
-  parser = flags.FlagValues()
-  try:
-    config_flags.DEFINE_config_dict(
-      "config", config, flag_values=parser, sys_argv=argv
-    )
-    rest = parser(argv)[1:]
-  except (flags.Error, LookupError, TypeError, ValueError, AttributeError) as e:
-    raise UsageError(command.explain(e)[0]) from e
-  if rest:
-    raise UsageError(f"unexpected argument {rest[0]!r}; see --help")
 
 
 def task_config(
@@ -66,7 +44,7 @@ def task_config(
     f"data_dir={args.data_dir}"
   )
   config.init.checkpoint = args.init
-  override(config, overrides)
+  command.override(config, overrides)
   return config
 
 
@@ -146,13 +124,6 @@ def read_table(
   return old["accuracy"]
 
 
-def write(path: pathlib.Path, text: str) -> None:
-  """Writes a file as a whole or not at all."""
-  part = path.with_name(path.name + ".part")
-  part.write_text(text)
-  part.replace(path)
-
-
 def parse_args(
   argv: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, list[str]]:
@@ -218,8 +189,8 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
       "skipped": skipped,
       "means": summarize(accuracy),
     }
-    write(args.workdir / TABLE, json.dumps(table, indent=2) + "\n")
-    write(args.workdir / "vtab.md", markdown(table))
+    files.write_text(args.workdir / TABLE, json.dumps(table, indent=2) + "\n")
+    files.write_text(args.workdir / "vtab.md", markdown(table))
   say("\n" + markdown(table))
   return table
 
@@ -229,12 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args, overrides = parse_args(argv)
   logging.set_verbosity(logging.WARNING)  # Orbax tells its whole story else.
   cache.enable_compilation_cache()
-  try:
-    run(args, overrides)
-  except (InputError, UsageError) as e:
-    print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-    return 1 if isinstance(e, InputError) else 2
-  return 0
+  return exit_status(lambda: run(args, overrides))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,53 @@ def test_sgd_with_coupled_weight_decay_on_kernels_only():
   )
 
 
+def shrunk_by_decay_alone(momentum, steps, decoupled, lr=0.48):
+  """Returns the kernel, from 1, after updates without any gradient."""
+  tx = optim.make_tx(
+    lambda _: lr, momentum=momentum, weight_decay=1e-4, decoupled=decoupled
+  )
+  p = {"kernel": jnp.ones(())}
+
+  def body(carry, _):
+    p, state = carry
+    updates, state = tx.update({"kernel": jnp.zeros(())}, state, p)
+    return (jax.tree.map(jnp.add, p, updates), state), p["kernel"]
+
+  _, kernels = jax.lax.scan(body, (p, tx.init(p)), length=steps + 1)
+  return kernels[-1].item()
+
+
+def test_decoupled_decay_is_the_same_without_momentum():
+  coupled = shrunk_by_decay_alone(0.0, 50, decoupled=False)
+  assert coupled == pytest.approx((1 - 0.48e-4) ** 50, rel=1e-6)
+  assert shrunk_by_decay_alone(0.0, 50, decoupled=True) == coupled
+
+
+def test_decoupled_decay_agrees_once_the_momentum_has_warmed_up():
+  # Upstream at batch 4096: lr 0.48 x 1e-4 / (1 - 0.9) is big_vision's
+  # 3e-5 x 4096 / 256.
+  first = shrunk_by_decay_alone(0.9, 1, decoupled=True)
+  assert first == pytest.approx(1 - 3e-5 * 16, abs=1e-7)
+  assert shrunk_by_decay_alone(0.9, 1, False) == pytest.approx(1 - 4.8e-5)
+  # The rate of shrinking from update 200 to 1000.
+  rates = [
+    np.log(shrunk_by_decay_alone(0.9, 200, decoupled))
+    - np.log(shrunk_by_decay_alone(0.9, 1000, decoupled))
+    for decoupled in (False, True)
+  ]
+  assert rates[0] == pytest.approx(rates[1], rel=0.01)
+  assert rates[1] == pytest.approx(800 * 4.8e-4, rel=1e-3)
+
+
+def test_decoupled_decay_is_ahead_by_the_momentums_warm_up():
+  coupled, decoupled = (
+    shrunk_by_decay_alone(0.9, 100, kind) for kind in (False, True)
+  )
+  # 0.9 / (1 - 0.9) updates' worth.
+  behind = np.log(coupled) - np.log(decoupled)
+  assert behind == pytest.approx(9 * 4.8e-4, rel=0.05)
+
+
 def test_frozen_parameters_have_no_gradient_update_or_momentum():
   tx = optim.make_tx(lambda _: 0.1, momentum=0.9, frozen=("block1/",))
   p = params()

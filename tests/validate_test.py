@@ -38,6 +38,7 @@ def test_recipes_are_valid(mesh):
     ("input.crop_px", -5, "crop_px=-5"),
     ("input.num_threads", -2, "num_threads=-2"),
     ("optim.momentum", float("nan"), "momentum=nan"),
+    ("optim.momentum", 1.0, "momentum=1.0: expected less than 1"),
     ("optim.lr", -0.1, "lr=-0.1"),
     ("optim.freeze", ("root[",), r"'root\[' is no regular expression"),
   ],

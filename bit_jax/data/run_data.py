@@ -3,8 +3,11 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from bit_jax import cache
-from bit_jax.data import sources
+import jax
+from etils import epath
+
+from bit_jax import cache, class_names
+from bit_jax.data import sources, subsets
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from bit_jax.recipe import Config, DataFacts
@@ -63,21 +66,40 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
     train_split = train_split or default_train
     eval_splits = eval_splits or default_eval
   train = dataset.load(train_split)
-  shots = data.examples_per_class
-  if shots:
-    indices = sources.few_shot_indices(
-      train.read_labels(),
-      shots,
-      subset_seed,
-      train.num_classes,
+  if data.class_list:
+    class_names.check(
       train.class_names,
+      class_names.read(data.class_list, "config.data.class_list"),
+      f"{train.name} and {data.class_list}",
     )
-    name = f"{train.name}, {shots} per class (seed {subset_seed})"
-    train = sources.subset(train, indices, name)
+  train = _chosen(train, data, subset_seed)
   names = filter(None, (s.strip() for s in eval_splits.split(",")))
   return RunData(
     train, {name: dataset.load(name) for name in names}, dataset.held_out
   )
+
+
+def _chosen(train: Source, data: Config, seed: int) -> Source:
+  """Returns the subset that a config asks for, else the source itself."""
+  shots, path = data.examples_per_class, data.subset_file
+  if not (shots or path):
+    return train
+  if path and epath.Path(path).exists():
+    indices = subsets.read(path, train)
+    if shots:
+      subsets.check_balanced(path, train, indices, shots)
+    name = f"{train.name}, {len(indices)} of {path}"
+  elif shots:
+    indices = subsets.balanced(train, shots, seed)
+    if path and jax.process_index() == 0:
+      subsets.write(path, train, indices)
+    name = f"{train.name}, {shots} per class (seed {seed})"
+  else:
+    raise InputError(
+      f"config.data.subset_file={path} is not there; with "
+      f"config.data.examples_per_class it is made"
+    )
+  return sources.subset(train, indices, name)
 
 
 def load_probes(names: str, data_dir: str) -> dict[str, Probe]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bit_jax.data import decode, labels, slicing
 from bit_jax.data.source import Source
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, one_line
 
 IMAGE_KEY = "image"
 
@@ -97,7 +97,7 @@ def open_builder(folder: pathlib.Path) -> Any:
   # Broken metadata makes TFDS raise nearly anything.
   except Exception as error:
     raise InputError(
-      f"{folder}: cannot be read as a TFDS set ({_one_line(error)})"
+      f"{folder}: cannot be read as a TFDS set ({one_line(error)})"
     ) from error
   there = set(os.listdir(folder))
   for file in files:
@@ -228,7 +228,7 @@ class _Examples:
     # What a damaged file of examples leads to depends on the damage.
     except Exception as error:
       raise InputError(
-        f"{self.name} example {index}: cannot be read ({_one_line(error)})"
+        f"{self.name} example {index}: cannot be read ({one_line(error)})"
       ) from error
 
   def _scaled(self, data: bytes, name: str) -> np.ndarray:
@@ -362,7 +362,3 @@ def _prepare_command(dataset: str, root: pathlib.Path) -> str:
   if version:
     dataset = f"{name}:{version.split('|')[-1]}"
   return f"python -m bit_jax.tools.prepare {dataset} --data_dir={root}"
-
-
-def _one_line(error: Exception) -> str:
-  return " ".join(str(error).split()) or type(error).__name__

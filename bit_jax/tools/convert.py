@@ -14,35 +14,10 @@ import dataclasses
 import pathlib
 import sys
 
-from bit_jax import layouts, weights
+from bit_jax import class_names, errors, layouts, weights
 from bit_jax.errors import InputError
 
 _DEFAULTS = {".npz": layouts.OFFICIAL, ".safetensors": layouts.TIMM}
-
-
-def read_labels(path: str, num_classes: int) -> tuple[str, ...]:
-  """Reads one class name a line; blank lines at the end do not count.
-
-  Args:
-    path: of a UTF-8 text file.
-    num_classes: how many names there must be.
-
-  Raises:
-    InputError: the file cannot be read or holds another number of names.
-  """
-  try:
-    text = pathlib.Path(path).read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as e:
-    raise InputError(f"--labels={path} cannot be read: {e}") from e
-  names = tuple(line.strip() for line in text.rstrip().splitlines())
-  if len(names) != num_classes:
-    raise InputError(
-      f"--labels={path} holds {len(names)} names, but the head has "
-      f"{num_classes} outputs"
-    )
-  if "" in names:
-    raise InputError(f"--labels={path}: line {names.index('') + 1} is empty")
-  return names
 
 
 def convert(src: str, dst: str, layout: str = "", labels: str = "") -> None:
@@ -69,7 +44,12 @@ def convert(src: str, dst: str, layout: str = "", labels: str = "") -> None:
     )
   with weights.open_lazily(src) as loaded:
     if labels:
-      names = read_labels(labels, loaded.num_classes)
+      names = class_names.read(labels, "--labels")
+      if len(names) != loaded.num_classes:
+        raise InputError(
+          f"--labels={labels} holds {len(names)} names, but the head has "
+          f"{loaded.num_classes} outputs"
+        )
       loaded = dataclasses.replace(loaded, class_names=names)
     weights.save_as(dst, loaded, to)
     print(
@@ -92,14 +72,9 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--layout", choices=layouts.LAYOUTS, default="")
   parser.add_argument("--labels", metavar="FILE", default="")
   args = parser.parse_args(argv)
-  try:
-    convert(args.src, args.dst, args.layout, args.labels)
-  except InputError as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    return 130
-  return 0
+  return errors.exit_status(
+    lambda: convert(args.src, args.dst, args.layout, args.labels)
+  )
 
 
 if __name__ == "__main__":

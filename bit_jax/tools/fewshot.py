@@ -17,7 +17,7 @@ import numpy as np
 
 from bit_jax import cache, fewshot, models, parallel, weights
 from bit_jax.data import run_data
-from bit_jax.errors import InputError
+from bit_jax.errors import exit_status
 
 
 def _shots(text: str) -> tuple[int, ...]:
@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if args.seeds < 1 or args.crop_px < 32:
     parser.error("--seeds: expected 1 or more; --crop_px: 32 or more")
   cache.enable_compilation_cache()
-  try:
+
+  def report() -> None:
     result = run(
       args.weights,
       args.dataset,
@@ -100,15 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       seeds=args.seeds,
       crop_px=args.crop_px,
     )
-  except InputError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 1
-  if args.json:
-    print(json.dumps(result))
-  else:
-    for key, value in result.items():
+    if args.json:
+      print(json.dumps(result))
+    for key, value in () if args.json else result.items():
       print(f"{key} {np.round(value, 4)}")
-  return 0
+
+  return exit_status(report)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, exit_status
 
 _REQUIREMENTS = (
   # There are tensorflow-cpu wheels for x86 Linux only.
@@ -273,14 +273,9 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--venv", metavar="PATH", default="")
   parser.add_argument("--dry_run", action="store_true")
   args = parser.parse_args(argv)
-  try:
-    prepare(args.name, args.data_dir, args.venv, args.dry_run)
-  except InputError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    return 130
-  return 0
+  return exit_status(
+    lambda: prepare(args.name, args.data_dir, args.venv, args.dry_run)
+  )
 
 
 if __name__ == "__main__":

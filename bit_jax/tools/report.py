@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from bit_jax import writer
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, exit_status
 from bit_jax.tools import chart
 
 _COLUMNS = {"pretrained": "Pre-trained", "scratch": "From scratch"}
@@ -370,13 +370,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--out", default="report.html", metavar="FILE", help="%(default)s if unset"
   )
   args = parser.parse_args(argv)
-  try:
+
+  def write() -> None:
     write_runs_report(args.out, args.workdirs)
-  except InputError as e:
-    print(f"error: {e}", file=sys.stderr)
-    return 1
-  print(f"wrote {args.out}")
-  return 0
+    print(f"wrote {args.out}")
+
+  return exit_status(write)
 
 
 if __name__ == "__main__":

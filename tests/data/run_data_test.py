@@ -65,6 +65,36 @@ def test_more_shots_than_there_are():
     run_data.load(make_data("digits", examples_per_class=1000), seed=0)
 
 
+def test_a_subset_is_kept_and_shared_whatever_the_seed(tmp_path):
+  path = tmp_path / "subset.json"
+  spec = make_data("digits", examples_per_class=2, subset_file=str(path))
+  first = run_data.load(spec, seed=0).train
+  again = run_data.load(spec, seed=1).train
+  assert list(again.examples.indices) == list(first.examples.indices)
+  assert again.fingerprint == first.fingerprint
+  spec.examples_per_class = 0
+  assert len(run_data.load(spec, seed=0).train) == 20
+  spec.examples_per_class = 3
+  with pytest.raises(InputError, match="does not hold 3 examples of each"):
+    run_data.load(spec, seed=0)
+
+
+def test_a_subset_that_is_neither_there_nor_can_be_drawn(tmp_path):
+  spec = make_data("digits", subset_file=str(tmp_path / "none.json"))
+  with pytest.raises(InputError, match=r"none\.json is not there"):
+    run_data.load(spec, seed=0)
+
+
+def test_the_classes_must_be_those_of_a_list(tmp_path):
+  path = tmp_path / "names.txt"
+  spec = make_data("digits", class_list=str(path))
+  path.write_text("\n".join(map(str, range(10))))
+  run_data.load(spec, seed=0)
+  path.write_text("\n".join(map(str, [1, 0, *range(2, 10)])))
+  with pytest.raises(InputError, match="another order: class 0 is '0' in the"):
+    run_data.load(spec, seed=0)
+
+
 def test_tfds(tmp_path):
   write_tiny_tfds(
     tmp_path, "tiny", num_classes=3, per_class=4, splits=("train", "test")
