@@ -19,7 +19,7 @@ from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError
 from bit_jax.recipe import Config
 
-_CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
+CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
 
 # What may differ when a run goes on: it changes no number.
 _FREE_KEYS = (
@@ -88,7 +88,7 @@ def check_unchanged(workdir: epath.Path, config: Config) -> None:
     workdir: need not exist.
     config: resolved.
   """
-  path = workdir / _CONFIG
+  path = workdir / CONFIG
   if not workdir.exists() or not _exists(path):
     return
   changed = differences(_read_json(path), _plain(config))
@@ -127,7 +127,7 @@ def claim(
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    _write_json(workdir / _CONFIG, _plain(config))
+    _write_json(workdir / CONFIG, _plain(config))
     if held_out:
       _write_json(workdir / _HELD_OUT, list(held_out))
   except OSError as e:

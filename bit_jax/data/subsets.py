@@ -78,9 +78,9 @@ def check_balanced(
   examples_per_class: int,
 ) -> None:
   """Raises InputError unless a stored subset is k distinct of each class."""
-  counts = np.bincount(
-    train.read_labels()[np.unique(indices)], minlength=train.num_classes
-  )
+  # Not train.read_labels(): that reads the whole set.
+  labels = [train.examples[int(i)]["label"] for i in np.unique(indices)]
+  counts = np.bincount(labels, minlength=train.num_classes)
   if len(indices) != counts.sum() or set(counts) != {examples_per_class}:
     raise InputError(
       f"{_KEY}={path} does not hold {examples_per_class} examples of each of "

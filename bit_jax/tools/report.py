@@ -8,7 +8,6 @@ mailed and read offline, on a phone as well.
 """
 
 import argparse
-import base64
 import html
 import json
 import statistics
@@ -17,62 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from bit_jax import writer
 from bit_jax.errors import InputError, exit_status
-from bit_jax.tools import chart
+from bit_jax.tools import chart, page
 
 _COLUMNS = {"pretrained": "Pre-trained", "scratch": "From scratch"}
-
-_NONE = "&ndash;"
-_TEXT = ' class="text"'
-_MAX_SAMPLE_PX = 160
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c626a;
-  --line: #dcdfe3; --card: #fff; --page: #f5f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8eaed; --soft: #a3a9b2; --line: #3a3f47; --card: #1d2025;
-    --page: #131518; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.25rem 1rem 3rem; max-width: 64rem;
-  font: 1rem/1.55 system-ui, sans-serif; color: var(--ink);
-  background: var(--page); overflow-wrap: break-word;
-  -webkit-text-size-adjust: 100%; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .75rem; }
-h2 { font-size: 1.2rem; margin: 2.25rem 0 .75rem; }
-h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; }
-p { max-width: 44rem; margin: .5rem 0; }
-figure { margin: 0; }
-.card { background: var(--card); border: 1px solid var(--line);
-  border-radius: .6rem; min-width: 0; }
-.pad { padding: .8rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%;
-  font-variant-numeric: tabular-nums; }
-.card > figcaption { padding: .6rem .8rem; color: var(--soft);
-  font-size: .85rem; border-top: 1px solid var(--line); }
-th, td { padding: .55rem .8rem; text-align: right; white-space: nowrap; }
-thead th { white-space: normal; vertical-align: bottom; line-height: 1.3;
-  font-size: .85rem; color: var(--soft); }
-tbody tr { border-top: 1px solid var(--line); }
-th:first-child, .text { text-align: left; }
-td small { display: block; color: var(--soft); font-size: .8rem; }
-@media (max-width: 30rem) {
-  th, td { padding: .5rem; }
-  th:first-child { padding-left: .8rem; } }
-.charts { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
-.samples { display: grid; gap: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(4.2rem, 1fr)); }
-.samples img { display: block; width: 100%; aspect-ratio: 1;
-  object-fit: contain; border-radius: .35rem; border: 1px solid var(--line); }
-.samples img.small { image-rendering: pixelated; }
-.samples figcaption { font-size: .8rem; line-height: 1.3; margin-top: .2rem;
-  color: var(--soft); text-align: center; }
-"""
 
 
 def write_report(
@@ -104,14 +54,18 @@ def write_report(
     InputError: if the page cannot be written.
   """
   explanation, *others = notes or [""]
-  body = [_paragraph(explanation), _comparison_table(table), *_charts(curves)]
+  body = [
+    page.paragraph(explanation),
+    _comparison_table(table),
+    *page.charts(curves),
+  ]
   if samples:
     body.append("<h2>Sample images</h2>")
-    body += [_sample_set(name, images) for name, images in samples]
+    body += [page.sample_set(name, images) for name, images in samples]
   if others:
     body.append("<h2>Notes</h2>")
-    body += [_paragraph(note) for note in others]
-  _write_page(path, title, body)
+    body += [page.paragraph(note) for note in others]
+  page.write(path, title, body)
 
 
 def write_runs_report(path: str | Path, workdirs: Sequence[str | Path]) -> None:
@@ -144,9 +98,9 @@ def write_runs_report(path: str | Path, workdirs: Sequence[str | Path]) -> None:
     )
     for metric in metrics
   ]
-  body = [_runs_table(runs), *_charts(curves)]
+  body = [_runs_table(runs), *page.charts(curves)]
   plural = "" if len(runs) == 1 else "s"
-  _write_page(path, f"{len(runs)} training run{plural}", body)
+  page.write(path, f"{len(runs)} training run{plural}", body)
 
 
 def _read_run(workdir: Path) -> dict[str, Any]:
@@ -211,48 +165,6 @@ def _merge_keys(mappings: Any) -> list[str]:
   return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-def _write_page(path: str | Path, title: str, body: Sequence[str]) -> None:
-  page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{_STYLE}{chart.STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
-"""
-  page += "\n".join(filter(None, body)) + "\n</body>\n</html>\n"
-  path = Path(path)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-  except OSError as e:
-    raise InputError(f"{path}: cannot be written: {e.strerror}") from e
-
-
-def _paragraph(text: str) -> str:
-  return f"<p>{html.escape(text)}</p>" if text else ""
-
-
-def _table(
-  header: Sequence[str], rows: Sequence[str], caption: str, num_texts: int = 1
-) -> str:
-  """A table whose first num_texts columns hold words, the others numbers."""
-  cells = "".join(
-    f'<th scope="col"{_TEXT if i < num_texts else ""}>{html.escape(name)}</th>'
-    for i, name in enumerate(header)
-  )
-  return (
-    '<figure class="card"><div class="scroll">'
-    f"<table><thead><tr>{cells}</tr></thead><tbody>\n"
-    + "\n".join(rows)
-    + "\n</tbody></table></div>"
-    + f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-  )
-
-
 def _comparison_table(
   table: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> str:
@@ -263,17 +175,17 @@ def _comparison_table(
       pretrained, scratch = map(statistics.median, values)
       difference = f"{100 * (pretrained - scratch):+.1f}"
     else:
-      difference = _NONE
+      difference = page.NONE
     rows.append(
       f'<tr><th scope="row">{html.escape(examples)}</th>'
-      + "".join(f"<td>{_median_and_range(v)}</td>" for v in values)
+      + "".join(f"<td>{page.median_and_range(v)}</td>" for v in values)
       + f"<td>{difference}</td></tr>"
     )
   counts = [len(v) for cell in table.values() for v in cell.values() if v]
   if not counts:
     return ""
   seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
-  return "<h2>Test accuracy</h2>" + _table(
+  return "<h2>Test accuracy</h2>" + page.table(
     ["Examples per class", *_COLUMNS.values(), "Difference in points"],
     rows,
     f"Median over the seeds ({seeds} of them), below it the lowest and the "
@@ -281,19 +193,13 @@ def _comparison_table(
   )
 
 
-def _median_and_range(values: Sequence[float]) -> str:
-  if not values:
-    return _NONE
-  low, high = (f"{100 * v:.1f}" for v in (min(values), max(values)))
-  return f"{statistics.median(values):.1%}<small>{low}&ndash;{high}</small>"
-
-
 def _runs_table(runs: Sequence[dict[str, Any]]) -> str:
   metrics = _merge_keys(run["final"] for run in runs)
   rows = []
   for run in runs:
     texts = "".join(
-      f"<td{_TEXT}>{html.escape(run[key])}</td>" for key in ("dataset", "model")
+      f"<td{page.TEXT}>{html.escape(run[key])}</td>"
+      for key in ("dataset", "model")
     )
     steps = f"{run['steps']:,}"
     if not run["finished"]:
@@ -304,7 +210,7 @@ def _runs_table(runs: Sequence[dict[str, Any]]) -> str:
       + "".join(f"<td>{value}</td>" for value in values)
       + "</tr>"
     )
-  return _table(
+  return page.table(
     ["Run", "Data set", "Model", "Steps", *metrics],
     rows,
     "Final metrics of each run, or the last it wrote where it is not finished.",
@@ -313,47 +219,7 @@ def _runs_table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _number(value: float | None) -> str:
-  return _NONE if value is None else f"{value:.4g}"
-
-
-def _charts(curves: Sequence[tuple[str, Sequence[chart.Series]]]) -> list[str]:
-  styles = chart.assign_styles(
-    [name for _, series in curves for name, _, _ in series]
-  )
-  charts = [
-    f'<div class="card pad">{chart.draw(title, series, styles)}</div>'
-    for title, series in curves
-  ]
-  if not charts:
-    return []
-  return ["<h2>Learning curves</h2>", '<div class="charts">', *charts, "</div>"]
-
-
-def _sample_set(title: str, images: Sequence[tuple[np.ndarray, str]]) -> str:
-  figures = []
-  for image, label in images:
-    # Enlarged pixels tell what the model sees; smoothing would hide it.
-    small = ' class="small"' if max(image.shape[:2]) < 80 else ""
-    label = html.escape(label)
-    figures.append(
-      f'<figure><img{small} src="{_data_uri(image)}" alt="{label}">'
-      f"<figcaption>{label}</figcaption></figure>"
-    )
-  return (
-    f"<h3>{html.escape(title)}</h3>"
-    f'<div class="samples">{"".join(figures)}</div>'
-  )
-
-
-def _data_uri(image: np.ndarray) -> str:
-  """The image as PNG, in a size that keeps the page small."""
-  height, width = image.shape[:2]
-  scale = _MAX_SAMPLE_PX / max(height, width)
-  if scale < 1:
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-  png = base64.b64encode(writer.encode_png(image)).decode()
-  return f"data:image/png;base64,{png}"
+  return page.NONE if value is None else f"{value:.4g}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,96 @@
+"""k-shot fine-tuning: balanced subsets, several draws, medians (section 4.2).
+
+A study for scripts/study.py. Each number of examples per class is drawn
+`samples` times; the draws are kept in WORKDIR/subsets and used again by every
+run, from the weights of `init` and, with `scratch=1`, from random ones.
+
+  python -m scripts.study --workdir=/tmp/kshot \\
+      --study=configs/kshot.py:dataset=cifar10,model=R50x1,init=BiT-M-R50x1
+
+`shots` are joined by `+`. `preset` is one of configs/downstream.py; the rule
+counts all examples of a subset.
+
+Expected (official release, preset light, BiT-M-R50x1, medians of its runs):
+CIFAR-10 with 1 / 5 examples per class 54.1 / 82.4 %, CIFAR-100 35.2 / 64.8 %;
+R101x3 53.9 / 85.8 % and 35.0 / 70.8 %. With one example per class the draws
+differ by several points: compare medians, and read the range beside them. Not
+run here: the released weights cannot be downloaded on our machines. The README
+("Measured") has the same study of networks that were pre-trained here.
+"""
+
+from bit_jax.errors import InputError
+from bit_jax.study import Chart, Run, Study, Table
+from configs import common, downstream
+
+
+def get_study(arg: str | None = None) -> Study:
+  """Returns the study of `dataset=,data_dir=,model=,init=,shots=,...`."""
+  args = common.parse_arg(
+    arg,
+    preset="paper",
+    model="R50x1",
+    dataset="cifar10",
+    data_dir="",
+    init="",
+    shots="1+5+10",
+    samples=5,
+    scratch=0,
+  )
+  inits = {"from weights": args["init"]} if args["init"] else {}
+  if args["scratch"] or not inits:
+    inits["from scratch"] = ""
+  runs = []
+  for shots in shot_numbers(args["shots"]):
+    for sample in range(args["samples"]):
+      for weights, init in inits.items():
+        config = downstream.get_config(
+          f"preset={args['preset']},model={args['model']},"
+          f"dataset={args['dataset']},data_dir={args['data_dir']},"
+          f"examples_per_class={shots}"
+        )
+        config.seed = sample
+        config.init.checkpoint = init
+        config.data.subset_file = f"subsets/{shots}-shot-{sample}.json"
+        runs.append(
+          Run(
+            f"{shots}-shot-{sample}-{weights.replace(' ', '-')}",
+            config,
+            {
+              "per class": str(shots),
+              "sample": str(sample),
+              "weights": weights,
+            },
+          )
+        )
+  return Study(
+    title=f"{args['model']} on {args['dataset']}, few examples per class",
+    notes=[
+      f"{args['samples']} balanced draws for each number of examples per "
+      f"class; preset {args['preset']}; weights: {args['init'] or 'random'}."
+    ],
+    runs=runs,
+    tables=[Table("Test accuracy", ["per class"], ["weights"])],
+    charts=[
+      Chart(
+        "Training loss, first draw",
+        "train/loss",
+        ["per class", "weights"],
+        {"sample": "0"},
+      )
+    ],
+  )
+
+
+def shot_numbers(text: str) -> list[int]:
+  """Returns the numbers of `1+5+10`.
+
+  Raises:
+    InputError: the text has another form.
+  """
+  try:
+    shots = [int(part) for part in text.split("+")]
+  except ValueError:
+    shots = [0]
+  if min(shots) < 1:
+    raise InputError(f"shots={text}: expected positive numbers such as 1+5+10")
+  return shots

@@ -1,0 +1,268 @@
+"""Makes the runs of a study, and tables and charts of those that are finished.
+
+  python -m scripts.study --study=configs/kshot.py:dataset=cifar10 \\
+      --workdir=/tmp/kshot [--runs='*5-shot*'] [--config.key=value ...]
+
+A study is a file with `get_study(arg)`; `configs/kshot.py`,
+`configs/ablation.py` and `configs/reproduction.py` are there. Each run has a
+folder in the work directory. Started again, the command goes on where it was
+stopped; other machines can make other runs in the same directory (--runs), and
+--runs='' makes none. Runs whose data set is not prepared are named and skipped.
+`--config.key=value` of bit_jax.main is applied to every run.
+
+After each run WORKDIR/study.json holds all results, study.md the tables and
+study.html the tables and the learning curves.
+"""
+
+import argparse
+import copy
+import fnmatch
+import functools
+import html
+import importlib.util
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+from absl import logging
+
+from bit_jax import cache, files, run_config, study, train, writer
+from bit_jax import main as command
+from bit_jax.data import tfds_source
+from bit_jax.errors import InputError, UsageError, exit_status
+from bit_jax.tools import page
+
+say = functools.partial(print, flush=True)
+
+
+def load_study(spec: str) -> study.Study:
+  """Returns the study that `FILE:key=value,...` names.
+
+  Raises:
+    InputError, UsageError: the file has no study, or its arguments are wrong.
+  """
+  path, _, arg = spec.partition(":")
+  module_spec = importlib.util.spec_from_file_location("study_file", path)
+  if not pathlib.Path(path).is_file() or not module_spec:
+    raise UsageError(f"--study={path}: there is no such Python file")
+  assert module_spec.loader
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  if not hasattr(module, "get_study"):
+    raise UsageError(f"--study={path} has no get_study(arg)")
+  return module.get_study(arg)
+
+
+def missing_data(run: study.Run) -> str:
+  """Returns why a run's data set cannot be used, '' if it can."""
+  data = run.config.data
+  if data.name in ("glyphs", "digits") or data.name.startswith("folder:"):
+    return ""
+  try:
+    tfds_source.find(data.name, data.dir)
+  except InputError as e:
+    return str(e)
+  return ""
+
+
+def is_finished(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> bool:
+  """Tells whether a run of the same rules is finished, without its data."""
+  stored = workdir / run_config.CONFIG
+  if not stored.exists() or run_config.read_result(workdir) is None:
+    return False
+  changed = run_config.differences(
+    json.loads(stored.read_text()), json.loads(config.to_json())
+  )
+  return all(line.startswith("resolved.") for line in changed)
+
+
+def make_run(run: study.Run, workdir: pathlib.Path) -> float:
+  """Makes a run, or goes on with it; returns the seconds it took.
+
+  Raises:
+    InputError: it fails, or the run it starts from is not finished.
+  """
+  started = time.monotonic()
+  config = copy.deepcopy(run.config)
+  if run.init:
+    if not (workdir / run.init / "params.npz").exists():
+      raise InputError(f"{run.name} starts from {run.init}, which is not there")
+    config.init.checkpoint = str(workdir / run.init)
+  if config.data.subset_file:
+    config.data.subset_file = str(workdir / config.data.subset_file)
+  if is_finished(config, workdir / run.name):
+    say("is finished")
+    return 0.0
+  try:
+    train.train_and_evaluate(config, workdir / run.name)
+  except InputError as e:
+    raise InputError(f"{run.name}: {e}") from e
+  return time.monotonic() - started
+
+
+def read_results(
+  runs: Sequence[study.Run], workdir: pathlib.Path
+) -> dict[str, dict[str, Any]]:
+  """Returns result.json of the finished runs by name."""
+  found = {r.name: run_config.read_result(workdir / r.name) for r in runs}
+  return {name: result for name, result in found.items() if result}
+
+
+def read_secs(path: pathlib.Path) -> dict[str, float]:
+  """Returns how long each run took so far, by name.
+
+  Raises:
+    InputError: study.json is damaged.
+  """
+  if not path.exists():
+    return {}
+  try:
+    runs = json.loads(path.read_text())["runs"]
+    return {name: run["secs"] for name, run in runs.items()}
+  except (ValueError, LookupError, TypeError) as e:
+    raise InputError(f"{path} is damaged: {e!r}; remove it") from e
+
+
+def write_tables(
+  spec: study.Study, workdir: pathlib.Path, secs: Mapping[str, float]
+) -> str:
+  """Writes study.json, study.md and study.html; returns the Markdown."""
+  results = read_results(spec.runs, workdir)
+  tables = [(t, study.cells(t, spec.runs, results)) for t in spec.tables]
+  text = "\n".join(study.markdown(t, rows) for t, rows in tables)
+  runs = {
+    run.name: {
+      "factors": dict(run.factors),
+      "secs": round(secs.get(run.name, 0.0), 1),
+      "result": results[run.name],
+    }
+    for run in spec.runs
+    if run.name in results
+  }
+  stored = {"title": spec.title, "runs": runs}
+  workdir.mkdir(parents=True, exist_ok=True)
+  files.write_text(workdir / "study.json", json.dumps(stored, indent=1) + "\n")
+  files.write_text(
+    workdir / "study.md", "\n\n".join((spec.title, *spec.notes, text))
+  )
+  write_page(spec, workdir, tables)
+  return text
+
+
+def write_page(spec: study.Study, workdir: pathlib.Path, tables: Any) -> None:
+  """Writes study.html: notes, tables and learning curves."""
+  body = [page.paragraph(note) for note in spec.notes]
+  for table, rows in tables:
+    columns = list(next(iter(rows.values()), {}))
+    lines = []
+    for row, found in rows.items():
+      shown = (study.text(found[c], table.statistic) for c in columns)
+      values = "".join(f"<td>{value}</td>" for value in shown)
+      lines.append(f'<tr><th scope="row">{html.escape(row)}</th>{values}</tr>')
+    body.append(
+      page.table(
+        [", ".join(table.rows), *columns],
+        lines,
+        f"{table.title}, in %: {table.statistic}"
+        + (" (range)" if table.statistic == "median" else " (of runs)"),
+      )
+    )
+  body += page.charts(
+    [(c.title, curves(c, spec, workdir)) for c in spec.charts]
+  )
+  page.write(workdir / "study.html", spec.title, body)
+
+
+def curves(
+  chart: study.Chart, spec: study.Study, workdir: pathlib.Path
+) -> list[tuple[str, list[float], list[float | None]]]:
+  """Returns the lines of a chart from the metrics written so far."""
+  lines = []
+  for run in spec.runs:
+    path = workdir / run.name / writer.METRICS_FILE
+    if not study.matches(run.factors, chart.where) or not path.exists():
+      continue
+    points = [
+      (record["step"], found)
+      for record in writer.read_metrics(path)
+      if (found := study.value(chart.metric, record)) is not None
+    ]
+    name = study.label(run.factors, chart.lines)
+    lines.append((name, [p[0] for p in points], [p[1] for p in points]))
+  return lines
+
+
+def run_study(
+  spec: study.Study,
+  workdir: pathlib.Path,
+  *,
+  runs: str = "*",
+  overrides: Sequence[str] = (),
+) -> str:
+  """Makes the runs whose names match and returns the tables as Markdown.
+
+  Raises:
+    InputError: a run fails, or no run matches.
+    UsageError: an override is wrong.
+  """
+  for run in spec.runs:
+    command.override(run.config, overrides)
+  chosen = [r for r in spec.runs if fnmatch.fnmatchcase(r.name, runs)]
+  if runs and not chosen:
+    raise InputError(
+      f"--runs={runs} matches none of {', '.join(r.name for r in spec.runs)}"
+    )
+  skipped, todo = set(), []
+  for run in chosen:
+    reason = missing_data(run)
+    if reason or run.init in skipped:
+      skipped.add(run.name)
+      say(f"skipped {run.name}: {reason or f'{run.init} is skipped'}")
+    else:
+      todo.append(run)
+  if chosen and not todo:
+    raise InputError("no run of the study has its data set prepared")
+  secs = read_secs(workdir / "study.json")
+  for i, run in enumerate(todo, 1):
+    say(f"\n{run.name} ({i} of {len(todo)})")
+    took = make_run(run, workdir)
+    if not read_results([run], workdir):
+      raise InputError(f"{run.name} has ended without a result")
+    secs[run.name] = secs.get(run.name, 0.0) + took
+    write_tables(spec, workdir, secs)
+  return write_tables(spec, workdir, secs)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line and returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m scripts.study",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("--study", required=True, metavar="FILE:ARGS")
+  parser.add_argument("--workdir", required=True, type=pathlib.Path)
+  parser.add_argument(
+    "--runs", default="*", metavar="GLOB", help="names of the runs to make"
+  )
+  args, overrides = parser.parse_known_args(argv)
+  logging.set_verbosity(logging.WARNING)  # Orbax tells its whole story else.
+  cache.enable_compilation_cache()
+
+  def run() -> None:
+    spec = load_study(args.study)
+    text = run_study(spec, args.workdir, runs=args.runs, overrides=overrides)
+    say(f"\n{text}\nsee {args.workdir / 'study.html'}")
+
+  return exit_status(run)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
