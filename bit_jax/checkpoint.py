@@ -1,7 +1,9 @@
 """Orbax: save and restore train states. The only file that imports orbax.
 
 A checkpoint is `DIRECTORY/STEP/`: the state, and as custom metadata a JSON
-object that says what it is (config, class names, preprocessing, data).
+object that says what it is (config, class names, preprocessing, data) and holds
+a digest of each array, which is compared on restoring: Orbax itself restores
+flipped bits without a word.
 """
 
 import contextlib
@@ -13,10 +15,16 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from bit_jax import digest
 from bit_jax.errors import InputError, one_line
 
 _OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
 _POLICIES: Any = ocp.training.preservation_policies
+_DIGESTS = "digests"  # The key of the metadata that is ours.
+
+
+class DamagedError(InputError):
+  """A checkpoint that is there but cannot be restored as it was saved."""
 
 
 class Checkpointer:
@@ -26,17 +34,23 @@ class Checkpointer:
   and renames it.
   """
 
-  def __init__(self, directory: epath.PathLike, *, keep: int):
-    """Opens a folder of checkpoints; it is made on the first save.
+  def __init__(
+    self, directory: epath.PathLike, *, keep: int, keep_every_steps: int = 0
+  ):
+    """Opens a folder of checkpoints, making it if it is not there.
 
     Args:
       directory: e.g. WORKDIR/checkpoints.
       keep: how many of the newest to keep.
+      keep_every_steps: > 0: those of its multiples are kept as well.
     """
     self._directory = epath.Path(directory).resolve()
+    policies = [_POLICIES.LatestN(keep)]
+    if keep_every_steps:
+      policies.append(_POLICIES.EveryNSteps(keep_every_steps))
     self._manager = ocp.training.Checkpointer(
       self._directory,
-      preservation_policy=_POLICIES.LatestN(keep),
+      preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
       cleanup_tmp_directories=True,
     )
 
@@ -54,8 +68,12 @@ class Checkpointer:
     """Returns the JSON object that was saved with a step.
 
     Raises:
-      InputError: it cannot be read.
+      DamagedError: it cannot be read.
     """
+    metadata = self._metadata(step)
+    return {k: v for k, v in metadata.items() if k != _DIGESTS}
+
+  def _metadata(self, step: int) -> dict[str, Any]:
     try:
       info: Any = ocp.metadata(self._directory / str(step))
     except Exception as e:
@@ -71,14 +89,30 @@ class Checkpointer:
         which need not be those it was saved with.
 
     Raises:
-      InputError: the checkpoint is damaged or has other arrays.
+      DamagedError: the checkpoint cannot be read, has other arrays, or other bits
+        than it was saved with.
     """
+    path = self._directory / str(step)
+    saved = self._metadata(step).get(_DIGESTS, {})
     try:
-      return self._manager.load(step, abstract_state)
+      state = self._manager.load(step, abstract_state)
     except _OUT_OF_MEMORY:
       raise
     except Exception as e:
-      raise _unreadable(self._directory / str(step), e) from e
+      raise _unreadable(path, e) from e
+    _check_digests(path, saved, digest.compute(state))
+    return state
+
+  def set_aside(self, step: int) -> epath.Path:
+    """Renames a damaged checkpoint, so that its step can be saved again."""
+    path = self._directory / str(step)
+    aside = path.with_name(f"{step}.damaged")
+    if jax.process_index() == 0:
+      if aside.exists():
+        aside.rmtree()
+      path.rename(aside)
+    self._manager.reload()
+    return aside
 
   def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
     """Starts saving; arrays are copied before it returns, written after.
@@ -88,6 +122,7 @@ class Checkpointer:
       state: tree of jax.Array.
       metadata: a JSON object.
     """
+    metadata = {**metadata, _DIGESTS: digest.compute(state)}
     # Without force, Orbax skips a save while another one is being written.
     with self._writing():
       self._manager.save_async(
@@ -125,6 +160,19 @@ def latest_step(directory: epath.PathLike) -> int | None:
   return int(path.name) if path is not None and path.name.isdigit() else None
 
 
+def steps(directory: epath.PathLike) -> list[int]:
+  """Returns the steps of a folder's complete checkpoints, the newest first."""
+  directory = epath.Path(directory)
+  if not directory.is_dir():
+    return []
+  numbers = (int(p.name) for p in directory.iterdir() if p.name.isdigit())
+  return [
+    step
+    for step in sorted(numbers, reverse=True)
+    if _is_checkpoint(directory / str(step))
+  ]
+
+
 def find(path: epath.PathLike) -> epath.Path | None:
   """Returns the checkpoint folder that a path stands for, or None.
 
@@ -139,13 +187,8 @@ def find(path: epath.PathLike) -> epath.Path | None:
     return path
   if (path / "checkpoints").is_dir():
     path = path / "checkpoints"
-  steps = sorted(
-    (int(p.name) for p in path.iterdir() if p.name.isdigit()), reverse=True
-  )
-  for step in steps:
-    if _is_checkpoint(path / str(step)):
-      return path / str(step)
-  return None
+  newest = next(iter(steps(path)), None)
+  return None if newest is None else path / str(newest)
 
 
 def load_weights(
@@ -183,8 +226,13 @@ def load_weights(
     raise
   except Exception as e:
     raise _unreadable(path, e) from e
+  metadata = dict(info.custom_metadata or {})
+  saved = metadata.pop(_DIGESTS, {})
+  read = {k: state[k] for k in ("params", "batch_stats") if state.get(k)}
+  digests = digest.compute(read)
+  _check_digests(path, {k: saved[k] for k in saved if k in digests}, digests)
   state = {k: jax.tree.map(np.asarray, state.get(k) or {}) for k in target}
-  return state["params"], state.get("batch_stats", {}), info.custom_metadata
+  return state["params"], state.get("batch_stats", {}), metadata
 
 
 def _is_checkpoint(path: epath.Path) -> bool:
@@ -192,13 +240,27 @@ def _is_checkpoint(path: epath.Path) -> bool:
   return (path / "_CHECKPOINT_METADATA").is_file()
 
 
+def _check_digests(
+  path: epath.Path, saved: dict[str, int], found: dict[str, int]
+) -> None:
+  """Raises DamagedError where an array has other bits than it was saved with."""
+  # Checkpoints of other programs have no digests.
+  bad = [name for name in found if saved and saved.get(name) != found[name]]
+  if bad:
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    raise DamagedError(
+      f"checkpoint {path} is damaged: the bits of {bad[0]}{more} are not those "
+      f"that were saved"
+    )
+
+
 def _reason(error: Exception) -> str:
   """Returns the start of an error message, as one line."""
   return one_line(error)[:200]
 
 
-def _unreadable(path: epath.Path, error: Exception) -> InputError:
-  return InputError(
+def _unreadable(path: epath.Path, error: Exception) -> DamagedError:
+  return DamagedError(
     f"checkpoint {path} cannot be read as a state of this model: "
     f"{_reason(error)}"
   )

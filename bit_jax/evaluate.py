@@ -46,6 +46,7 @@ def _make_eval_step(model: models.ResNetV2, loss: str, mesh: Mesh):
   top = min(5, model.num_classes)
 
   def step(variables, batch):
+    variables = parallel.gathered(variables, mesh)
     logits: Any = model.apply(variables, scale_images(batch["images"]))
     targets = losses.dense_targets(batch["labels"], model.num_classes)
     mask = batch["mask"]

@@ -85,6 +85,7 @@ def make_feature_step(
   """Builds the jitted function (variables, batch) -> float32[B, D] features."""
 
   def step(variables, batch):
+    variables = parallel.gathered(variables, mesh)
     images = evaluate.scale_images(batch["images"])
     _, features = model.apply(variables, images, return_features=True)
     return features["pre_logits"]
@@ -101,25 +102,18 @@ def compute_features(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns (float32[N, D] features, int[N] labels) of a source, in order."""
   batch_size = evaluate.default_batch_size(len(source), mesh)
-  features, labels = [], []
+  variables = jax.device_put(variables, parallel.replicated(mesh))
+  rows, in_flight = [], []
   with pipeline.eval_batches(
     source, preprocess, batch_size=batch_size, mesh=mesh
   ) as batches:
-    pending = None
     for batch in batches:
-      current = (
-        feature_step(variables, batch),
-        jax.device_put(batch["labels"], parallel.replicated(mesh)),
-      )
-      if pending is not None:
-        features.append(np.asarray(pending[0]))
-        labels.append(np.asarray(pending[1]))
-      pending = current
-    assert pending is not None
-    features.append(np.asarray(pending[0]))
-    labels.append(np.asarray(pending[1]))
-  size = len(source)
-  return np.concatenate(features)[:size], np.concatenate(labels)[:size]
+      in_flight.append((feature_step(variables, batch), batch["labels"]))
+      if len(in_flight) > 1:
+        rows.append(parallel.to_host(in_flight.pop(0), mesh))
+  rows.append(parallel.to_host(in_flight.pop(), mesh))
+  features, labels = map(np.concatenate, zip(*rows, strict=True))
+  return features[: len(source)], labels[: len(source)]
 
 
 def evaluate_few_shot(

@@ -1,10 +1,12 @@
 """The mesh, what is replicated or split on it, and this host's share.
 
-One axis, `data`: batches are split over it, the train state is replicated. The
+One axis, `data`: batches are split over it; the train state is replicated, or,
+for models that do not fit, split as well and gathered where it is used. The
 update step is written for the global batch, so its result depends on the number
 of devices only through the order of summation.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +36,53 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split(mesh: Mesh) -> NamedSharding:
   """Sharding of a batch: rows split over the devices."""
   return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def split_rows(mesh: Mesh) -> NamedSharding:
+  """Sharding of parts of a batch, [parts, rows, ...]: rows split."""
+  return NamedSharding(mesh, PartitionSpec(None, "data"))
+
+
+def state_sharding(abstract_state: Any, mesh: Mesh, *, shard: bool) -> Any:
+  """Returns where each array of a train state lives.
+
+  Args:
+    abstract_state: tree of arrays or jax.ShapeDtypeStruct.
+    mesh: as of `make_mesh`.
+    shard: True: each array is split along its longest axis that the devices
+      divide; arrays without one are small, and replicated.
+
+  Returns:
+    A tree of NamedSharding.
+  """
+
+  def choose(x):
+    axes = [i for i, n in enumerate(x.shape) if n and n % mesh.size == 0]
+    if not shard or not axes:
+      return replicated(mesh)
+    axis = max(axes, key=lambda i: x.shape[i])
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+  return jax.tree.map(choose, abstract_state)
+
+
+def gathered(tree: Any, mesh: Mesh) -> Any:
+  """Inside jit: has every device hold the arrays whole from here on."""
+  return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def to_host(tree: Any, mesh: Mesh) -> Any:
+  """Returns arrays of any sharding as NumPy arrays, on every host.
+
+  All hosts must call it. One array at a time is gathered on the devices.
+  """
+  gather = _make_gather(mesh)
+  return jax.tree.map(lambda x: np.asarray(gather(x)), tree)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_gather(mesh: Mesh):
+  return jax.jit(lambda x: x, out_shardings=replicated(mesh))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:

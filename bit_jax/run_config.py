@@ -29,6 +29,7 @@ _FREE_KEYS = (
   "eval.every_steps",
   "input.num_threads",
   "log_every_steps",
+  "parallel.",
   "resume_changed",
 )
 

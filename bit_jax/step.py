@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bit_jax import evaluate, losses, models, optim, parallel
+from bit_jax import digest, evaluate, losses, models, optim, parallel
 from bit_jax.data import pipeline
 from bit_jax.recipe import Config
 
@@ -42,6 +42,7 @@ class TrainState(struct.PyTreeNode):
 def _step_config(config) -> Config:
   """Returns the part of a resolved config that the update step depends on."""
   keys = ("model", "loss", "optim", "schedule", "hyperrule", "resolved")
+  keys += ("parallel",)
   part = {k: v for k, v in config.to_dict().items() if k in keys}
   # What changes no number of the step: runs that differ in it alone share one
   # compiled step.
@@ -80,12 +81,46 @@ def _tx(config) -> optax.GradientTransformation:
 
 
 def make_init(config: Config, mesh: Mesh) -> Callable[[Any], TrainState]:
-  """Builds the jitted function from a seed to a replicated random state."""
-  return _make_init(_step_config(config), mesh)
+  """Builds the jitted function from a seed to a random state on the mesh."""
+  config = _step_config(config)
+  return jax.jit(_init_fn(config), out_shardings=_sharding(config, mesh))
+
+
+def make_abstract_state(config: Config, mesh: Mesh) -> TrainState:
+  """Returns the state as jax.ShapeDtypeStruct with shardings; no arrays."""
+  config = _step_config(config)
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    jax.eval_shape(_init_fn(config), 0),
+    _sharding(config, mesh),
+  )
+
+
+def make_abstract_batch(config: Config, mesh: Mesh) -> pipeline.Batch:
+  """Returns a batch of class ids as jax.ShapeDtypeStruct with shardings."""
+  rows, px = config.input.batch_size, config.resolved.crop_px
+  shapes = {
+    "images": ((rows, px, px, 3), jnp.uint8),
+    "labels": ((rows,), jnp.int32),
+    "index": ((rows,), jnp.int32),
+  }
+  return {
+    key: jax.ShapeDtypeStruct(shape, dtype, sharding=parallel.split(mesh))
+    for key, (shape, dtype) in shapes.items()
+  }
 
 
 @functools.lru_cache(maxsize=8)
-def _make_init(config, mesh):
+def _sharding(config, mesh):
+  return parallel.state_sharding(
+    jax.eval_shape(_init_fn(config), 0), mesh, shard=config.parallel.shard_state
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def _init_fn(config):
   model, tx = make_model(config), _tx(config)
 
   def init(seed):
@@ -101,7 +136,7 @@ def _make_init(config, mesh):
       rng=jax.random.key_data(jax.random.fold_in(rng, 1)),
     )
 
-  return jax.jit(init, out_shardings=parallel.replicated(mesh))
+  return init
 
 
 def make_update_step(
@@ -118,7 +153,8 @@ def make_update_step(
   Returns:
     A function that takes a state, whose memory it reuses, and a batch of
     `pipeline.train_batches`, and returns the next state and float32 scalars:
-    `loss` (mean over the batch), `grad_norm`, `update_norm`, `learning_rate`.
+    `loss` (mean over the batch), `grad_norm`, `update_norm`, `learning_rate`,
+    and `example_hash` (uint32) of the batch's examples and their order.
   """
   return _make_update_step(_step_config(config), mesh)
 
@@ -128,6 +164,38 @@ def _make_update_step(config, mesh):
   model, tx, schedule = make_model(config), _tx(config), _schedule(config)
   loss_fn = losses.LOSSES[config.loss]
 
+  accum_steps = config.optim.accum_steps
+
+  def mean_loss(params, batch_stats, images, targets):
+    params = optim.freeze(params, config.optim.freeze)
+    logits, updated = model.apply(
+      {"params": params, "batch_stats": batch_stats},
+      images,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    return loss_fn(logits, targets).mean(), updated.get("batch_stats", {})
+
+  grad_fn = jax.value_and_grad(mean_loss, has_aux=True)
+
+  def accumulate(params, images, targets):
+    """Returns the mean of loss and gradients over parts of the batch."""
+
+    def parts(x):
+      # Part j has the rows j, j + accum_steps, ...: every device keeps its own.
+      x = x.reshape(-1, accum_steps, *x.shape[1:])
+      return jax.lax.with_sharding_constraint(
+        jnp.moveaxis(x, 1, 0), parallel.split_rows(mesh)
+      )
+
+    def add(total, part):
+      (loss, _), grads = grad_fn(params, {}, *part)
+      return jax.tree.map(jnp.add, total, (loss, grads)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+    total, _ = jax.lax.scan(add, zeros, (parts(images), parts(targets)))
+    return jax.tree.map(lambda x: x / accum_steps, total)
+
   def update_step(state, batch):
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     images = evaluate.scale_images(batch["images"])
@@ -135,23 +203,20 @@ def _make_update_step(config, mesh):
     images, targets = losses.mixup(
       rng, images, targets, config.resolved.mixup_alpha
     )
-
-    def mean_loss(params):
-      params = optim.freeze(params, config.optim.freeze)
-      variables = {"params": params, "batch_stats": state.batch_stats}
-      logits, updated = model.apply(
-        variables, images, train=True, mutable=["batch_stats"]
-      )
-      return loss_fn(logits, targets).mean(), updated.get("batch_stats", {})
-
-    grad_fn = jax.value_and_grad(mean_loss, has_aux=True)
-    (loss, batch_stats), grads = grad_fn(state.params)
+    params, batch_stats = state.params, state.batch_stats
+    if config.parallel.shard_state:
+      params = parallel.gathered(params, mesh)
+    if accum_steps > 1:
+      loss, grads = accumulate(params, images, targets)
+    else:
+      (loss, batch_stats), grads = grad_fn(params, batch_stats, images, targets)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     metrics = {
       "loss": loss,
       "grad_norm": optax.tree.norm(grads),
       "update_norm": optax.tree.norm(updates),
       "learning_rate": schedule(state.step),
+      "example_hash": digest.weighted_sum(batch["index"].astype(jnp.uint32)),
     }
     state = state.replace(
       step=state.step + 1,
@@ -162,5 +227,7 @@ def _make_update_step(config, mesh):
     return state, metrics
 
   return jax.jit(
-    update_step, donate_argnums=0, out_shardings=parallel.replicated(mesh)
+    update_step,
+    donate_argnums=0,
+    out_shardings=(_sharding(config, mesh), parallel.replicated(mesh)),
   )

@@ -39,6 +39,8 @@ _AT_LEAST = {
   "eval.batch_size": 0,
   "checkpoint.every_steps": 0,
   "checkpoint.keep": 1,
+  "checkpoint.keep_every_steps": 0,
+  "optim.accum_steps": 1,
 }
 
 
@@ -86,6 +88,17 @@ def check(config: Config, mesh: Mesh) -> None:
     raise InputError(
       f"config.model.batch_group={group}: expected a divisor of "
       f"config.input.batch_size={config.input.batch_size}, or 0"
+    )
+  parts = config.optim.accum_steps
+  if config.input.batch_size % (parts * mesh.size):
+    raise InputError(
+      f"config.optim.accum_steps={parts}: expected a divisor of the "
+      f"{config.input.batch_size // mesh.size} examples a device has"
+    )
+  if parts > 1 and config.model.norm == "bn":
+    raise InputError(
+      f"config.optim.accum_steps={parts} gives other statistics with "
+      f"config.model.norm='bn'; use config.model.norm='gn', or 1"
     )
   if config.optim.momentum >= 1:
     raise InputError(

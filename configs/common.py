@@ -110,7 +110,11 @@ def get_config() -> ml_collections.ConfigDict:
   o.momentum = 0.9
   o.weight_decay = 0.0  # Coupled L2, on kernels only.
   o.decoupled = False  # True: the decay's equivalent outside the momentum.
+  o.accum_steps = 1  # Parts the batch is computed in, one after the other.
   o.freeze = ()  # Patterns of parameter paths, e.g. ('root_block', 'block1/').
+
+  c.parallel = ml_collections.ConfigDict()
+  c.parallel.shard_state = False  # Parameters and momentum split over devices.
 
   c.eval = e = ml_collections.ConfigDict()
   e.every_steps = 0  # 0: at the end only.
@@ -120,7 +124,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.checkpoint = k = ml_collections.ConfigDict()
   k.every_steps = 1000  # 0: at the end only.
-  k.keep = 1
+  k.keep = 2  # The newest: one to fall back on if the other is damaged.
+  k.keep_every_steps = 0  # > 0: those of its multiples stay as well.
 
   # Products of the rules for this run, filled in at start; not to be set.
   c.resolved = r = ml_collections.ConfigDict()

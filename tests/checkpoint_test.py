@@ -131,3 +131,48 @@ def test_closing_does_not_hide_the_first_error(tmp_path, monkeypatch):
   with pytest.raises(InputError, match="second"), writer:
     pass
   close()
+
+
+def save(folder, mesh, *steps, **kw):
+  with checkpoint.Checkpointer(folder, **{"keep": 9, **kw}) as writer:
+    for step in steps:
+      writer.save(step, make_state(mesh, step), {"variant": "x"})
+
+
+def flip_a_bit(folder):
+  """Flips one bit in the middle of the file that holds most."""
+  files = [path for path in folder.rglob("*") if path.is_file()]
+  path = max(files, key=lambda path: path.stat().st_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def test_every_so_many_steps_stay(tmp_path, mesh):
+  save(tmp_path, mesh, 10, 20, 30, 40, 50, keep=1, keep_every_steps=20)
+  assert checkpoint.steps(tmp_path) == [50, 40, 20]
+  assert checkpoint.steps(tmp_path / "none") == []
+
+
+def test_flipped_bits_are_found(tmp_path, mesh):
+  noise = jax.random.normal(jax.random.key(0), (100, 100))
+  state = jax.device_put({"params": {"x": noise}}, parallel.replicated(mesh))
+  message = f"{tmp_path}/3 is damaged: the bits of params/x are not those"
+  with checkpoint.Checkpointer(tmp_path, keep=9) as manager:
+    manager.save(3, state, {})
+    manager.wait()
+    flip_a_bit(tmp_path / "3")
+    with pytest.raises(checkpoint.DamagedError, match=message):
+      manager.restore(3, abstract(state, mesh))
+    aside = manager.set_aside(3)
+    assert aside.name == "3.damaged"
+    assert checkpoint.steps(tmp_path) == []
+    manager.save(3, state, {})  # The step can be saved again.
+  with pytest.raises(checkpoint.DamagedError, match="damaged: the bits of"):
+    checkpoint.load_weights(aside)
+  assert_equal(checkpoint.load_weights(tmp_path / "3")[0], state["params"])
+
+
+def test_metadata_is_what_was_saved(tmp_path, mesh):
+  save(tmp_path, mesh, 1)
+  assert checkpoint.load_weights(tmp_path / "1")[2] == {"variant": "x"}

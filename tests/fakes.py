@@ -2,7 +2,11 @@
 
 import numpy as np
 
+from bit_jax import parallel, recipe
 from bit_jax.data.source import Source
+from configs import downstream
+
+MODEL = "R14x0.25"
 
 
 class ArrayExamples:
@@ -44,3 +48,29 @@ def array_source(num_examples=40, num_classes=4, seed=0, **kw):
     flip=False,
   )
   return Source(**(fields | kw))
+
+
+def make_config(**overrides):
+  config = downstream.get_config(f"preset=quick,model={MODEL}")
+  config.total_steps = 4
+  config.input.batch_size = 8
+  config.log_every_steps = 1
+  config.data.name = "arrays"
+  with config.unlocked():
+    config.update_from_flattened_dict(overrides)
+  return config
+
+
+def resolved(config, num_classes=4, num_examples=40):
+  facts = recipe.DataFacts(num_examples, num_classes, (32, 32), native_px=32)
+  return recipe.resolve(config, facts)
+
+
+def a_batch(mesh, seed=0, num_classes=4, size=8):
+  rng = np.random.default_rng(seed)
+  batch = {
+    "images": rng.integers(0, 256, (size, 32, 32, 3), np.uint8),
+    "labels": rng.integers(0, num_classes, (size,)).astype(np.int32),
+    "index": rng.integers(0, 2**31, (size,)).astype(np.int32),
+  }
+  return parallel.to_global(batch, mesh)

@@ -1,4 +1,4 @@
-"""One step of every recipe: config, rules, data, update, evaluation, weights."""
+"""One step of every recipe: config, rules, data, update, evaluation."""
 
 import pytest
 

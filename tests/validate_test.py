@@ -32,6 +32,8 @@ def test_recipes_are_valid(mesh):
     ("total_steps", -1, "total_steps=-1"),
     ("log_every_steps", 0, "log_every_steps=0: expected 1"),
     ("checkpoint.keep", 0, "checkpoint.keep=0: expected 1"),
+    ("checkpoint.keep_every_steps", -1, "keep_every_steps=-1"),
+    ("optim.accum_steps", 3, "accum_steps=3: expected a divisor of the 128"),
     ("checkpoint.every_steps", -3, "every_steps=-3"),
     ("data.examples_per_class", -1, "examples_per_class=-1"),
     ("data.name", "", "data.name is empty"),
@@ -55,4 +57,11 @@ def test_products_cannot_be_set_by_hand(mesh):
   config = downstream.get_config()
   config.resolved.total_steps = 7
   with pytest.raises(UsageError, match="cannot be set"):
+    validate.check(config, mesh)
+
+
+def test_parts_of_a_batch_have_statistics_of_their_own(mesh):
+  config = downstream.get_config()
+  config.optim.accum_steps, config.model.norm = 2, "bn"
+  with pytest.raises(InputError, match=r"accum_steps=2 gives other statistics"):
     validate.check(config, mesh)
