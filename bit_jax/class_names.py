@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, some
 
 
 def read(path: str, key: str) -> tuple[str, ...]:
@@ -41,12 +41,12 @@ def check(names: Sequence[str], wanted: Sequence[str], what: str) -> None:
   """
   if tuple(names) == tuple(wanted):
     return
-  missing = sorted(set(wanted) - set(names))
-  extra = sorted(set(names) - set(wanted))
+  missing, extra = set(wanted) - set(names), set(names) - set(wanted)
   if missing or extra or len(names) != len(wanted):
     raise InputError(
       f"{what} have different classes: {len(names)} and {len(wanted)}; "
-      f"{_few(missing)} only in the list, {_few(extra)} only in the data"
+      f"{len(missing)} ({some(map(repr, missing))}) only in the list, "
+      f"{len(extra)} ({some(map(repr, extra))}) only in the data"
     )
   pairs = zip(names, wanted, strict=True)
   i = next(i for i, (name, other) in enumerate(pairs) if name != other)
@@ -54,9 +54,3 @@ def check(names: Sequence[str], wanted: Sequence[str], what: str) -> None:
     f"{what} have the same classes in another order: class {i} is {names[i]!r} "
     f"in the data and {wanted[i]!r} in the list"
   )
-
-
-def _few(names: Sequence[str]) -> str:
-  """Returns the number of names and the first three."""
-  shown = ", ".join(map(repr, names[:3]))
-  return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})"

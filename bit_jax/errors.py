@@ -1,7 +1,16 @@
-"""The two errors that end a command in one clear line, and how they do."""
+"""What ends a command in one clear line, and the code it exits with.
+
+| code | meaning                                                              |
+|------|----------------------------------------------------------------------|
+| 0    | done                                                                 |
+| 1    | bad input; the same command would fail again                         |
+| 2    | unknown flag, config key or argument                                 |
+| 75   | stopped by a signal, all is saved: the same command goes on          |
+| 130  | interrupted where there is nothing to save                           |
+"""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
@@ -12,23 +21,40 @@ class UsageError(ValueError):
   """An unknown flag, config key or argument; the command exits 2."""
 
 
+class StoppedError(RuntimeError):
+  """A signal asked the run to stop and its state is saved; exit code 75."""
+
+
+# sysexits.h calls it "temporary failure": launchers run the command again.
+STOPPED = 75
+
+
 def one_line(message: object) -> str:
   """Returns a message, or that of an error, without line breaks."""
   return " ".join(str(message).split()) or type(message).__name__
+
+
+def some(names: Iterable[str]) -> str:
+  """Returns the first few names, sorted, and how many more there are."""
+  names = sorted(names)
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return ", ".join(names[:3]) + more
 
 
 def exit_status(command: Callable[[], object]) -> int:
   """Runs a command; bad input ends in one line on stderr.
 
   Returns:
-    What the process exits with: 0, 1 after an InputError, 2 after a UsageError,
-    130 after Ctrl-C.
+    What the process exits with.
   """
   try:
     command()
   except (InputError, UsageError) as e:
     print(f"error: {one_line(e)}", file=sys.stderr)
     return 1 if isinstance(e, InputError) else 2
+  except StoppedError as e:
+    print(one_line(e), file=sys.stderr)
+    return STOPPED
   except KeyboardInterrupt:
     return 130
   return 0

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, some
 
 # Each array of a residual unit: our path, official key, PyTorch key.
 _UNIT = (
@@ -212,13 +212,6 @@ HF = Layout(
 LAYOUTS = {
   layout.name: layout for layout in (OFFICIAL, BIG_VISION, BIT_JAX, TIMM, HF)
 }
-
-
-def some(names: Iterable[str]) -> str:
-  """Returns the first few names and how many more there are."""
-  names = sorted(names)
-  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-  return ", ".join(names[:3]) + more
 
 
 def infer(keys: Iterable[str]) -> Layout:

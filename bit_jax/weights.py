@@ -24,7 +24,7 @@ from bit_jax import (
   paths,
   releases,
 )
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, some
 
 _METADATA_KEY = "bit_jax_metadata"
 _BATCH_STATS = "batch_stats/"
@@ -138,7 +138,7 @@ def check_params(
     if v.dtype.name not in array_files.FLOATS
   ]
   problems = [
-    f"{what}: {layouts.some(keys)}"
+    f"{what}: {some(keys)}"
     for what, keys in (
       ("missing", missing),
       ("unexpected", unexpected),

@@ -23,6 +23,8 @@ def test_reads_one_name_a_line(tmp_path):
     ("ab", r"2 and 3; 1 \('c'\) only in the list, 0 \(\) only in the data"),
     ("abd", r"1 \('c'\) only in the list, 1 \('d'\) only in the data"),
     ("abcc", "4 and 3; 0"),
+    ("a", r"2 \('b', 'c'\) only in the list"),
+    ("wxyzabc", r"4 \('w', 'x', 'y' and 1 more\) only in the data"),
   ],
 )
 def test_classes_must_be_the_listed_ones_in_order(names, message):

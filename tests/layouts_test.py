@@ -199,8 +199,3 @@ def test_training_state_is_no_weights():
   keys = ["params/head/bias", "opt/0/trace/head/bias", "chrono/steps"]
   found = layouts.parse_keys(layouts.BIG_VISION, keys)
   assert found == {"head/bias": "params/head/bias"}
-
-
-def test_long_lists_are_cut():
-  assert layouts.some(["d", "b", "c", "a"]) == "a, b, c and 1 more"
-  assert layouts.some(["b", "a"]) == "a, b"

@@ -16,9 +16,11 @@ from bit_jax.errors import InputError
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _EVAL_SPLITS = ("val", "valid", "validation", "test")
 _HELD_OUT_FRACTION = 0.2
+_FORMATS = "and jpg, jpeg, png, webp or bmp images"
+_CLASSES = f"expected PATH/CLASS/IMAGE, {_FORMATS}"
 _LAYOUT = (
   "expected PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE with val and test "
-  "folders beside train, and jpg, jpeg, png, webp or bmp images"
+  f"folders beside train, {_FORMATS}"
 )
 
 
@@ -65,12 +67,9 @@ def load(
     InputError: the folder is not laid out like this, an image cannot be read, a
       class has too few images, or a file of `held_out` is gone.
   """
-  root = os.path.expanduser(path)
-  if not os.path.isdir(root):
-    problem = "is not a folder" if os.path.exists(root) else "does not exist"
-    raise InputError(f"folder:{path} {problem}; {_LAYOUT}")
+  root = _find_root(path, _LAYOUT)
   files = {
-    split: _images_by_class(root, folder)
+    split: _images_by_class(root, folder, _LAYOUT)
     for split, folder in _split_folders(root).items()
   }
   _check_classes(path, files)
@@ -93,18 +92,38 @@ def load(
   image_px = decode.median_size(
     [scanned[name][2:] for name in _flatten(files["train"])]
   )
-  splits = {}
-  for split, by_class in files.items():
-    examples = _Examples.of(root, by_class, class_names)
-    splits[split] = Source(
-      name=f"folder:{path} {split}",
-      examples=examples,
-      class_names=class_names,
-      image_px=image_px,
-      fingerprint=_fingerprint(examples, scanned),
-      read_labels=functools.partial(np.array, examples.labels, np.int64),
+  splits = {
+    split: _make_source(
+      f"folder:{path} {split}", root, by_class, class_names, image_px, scanned
     )
+    for split, by_class in files.items()
+  }
   return FolderSplits(splits, chosen)
+
+
+def load_all(path: str, *, cache_dir: str = "") -> Source:
+  """Returns all images of a folder of classes as one source.
+
+  Every folder in `path` is a class, even one named train or one without any
+  image; else classes, their images and their order are those of `load`.
+
+  Args:
+    path: the folder; nothing is written to it.
+    cache_dir: as for `load`.
+
+  Raises:
+    InputError: the folder is not laid out like this, has no images, or one of
+      them cannot be read.
+  """
+  root = _find_root(path, _CLASSES)
+  by_class = _images_by_class(root, root, _CLASSES)
+  if not any(by_class.values()):
+    raise InputError(f"{path}: there are no images in the class folders")
+  scanned = folder_scan.scan(root, _flatten(by_class), cache_dir)
+  image_px = decode.median_size([file[2:] for file in scanned.values()])
+  return _make_source(
+    f"folder:{path}", root, by_class, tuple(by_class), image_px, scanned
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,21 +131,6 @@ class _Examples:
   root: str
   names: Sequence[str]
   labels: Sequence[int]
-
-  @classmethod
-  def of(
-    cls,
-    root: str,
-    by_class: Mapping[str, Sequence[str]],
-    class_names: Sequence[str],
-  ) -> "_Examples":
-    number = {name: i for i, name in enumerate(class_names)}
-    labels = [
-      number[class_name]
-      for class_name, names in by_class.items()
-      for _ in names
-    ]
-    return cls(root, _flatten(by_class), labels)
 
   def __len__(self) -> int:
     return len(self.names)
@@ -141,6 +145,27 @@ class _Examples:
     return {"image": data, "label": self.labels[index], "name": path}
 
 
+def _make_source(
+  name: str,
+  root: str,
+  by_class: Mapping[str, Sequence[str]],
+  class_names: tuple[str, ...],
+  image_px: tuple[int, int],
+  scanned: Mapping[str, folder_scan.Scanned],
+) -> Source:
+  number = {class_name: i for i, class_name in enumerate(class_names)}
+  labels = [number[key] for key, files in by_class.items() for _ in files]
+  examples = _Examples(root, _flatten(by_class), labels)
+  return Source(
+    name=name,
+    examples=examples,
+    class_names=class_names,
+    image_px=image_px,
+    fingerprint=_fingerprint(examples, scanned),
+    read_labels=functools.partial(np.array, labels, np.int64),
+  )
+
+
 def _fingerprint(
   examples: _Examples, scanned: Mapping[str, folder_scan.Scanned]
 ) -> str:
@@ -149,6 +174,14 @@ def _fingerprint(
     digest.update(os.fsencode(f"\n{name}\0"))
     digest.update(f"{scanned[name].num_bytes} {label}".encode())
   return digest.hexdigest()[:16]
+
+
+def _find_root(path: str, expected: str) -> str:
+  root = os.path.expanduser(path)
+  if not os.path.isdir(root):
+    problem = "is not a folder" if os.path.exists(root) else "does not exist"
+    raise InputError(f"folder:{path} {problem}; {expected}")
+  return root
 
 
 def _split_folders(root: str) -> dict[str, str]:
@@ -176,8 +209,14 @@ def _split_folders(root: str) -> dict[str, str]:
   return {"train": root}
 
 
-def _images_by_class(root: str, folder: str) -> dict[str, list[str]]:
-  """Returns the images of each class folder, relative to `root`."""
+def _images_by_class(
+  root: str, folder: str, expected: str
+) -> dict[str, list[str]]:
+  """Returns the images of each class folder, relative to `root`.
+
+  Raises:
+    InputError: there are no class folders; `expected` is part of the message.
+  """
   classes = _subfolders(folder)
   if not classes:
     problem = (
@@ -185,7 +224,7 @@ def _images_by_class(root: str, folder: str) -> dict[str, list[str]]:
       if _has_images(folder)
       else "there are no class folders"
     )
-    raise InputError(f"{folder}: {problem}; {_LAYOUT}")
+    raise InputError(f"{folder}: {problem}; {expected}")
   return {
     name: _images_below(root, os.path.join(folder, name)) for name in classes
   }

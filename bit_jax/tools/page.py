@@ -19,7 +19,7 @@ from bit_jax.tools import chart
 
 NONE = "&ndash;"
 TEXT = ' class="text"'  # Of a table's cell that holds words.
-_MAX_SAMPLE_PX = 160
+_MAX_SAMPLE_PX, _WEBP_QUALITY = 160, 85
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c626a;
@@ -66,13 +66,16 @@ td small { display: block; color: var(--soft); font-size: .8rem; }
 """
 
 
-def write(path: str | Path, title: str, body: Sequence[str]) -> None:
+def write(
+  path: str | Path, title: str, body: Sequence[str], style: str = ""
+) -> None:
   """Writes a page.
 
   Args:
     path: the HTML file; its folder is made if missing.
     title: the heading.
     body: HTML elements; empty strings are left out.
+    style: CSS of this page alone.
 
   Raises:
     InputError: it cannot be written.
@@ -83,7 +86,7 @@ def write(path: str | Path, title: str, body: Sequence[str]) -> None:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
-<style>{_STYLE}{chart.STYLE}</style>
+<style>{_STYLE}{chart.STYLE}{style}</style>
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
@@ -150,27 +153,42 @@ def charts(curves: Sequence[tuple[str, Sequence[chart.Series]]]) -> list[str]:
 
 def sample_set(title: str, images: Sequence[tuple[np.ndarray, str]]) -> str:
   """Returns images uint8[H, W, 3] (RGB) with labels, below a heading."""
-  figures = []
-  for image, label in images:
-    # Enlarged pixels tell what the model sees; smoothing would hide it.
-    small = ' class="small"' if max(image.shape[:2]) < 80 else ""
-    label = html.escape(label)
-    figures.append(
-      f'<figure><img{small} src="{data_uri(image)}" alt="{label}">'
-      f"<figcaption>{label}</figcaption></figure>"
-    )
+  figures = [
+    f"<figure>{picture(image, label)}"
+    f"<figcaption>{html.escape(label)}</figcaption></figure>"
+    for image, label in images
+  ]
   return (
     f"<h3>{html.escape(title)}</h3>"
     f'<div class="samples">{"".join(figures)}</div>'
   )
 
 
-def data_uri(image: np.ndarray) -> str:
-  """Returns uint8[H, W, 3] (RGB) as PNG, in a size that keeps a page small."""
+def picture(image: np.ndarray, label: str, *, lossy: bool = False) -> str:
+  """Returns uint8[H, W, 3] (RGB) as an <img>; `lossy` as in `data_uri`."""
+  # Enlarged pixels tell what the model sees; smoothing, or losses, would hide
+  # it.
+  small = max(image.shape[:2]) < 80
+  source = data_uri(image, lossy=lossy and not small)
+  name = ' class="small"' if small else ""
+  return f'<img{name} src="{source}" alt="{html.escape(label)}">'
+
+
+def data_uri(image: np.ndarray, *, lossy: bool = False) -> str:
+  """Returns uint8[H, W, 3] (RGB) in a size that keeps a page small.
+
+  Args:
+    image: the image; larger ones are reduced.
+    lossy: WebP instead of PNG, a ninth of the bytes, for pages of hundreds.
+  """
   height, width = image.shape[:2]
   scale = _MAX_SAMPLE_PX / max(height, width)
   if scale < 1:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-  png = base64.b64encode(writer.encode_png(image)).decode()
-  return f"data:image/png;base64,{png}"
+  kind, encoded = "png", writer.encode_png(image)
+  if lossy:
+    bgr = np.ascontiguousarray(image[..., ::-1])
+    options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY]
+    kind, encoded = "webp", cv2.imencode(".webp", bgr, options)[1].tobytes()
+  return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"

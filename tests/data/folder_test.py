@@ -227,6 +227,39 @@ def test_fingerprint_of_val_follows_its_labels(tmp_path):
   assert after.fingerprint != before.fingerprint
 
 
+def test_all_images_as_one_source(tmp_path):
+  _write(
+    tmp_path / "set", *_numbered("dog", count=2), "ant/1.png", "train/1.png"
+  )
+  _write(tmp_path / "set", "dog/deep/2.png", ".git/1.png", size=(30, 40))
+  (tmp_path / "set/empty").mkdir()
+  before = _tree(tmp_path / "set")
+  cache = tmp_path / "cache"
+  got = folder.load_all(f"{tmp_path}/set", cache_dir=str(cache))
+  assert got.name == f"folder:{tmp_path}/set"
+  assert got.class_names == ("ant", "dog", "empty", "train")
+  assert got.read_labels().tolist() == [0, 1, 1, 1, 3]
+  assert [os.path.relpath(name, tmp_path / "set") for name in _names(got)] == [
+    *("ant/1.png", "dog/00.png", "dog/01.png", "dog/deep/2.png"),
+    "train/1.png",
+  ]
+  assert [example["label"] for example in got.examples] == [0, 1, 1, 1, 3]
+  assert got.image_px == (8, 6)
+  assert _tree(tmp_path / "set") == before
+  assert len(list(cache.iterdir())) == 1
+  _write(tmp_path / "set", "ant/1.png", size=(90, 90))
+  changed = folder.load_all(f"{tmp_path}/set", cache_dir=str(cache))
+  assert changed.fingerprint != got.fingerprint
+
+
+def test_one_image_is_a_source(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  _write(tmp_path, "set/cat/1.png")
+  got = folder.load_all("~/set")
+  assert (len(got), got.class_names) == (1, ("cat",))
+  assert got.examples[0]["name"] == str(tmp_path / "set/cat/1.png")
+
+
 def _broken(name, data):
   def make(root):
     _write(root, *_numbered("a", "b"))
@@ -308,6 +341,29 @@ def test_bad_folder_is_one_clear_error(tmp_path, case):
     folder.load(str(root))
   assert str(error.value).startswith(message.replace("ROOT", str(root)))
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("case", "message"),
+  [
+    ("missing", "folder:ROOT does not exist; expected PATH/CLASS/IMAGE, and"),
+    ("a file", "folder:ROOT is not a folder"),
+    ("empty", "ROOT: there are no class folders"),
+    ("images at the top", "ROOT: the images are not in class folders"),
+    ("no class has images", "ROOT: there are no images in the class folders"),
+    ("no image", "ROOT/b/z.jpg: not a JPEG"),
+    ("dead link", "ROOT/a/z.png: No such file"),
+  ],
+)
+def test_bad_folder_of_all_images(tmp_path, case, message):
+  make, _ = _BAD.get(case, (lambda root: (root / "a").mkdir(), ""))
+  root = tmp_path / "root"
+  root.mkdir()
+  make(root)
+  with pytest.raises(InputError) as error:
+    folder.load_all(str(root))
+  assert str(error.value).startswith(message.replace("ROOT", str(root)))
+  assert "PATH/train" not in str(error.value)
 
 
 def test_scan_is_remembered_and_nothing_written_to_the_folder(

@@ -1,0 +1,278 @@
+"""Evaluates weights on robustness benchmarks, or on any split of a data set.
+
+  python -m bit_jax.tools.evaluate WEIGHTS --benchmark=real,imagenet_v2
+  python -m bit_jax.tools.evaluate WEIGHTS --dataset=cifar10 --split=test
+
+WEIGHTS is what `weights.load` takes: a work directory, a checkpoint, a file or
+the name of a release. Benchmarks are real, imagenet_v2[/CONFIG], objectnet:PATH
+and folder:PATH; see bit_jax/benchmarks.py. Classes are matched by name. Prints
+a line for each: the share of the images whose first guess, and one of whose
+first five, is right, how many images counted, and how many were left out.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bit_jax import (
+  benchmarks,
+  cache,
+  class_names,
+  evaluate,
+  models,
+  parallel,
+  weights,
+)
+from bit_jax.benchmarks import Benchmark
+from bit_jax.data import preprocess, sources
+from bit_jax.data.preprocess import Preprocess
+from bit_jax.errors import InputError, exit_status, some
+
+_CROP_PX = 224  # Of weights that do not say.
+
+
+@functools.lru_cache(maxsize=8)
+def make_step(model: models.ResNetV2, mesh: Mesh):
+  """Builds the jitted function (variables, batch) -> sums, for `evaluate`.
+
+  Args:
+    model: the network.
+    mesh: what batches are split over; their labels are uint8[B, classes].
+
+  Returns:
+    A function whose result has the sums of `evaluate.make_eval_step`, the loss
+    being 0, and the rows of `index` int32[B] whose first guess is right as
+    `right` bool[B].
+  """
+
+  def step(variables, batch):
+    logits: Any = model.apply(variables, evaluate.scale_images(batch["images"]))
+    guesses = jax.lax.top_k(logits, min(5, model.num_classes))[1]
+    hits = jnp.take_along_axis(batch["labels"], guesses, axis=1)
+    hits = hits * batch["mask"][:, None] > 0
+    return {
+      "count": batch["mask"].astype(jnp.int32).sum(),
+      "loss": jnp.zeros(()),
+      "correct": hits[:, 0].sum(dtype=jnp.int32),
+      "correct_top5": hits.any(-1).sum(dtype=jnp.int32),
+      "index": batch["index"],
+      "right": hits[:, 0],
+    }
+
+  return jax.jit(step, out_shardings=parallel.replicated(mesh))
+
+
+def choose_preprocess(
+  stored: Mapping[str, Any], kind: str = "", crop_px: int = 0
+) -> Preprocess:
+  """Returns how images are prepared.
+
+  Args:
+    stored: what the weights say; {} if nothing, and then `square` is meant.
+    kind: `square` (resized to the crop size, as in fine-tuning's evaluation) or
+      `central` (short side to 8/7 of it, central square); '': as stored.
+    crop_px: side of the input; 0: as stored, or else 224.
+  """
+  px = crop_px or stored.get("crop_px", _CROP_PX)
+  if kind == "central":
+    return preprocess.central(round(px * 8 / 7), px)
+  if kind == "square" or not stored:
+    return preprocess.hyperrule_test(px)
+  kept = Preprocess(**stored)
+  resize_px = round(kept.resize_px * px / kept.crop_px)
+  return dataclasses.replace(kept, crop_px=px, resize_px=resize_px)
+
+
+def run(
+  loaded: weights.Weights,
+  benchmark: Benchmark,
+  prepare: Preprocess,
+  *,
+  batch_size: int = 0,
+  per_class: bool = False,
+) -> dict[str, Any]:
+  """Evaluates weights on a benchmark.
+
+  Args:
+    loaded: of `weights.load`.
+    benchmark: relabelled for them.
+    prepare: how images are prepared.
+    batch_size: global; 0: `evaluate.default_batch_size`.
+    per_class: add the accuracy on each class of the set. An image with several
+      labels counts for each.
+
+  Returns:
+    `accuracy`, `top5_accuracy` (0 to 1), `examples`, `left_out`, `unmatched`
+    and `assumed_order` (see `Benchmark`), `preprocess`, and `per_class`
+    {name: {"accuracy", "examples"}}.
+
+  Raises:
+    InputError: an image cannot be decoded, or devices cannot share a batch.
+  """
+  model: Any = models.create(
+    loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
+  )
+  mesh = parallel.make_mesh()
+  if batch_size:
+    parallel.check_batch_size(batch_size, mesh, "--batch_size")
+  step = make_step(model, mesh)
+  outputs = []
+
+  def recorded(variables, batch):
+    outputs.append(step(variables, batch))
+    return outputs[-1]
+
+  metrics = evaluate.evaluate(
+    recorded,
+    {"params": loaded.params, "batch_stats": loaded.batch_stats},
+    benchmark,
+    prepare,
+    batch_size=batch_size,
+    mesh=mesh,
+  )
+  keys = ("accuracy", "top5_accuracy", "examples")
+  result: dict[str, Any] = {key: metrics[key] for key in keys}
+  for key in ("left_out", "unmatched", "assumed_order"):
+    result[key] = getattr(benchmark, key)
+  result["preprocess"] = dataclasses.asdict(prepare)
+  if per_class:
+    right = np.zeros(len(benchmark), bool)
+    for output in jax.device_get(outputs):
+      right[output["index"][output["right"]]] = True
+    result["per_class"] = {
+      name: {"accuracy": float(right[rows].mean()), "examples": len(rows)}
+      for name, rows in benchmark.members.items()
+    }
+  return result
+
+
+def describe(name: str, result: Mapping[str, Any]) -> str:
+  """Returns the line of a benchmark, and with `per_class` one a class."""
+  line = (
+    f"{name}: accuracy {result['accuracy']:.4f}, top5_accuracy "
+    f"{result['top5_accuracy']:.4f}, {result['examples']} images counted, "
+    f"{result['left_out']} left out"
+  )
+  if result["unmatched"]:
+    line += (
+      f"; {len(result['unmatched'])} classes have no class of the classifier: "
+      f"{some(result['unmatched'])}"
+    )
+  if result["assumed_order"]:
+    line += (
+      "; the classifier has no class names, its outputs were taken in the "
+      "order of the set"
+    )
+  classes = result.get("per_class", {}).items()
+  lines = [
+    f"  {key}: accuracy {value['accuracy']:.4f}, {value['examples']} images"
+    for key, value in classes
+  ]
+  return "\n".join([line, *lines])
+
+
+def _evaluate_all(args: argparse.Namespace) -> None:
+  loaded = weights.load(args.weights)
+  names = loaded.class_names
+  if args.class_names:
+    names = class_names.read(args.class_names, "--class_names")
+  # Weights without class names have numbers instead.
+  names = names or tuple(map(str, range(loaded.num_classes)))
+  if not loaded.num_classes or len(names) != loaded.num_classes:
+    raise InputError(
+      f"weights {args.weights} have {loaded.num_classes} outputs, but "
+      f"{len(names)} class names"
+    )
+  where: dict[str, Any] = {
+    "data_dir": args.data_dir,
+    "cache_dir": str(cache.folder("folders")),
+  }
+  opened: dict[str, Benchmark] = {}
+  # All of them before the first is evaluated, which may take long.
+  for name in filter(None, map(str.strip, args.benchmark.split(","))):
+    opened[name] = benchmarks.load(
+      name,
+      names,
+      split=args.split,
+      label_map=args.label_map,
+      border_px=args.border_px,
+      **where,
+    )
+  if args.dataset:
+    source = sources.load(args.dataset, args.split or "test", **where)
+    opened[source.name] = benchmarks.relabel(
+      source,
+      names,
+      label_map=args.label_map,
+      border_px=max(args.border_px, 0),
+    )
+  prepare = choose_preprocess(loaded.preprocess, args.preprocess, args.crop_px)
+  if not (loaded.preprocess or (args.preprocess and args.crop_px)):
+    print(
+      "note: the weights do not say how images are prepared; used: "
+      f"{prepare}; choose with --preprocess and --crop_px",
+      file=sys.stderr,
+    )
+  results = {}
+  for name, benchmark in opened.items():
+    results[name] = run(
+      loaded,
+      benchmark,
+      prepare,
+      batch_size=args.batch_size,
+      per_class=args.per_class,
+    )
+    if not args.json:
+      print(describe(name, results[name]), flush=True)
+  if args.json:
+    print(json.dumps(results))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit code."""
+  parser = argparse.ArgumentParser(
+    prog="python -m bit_jax.tools.evaluate",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add("weights")
+  add("--benchmark", default="", help="separated by commas")
+  add("--dataset", default="", help="TFDS name, folder:PATH, glyphs or digits")
+  add(
+    "--split", default="", help="such as validation[:1000]; of --dataset test"
+  )
+  add("--data_dir", default="", help="where TFDS sets are")
+  add(
+    "--label_map", default="", help='JSON: {"class": "name; name"}, or folder'
+  )
+  add("--class_names", default="", help="names of the outputs, one a line")
+  add("--border_px", type=int, default=-1, help="to cut off; ObjectNet: 1")
+  add("--crop_px", type=int, default=0, help="size; else that of the weights")
+  add("--preprocess", choices=("square", "central"), default="")
+  add("--batch_size", type=int, default=0)
+  add("--json", action="store_true", help="print JSON")
+  add(
+    "--per_class", action="store_true", help="also the accuracy of each class"
+  )
+  args = parser.parse_args(argv)
+  if bool(args.benchmark.strip(", ")) == bool(args.dataset):
+    parser.error("expected one of --benchmark and --dataset")
+  if args.crop_px < 0 or args.batch_size < 0 or args.border_px < -1:
+    parser.error("--crop_px, --batch_size and --border_px: expected 1 or more")
+  cache.enable_compilation_cache()
+  return exit_status(lambda: _evaluate_all(args))
+
+
+if __name__ == "__main__":
+  sys.exit(main())

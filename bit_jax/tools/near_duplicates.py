@@ -1,0 +1,216 @@
+r"""Finds near-duplicates: images of one set that another one holds as well.
+
+  python -m bit_jax.tools.near_duplicates WEIGHTS --data_dir=DIR \
+      --query=cifar10 --query_split=test \
+      --index=tiny_imagenet --index_split=train --out=page.html
+
+Upstream images that also stand in a downstream test set make a transfer look
+better than it is; the BiT paper removed them. For every query example, this
+finds the nearest index examples and shows the closest pairs side by side. The
+same set and split for both finds what one set holds twice.
+
+The distance is 1 - cosine of the features before the head, of whole images: 0
+to 1, as these features are not negative. It depends on nothing but two images
+and the weights. (With small networks, on recompressed, brightened and shrunk
+images, centring or standardizing the features found no more copies of flowers,
+and about as many on CIFAR-10 at 32 px.) Which distance means "the same" differs
+between networks: look at the page first, then choose `--threshold`.
+
+`--json=pairs.json` lists the pairs of the page, with a threshold all pairs up
+to it: [{"query": 5, "index": 17, "distance": 0.01, "identical": false}, ...].
+These are numbers of examples in their splits (`query_file` and `index_file` in
+`folder:` sets); `identical` says that no pixel differs. To evaluate without the
+duplicates:
+
+  drop = {pair["query"] for pair in json.load(open("pairs.json"))}
+  test = sources.load("cifar10", "test", data_dir=DIR)
+  keep = [i for i in range(len(test)) if i not in drop]
+  clean = sources.subset(test, keep, "cifar10 test, without duplicates")
+
+To train without them, drop `index` numbers; `--neighbours=10` finds more copies
+of one image. Within one set query < index, and dropping `index` leaves one of
+each.
+
+Memory: the query's features are held, 4 bytes each (8 kB an example for R50x1),
+on the host and, split, on the devices; the index is streamed, whatever its
+size. Let the larger set be the index.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from bit_jax import (
+  cache,
+  evaluate,
+  fewshot,
+  models,
+  neighbours,
+  parallel,
+  weights,
+)
+from bit_jax.data import pipeline, sources
+from bit_jax.data.preprocess import Preprocess
+from bit_jax.data.source import Examples, Source
+from bit_jax.errors import InputError, exit_status
+from bit_jax.tools import duplicates_page
+
+_PROGRESS_SECS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Images:
+  """Examples without their labels, of which there may be none."""
+
+  examples: Examples
+
+  def __len__(self) -> int:
+    return len(self.examples)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return {**self.examples[index], "label": 0}
+
+
+def _with_progress(
+  blocks: Iterable[Any], total: int, what: str
+) -> Iterator[Any]:
+  start = shown = time.monotonic()
+  done = 0
+  for block in blocks:
+    yield block
+    done, now = min(done + len(block), total), time.monotonic()
+    if now - shown > _PROGRESS_SECS:
+      shown, left = now, (now - start) * (total - done) / done
+      line = f"{what}: {done:,} of {total:,} examples, {left:.0f} s left"
+      print(line, file=sys.stderr, flush=True)
+
+
+def _search(
+  loaded: weights.Weights,
+  query: Source,
+  index: Source,
+  preprocess: Preprocess,
+  count: int,
+  within: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what `neighbours.search` does, of two sources."""
+  mesh = parallel.make_mesh()
+  model: Any = models.create(
+    loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
+  )
+  feature_step = fewshot.make_feature_step(model, mesh)
+  variables = jax.device_put(
+    {"params": loaded.params, "batch_stats": loaded.batch_stats},
+    parallel.replicated(mesh),
+  )
+  # One size for both: one compiled step, and equal pixels give equal features.
+  batch_size = evaluate.default_batch_size(max(len(query), len(index)), mesh)
+
+  def features(source):
+    images = dataclasses.replace(source, examples=_Images(source.examples))
+    with pipeline.eval_batches(
+      images, preprocess, batch_size=batch_size, mesh=mesh
+    ) as batches:
+      computed = (feature_step(variables, batch) for batch in batches)
+      blocks = map(neighbours.normalize, computed)
+      yield from _with_progress(blocks, len(source), source.name)
+
+  held = np.empty((len(query), loaded.params["head"]["kernel"].shape[0]), "f")
+  ahead = itertools.pairwise(itertools.chain(features(query), [None]))
+  for i, (block, _) in enumerate(ahead):
+    rows = held[i * batch_size : (i + 1) * batch_size]
+    rows[:] = np.asarray(block)[: len(rows)]
+  if within:
+    blocks = neighbours.blocks_of(held)
+    blocks = _with_progress(blocks, len(held), "search")
+  else:
+    blocks = features(index)
+  return neighbours.search(held, blocks, len(index), count, mesh, within=within)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+  if args.threshold is not None and not 0 <= args.threshold <= 1:
+    raise InputError(f"--threshold={args.threshold}: expected 0 to 1")
+  for name, low in (("neighbours", 1), ("max_pairs", 1), ("crop_px", 32)):
+    value = getattr(args, name)
+    if value is not None and value < low:
+      raise InputError(f"--{name}={value}: expected {low} or more")
+
+
+def _run(args: argparse.Namespace) -> str:
+  """Writes what the command is asked for; returns a line about it."""
+  _check_numbers(args)
+  duplicates_page.check_writable(args.out, args.json)
+  opened = {
+    name: sources.open_dataset(
+      name, data_dir=args.data_dir, cache_dir=str(cache.folder("folders"))
+    )
+    for name in (args.query, args.index)
+  }
+  query = opened[args.query].load(args.query_split)
+  index = opened[args.index].load(args.index_split)
+  within = args.query == args.index and query.fingerprint == index.fingerprint
+  if within and len(query) < 2:
+    raise InputError(f"{query.name}: one example has no neighbours")
+  loaded = weights.load(args.weights)
+  # With these all images may well have the same features.
+  if not all(np.isfinite(x).all() for x in jax.tree.leaves(loaded.params)):
+    raise InputError(f"weights {args.weights}: there is inf or nan in them")
+  crop_px = args.crop_px or loaded.preprocess.get("crop_px", 0)
+  crop_px = crop_px or max(query.native_px, index.native_px) or 224
+  # Not a central crop: images may well differ outside of it.
+  whole = Preprocess("none", crop_px)
+  distances, numbers = _search(
+    loaded, query, index, whole, args.neighbours, within
+  )
+  return duplicates_page.write(
+    args.out,
+    args.json,
+    query,
+    index,
+    distances,
+    numbers,
+    within=within,
+    threshold=args.threshold,
+    max_pairs=args.max_pairs,
+    note=f"Features: {loaded.variant} of {args.weights}, on whole images at "
+    f"{crop_px} x {crop_px} pixels.",
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m bit_jax.tools.near_duplicates",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add("weights", metavar="WEIGHTS", help="what weights.load takes")
+  add("--query", required=True, metavar="SET", help="looked for")
+  add("--query_split", default="test", metavar="SPLIT", help="%(default)s")
+  add("--index", required=True, metavar="SET", help="looked in")
+  add("--index_split", default="train", metavar="SPLIT", help="%(default)s")
+  add("--data_dir", default="", metavar="DIR", help="where TFDS sets are")
+  add("--out", required=True, metavar="FILE", help="the HTML page to write")
+  add("--json", default="", metavar="FILE", help="the list of pairs to write")
+  add("--threshold", type=float, help="take pairs up to this distance")
+  add("--neighbours", type=int, default=1, help="of an example; %(default)s")
+  add("--max_pairs", type=int, default=200, help="on the page; %(default)s")
+  sizes = "side of the images; that of the weights, else of the set, else 224"
+  add("--crop_px", type=int, help=sizes)
+  args = parser.parse_args(argv)
+  cache.enable_compilation_cache()
+  return exit_status(lambda: print(_run(args)))
+
+
+if __name__ == "__main__":
+  sys.exit(main())
