@@ -89,8 +89,8 @@ class Checkpointer:
         which need not be those it was saved with.
 
     Raises:
-      DamagedError: the checkpoint cannot be read, has other arrays, or other bits
-        than it was saved with.
+      DamagedError: the checkpoint cannot be read, has other arrays, or other
+        bits than it was saved with.
     """
     path = self._directory / str(step)
     saved = self._metadata(step).get(_DIGESTS, {})
@@ -243,7 +243,7 @@ def _is_checkpoint(path: epath.Path) -> bool:
 def _check_digests(
   path: epath.Path, saved: dict[str, int], found: dict[str, int]
 ) -> None:
-  """Raises DamagedError where an array has other bits than it was saved with."""
+  """Raises DamagedError where an array has other bits than were saved."""
   # Checkpoints of other programs have no digests.
   bad = [name for name in found if saved and saved.get(name) != found[name]]
   if bad:

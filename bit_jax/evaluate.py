@@ -77,6 +77,7 @@ def evaluate(
   batch_size: int,
   mesh: Mesh,
   num_threads: int = 0,
+  after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
   """Computes metrics over every example of a source, none dropped or doubled.
 
@@ -88,6 +89,7 @@ def evaluate(
     batch_size: global; 0 for `default_batch_size`.
     mesh: what batches are split over.
     num_threads: that decode; 0: one for each core.
+    after_batch: called after each batch; what it raises ends the evaluation.
 
   Returns:
     `loss` (mean), `accuracy` and `top5_accuracy` (0 to 1; the latter counts
@@ -114,6 +116,7 @@ def evaluate(
       in_flight.append(eval_step(variables, batch))
       if len(in_flight) > 1:
         read_oldest()
+      after_batch()
   while in_flight:
     read_oldest()
   count = totals["count"]

@@ -23,6 +23,19 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for checkpoints, metrics and results."
 )
 
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator_address",
+  "",
+  "HOST:PORT of process 0, where several processes are started by hand; Slurm, "
+  "Open MPI and TPU pods are recognized without.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", 0, "How many there are; with --coordinator_address."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", -1, "Which one this is, from 0; with --coordinator_address."
+)
+
 
 def _fail(message: object, code: int) -> NoReturn:
   print(f"error: {one_line(message)}", file=sys.stderr)
@@ -107,15 +120,15 @@ def main(argv: Sequence[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells its whole story else.
   started = time.monotonic()
-  from bit_jax import cache, train
+  from bit_jax import cache, hosts, train
 
-  print(f"imported in {time.monotonic() - started:.1f} s", flush=True)
-  cache.enable_compilation_cache()
-  sys.exit(
-    exit_status(
-      lambda: train.train_and_evaluate(_CONFIG.value, str(_WORKDIR.value))
-    )
-  )
+  def run() -> None:
+    hosts.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    print(f"imported in {time.monotonic() - started:.1f} s", flush=True)
+    cache.enable_compilation_cache()
+    train.train_and_evaluate(_CONFIG.value, str(_WORKDIR.value))
+
+  sys.exit(exit_status(run))
 
 
 if __name__ == "__main__":

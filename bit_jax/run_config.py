@@ -31,6 +31,7 @@ _FREE_KEYS = (
   "log_every_steps",
   "parallel.",
   "resume_changed",
+  "watchdog_mins",
 )
 
 

@@ -1,6 +1,7 @@
 """One loop for every recipe: train_and_evaluate, from config to result."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -14,49 +15,29 @@ from jax.sharding import Mesh
 
 from bit_jax import (
   checkpoint,
+  digest,
   evaluate,
   fewshot,
+  hosts,
   parallel,
   recipe,
+  resume,
   run_config,
+  stopping,
   validate,
+  watchdog,
   weights,
   writer,
 )
 from bit_jax.data import pipeline, run_data
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, StoppedError
 from bit_jax.recipe import Config
-from bit_jax.step import TrainState, make_init, make_model, make_update_step
-
-
-def _start_state(
-  config: Config,
-  mesh: Mesh,
-  checkpointer: checkpoint.Checkpointer | None,
-  latest: int | None,
-) -> TrainState:
-  """Resumes, else carries weights over, else starts from random ones."""
-  init, sharding = make_init(config, mesh), parallel.replicated(mesh)
-  if checkpointer is not None and latest is not None:
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-      jax.eval_shape(init, config.seed),
-    )
-    return checkpointer.restore(latest, abstract)
-  # A bad file is found before anything is compiled.
-  path = config.init.checkpoint
-  loaded = weights.load(path) if path else None
-  if loaded is not None:
-    weights.check_options(loaded, config.model)
-  state = init(config.seed)
-  if loaded is None:
-    return state
-  params = weights.with_head(loaded, state.params, keep=config.init.keep_head)
-  state = state.replace(params=jax.device_put(params, sharding))
-  if loaded.batch_stats and state.batch_stats:
-    stats = jax.device_put(loaded.batch_stats, sharding)
-    state = state.replace(batch_stats=stats)
-  return state
+from bit_jax.step import (
+  TrainState,
+  make_abstract_state,
+  make_model,
+  make_update_step,
+)
 
 
 class _Waits:
@@ -85,41 +66,6 @@ class _Waits:
     return share
 
 
-def _evaluate_all(
-  config: Config,
-  state: TrainState,
-  data: run_data.RunData,
-  probes: Mapping[str, run_data.Probe],
-  mesh: Mesh,
-) -> dict[str, float]:
-  """Returns all metrics `eval/NAME/...` of a state."""
-  eval_step = evaluate.make_eval_step(config, mesh)
-  scalars = {}
-  for name, source in data.evals.items():
-    values = evaluate.evaluate(
-      eval_step,
-      state.variables,
-      source,
-      recipe.eval_preprocess(config),
-      batch_size=config.eval.batch_size,
-      mesh=mesh,
-      num_threads=config.input.num_threads,
-    )
-    scalars |= {f"eval/{name}/{k}": v for k, v in values.items()}
-  for name, probe in probes.items():
-    values = fewshot.evaluate_few_shot(
-      fewshot.make_feature_step(make_model(config), mesh),
-      state.variables,
-      probe.train,
-      probe.test,
-      fewshot.default_preprocess(probe.train, config.resolved.crop_px),
-      mesh,
-      shots=config.eval.fewshot_shots,
-    )
-    scalars |= {f"eval/fewshot_{name}/{k}": v for k, v in values.items()}
-  return scalars
-
-
 def _check_finite(
   scalars: Mapping[str, float], step: int, workdir: epath.Path
 ) -> None:
@@ -132,6 +78,112 @@ def _check_finite(
         f"checkpoint is {last}. A lower config.optim.lr or a longer warm-up "
         f"may help, in another --workdir or with --config.resume_changed=true"
       )
+
+
+@dataclasses.dataclass
+class _Run:
+  """What the loop needs besides the state, and what it does now and then."""
+
+  config: Config
+  workdir: epath.Path
+  mesh: Mesh
+  data: run_data.RunData
+  probes: Mapping[str, run_data.Probe]
+  checkpointer: checkpoint.Checkpointer
+  metrics_writer: writer.MetricWriter
+  stop: stopping.StopRequest
+  watchdog: watchdog.Watchdog
+
+  def __post_init__(self):
+    self.agree = stopping.make_agreement(self.mesh)
+    self.metadata = run_config.checkpoint_metadata(
+      self.config,
+      self.data.train.class_names,
+      recipe.eval_preprocess(self.config),
+    )
+
+  def is_due(self, step: int, every_steps: int) -> bool:
+    """Tells whether something that happens now and then does at a step."""
+    total = self.config.resolved.total_steps
+    return 0 < step < total and every_steps > 0 and step % every_steps == 0
+
+  def check(self, step: int, metrics: Any) -> dict[str, float]:
+    """Waits for a step; returns its numbers once they are found finite."""
+    scalars = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    self.watchdog.progress(step)
+    if not all(map(math.isfinite, scalars.values())):
+      self.checkpointer.wait()
+    _check_finite(scalars, step, self.workdir)
+    return scalars
+
+  def save(self, step: int, state: TrainState) -> None:
+    """Starts saving a state whose numbers are finite."""
+    started = time.monotonic()
+    self.checkpointer.save(step, state, self.metadata)
+    secs = time.monotonic() - started
+    self.metrics_writer.write_scalars(step, {"checkpoint/stall_secs": secs})
+
+  def stopped(self, step: int) -> StoppedError:
+    """Completes the last save; returns the error that ends the run."""
+    self.checkpointer.wait()
+    signal = self.stop.received or "a signal to another host"
+    return StoppedError(
+      f"stopped by {signal} after step {step}, which is saved; run the same "
+      f"command again to go on"
+    )
+
+  def _heed_stop(self, step: int) -> None:
+    """Between evaluation batches: raises StoppedError if asked to stop."""
+    self.watchdog.progress(step)
+    if bool(self.agree(bool(self.stop.received))):
+      raise StoppedError
+
+  def evaluate(
+    self, step: int, state: TrainState, *, saved: bool
+  ) -> dict[str, float]:
+    """Returns all metrics `eval/NAME/...` of a state, and writes them.
+
+    Raises:
+      StoppedError: a signal came; the state is saved.
+    """
+    try:
+      scalars = self._evaluate(step, state)
+    except StoppedError:
+      if not saved:
+        self.save(step, state)
+      raise self.stopped(step) from None
+    _check_finite(scalars, step, self.workdir)
+    if scalars:
+      self.metrics_writer.write_scalars(step, scalars)
+    return scalars
+
+  def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+    config, mesh, scalars = self.config, self.mesh, {}
+    eval_step = evaluate.make_eval_step(config, mesh)
+    for name, source in self.data.evals.items():
+      values = evaluate.evaluate(
+        eval_step,
+        state.variables,
+        source,
+        recipe.eval_preprocess(config),
+        batch_size=config.eval.batch_size,
+        mesh=mesh,
+        num_threads=config.input.num_threads,
+        after_batch=lambda: self._heed_stop(step),
+      )
+      scalars |= {f"eval/{name}/{k}": v for k, v in values.items()}
+    for name, probe in self.probes.items():
+      values = fewshot.evaluate_few_shot(
+        fewshot.make_feature_step(make_model(config), mesh),
+        state.variables,
+        probe.train,
+        probe.test,
+        fewshot.default_preprocess(probe.train, config.resolved.crop_px),
+        mesh,
+        shots=config.eval.fewshot_shots,
+      )
+      scalars |= {f"eval/fewshot_{name}/{k}": v for k, v in values.items()}
+    return scalars
 
 
 def train_and_evaluate(
@@ -151,6 +203,7 @@ def train_and_evaluate(
   Raises:
     InputError: the config, the data, a checkpoint or the work directory is not
       usable, or the loss is not finite; the message says what was expected.
+    StoppedError: a signal of `stopping.SIGNALS` came; the state is saved.
   """
   workdir, started = epath.Path(workdir).expanduser(), time.monotonic()
   is_lead = jax.process_index() == 0
@@ -173,40 +226,48 @@ def train_and_evaluate(
   data_secs = time.monotonic() - started
 
   with contextlib.ExitStack() as stack:
+    stop = stack.enter_context(stopping.StopRequest())
+    digest.compile_ahead(make_abstract_state(config, mesh))
     # Nothing is written before all that can be wrong at start was tried.
     folder = workdir / "checkpoints"
-    latest = checkpoint.latest_step(folder)
-    if latest is None:
-      start_step, checkpointer = 0, None
+    if checkpoint.steps(folder):
+      checkpointer = resume.open_checkpoints(folder, config)
+      stack.enter_context(checkpointer)
+      start_step, state = resume.restore_newest(
+        checkpointer, folder, config, mesh, say
+      )
     else:
-      start_step = latest
-      checkpointer = stack.enter_context(
-        checkpoint.Checkpointer(folder, keep=config.checkpoint.keep)
-      )
-      saved = checkpointer.metadata(latest)
-      run_config.check_checkpoint(folder / str(latest), saved, config)
-    if start_step > total_steps:
-      raise InputError(
-        f"{folder} is at step {start_step}, further than the {total_steps} "
-        f"steps of this config"
-      )
-    state = _start_state(config, mesh, checkpointer, latest)
+      start_step, state = 0, resume.start_anew(config, mesh)
+      checkpointer = None
     update_step = make_update_step(config, mesh)
     run_config.claim(workdir, config, data.held_out, write=is_lead)
-    checkpointer = checkpointer or stack.enter_context(
-      checkpoint.Checkpointer(folder, keep=config.checkpoint.keep)
-    )
-    metadata = run_config.checkpoint_metadata(
-      config, data.train.class_names, recipe.eval_preprocess(config)
-    )
-    metrics_writer = writer.create(
+    hosts.check_agreement(workdir, config)
+    run = _Run(
+      config,
       workdir,
-      total_steps=total_steps,
-      start_step=start_step,
-      batch_size=config.input.batch_size,
-      is_lead=is_lead,
+      mesh,
+      data,
+      probes,
+      checkpointer
+      or stack.enter_context(resume.open_checkpoints(folder, config)),
+      writer.create(
+        workdir,
+        total_steps=total_steps,
+        start_step=start_step,
+        batch_size=config.input.batch_size,
+        is_lead=is_lead,
+      ),
+      stop,
+      stack.enter_context(
+        watchdog.Watchdog(
+          config.watchdog_mins,
+          host=jax.process_index(),
+          num_hosts=jax.process_count(),
+          folder=workdir / "hosts",
+        )
+      ),
     )
-    stack.callback(metrics_writer.close)
+    stack.callback(run.metrics_writer.close)
     if start_step:
       say(f"resumed from step {start_step} of {folder}")
     elif is_lead:
@@ -216,7 +277,6 @@ def train_and_evaluate(
       (workdir / "parameters.txt").write_text(overview + "\n")
       say(run_config.describe_params(state.params))
     state_secs = time.monotonic() - started - data_secs
-
     batches = stack.enter_context(
       pipeline.train_batches(
         data.train,
@@ -232,11 +292,7 @@ def train_and_evaluate(
     waits = _Waits(batches)
 
     def log(step, metrics):
-      """Waits for a step, checks its numbers and writes them."""
-      scalars = {k: float(v) for k, v in jax.device_get(metrics).items()}
-      if not all(map(math.isfinite, scalars.values())):
-        checkpointer.wait()
-      _check_finite(scalars, step, workdir)
+      scalars = run.check(step, metrics)
       if step == start_step + 1:
         secs = time.monotonic() - started
         say(
@@ -246,51 +302,52 @@ def train_and_evaluate(
         )
       if step % config.log_every_steps == 0 or step in (1, total_steps):
         scalars["input_wait"] = waits.fraction()
-        metrics_writer.write_scalars(
+        run.metrics_writer.write_scalars(
           step, {f"train/{k}": v for k, v in scalars.items()}
         )
 
-    def evaluate_and_write(step):
-      scalars = _evaluate_all(config, state, data, probes, mesh)
-      _check_finite(scalars, step, workdir)
-      if scalars:
-        metrics_writer.write_scalars(step, scalars)
-      return scalars
-
-    def due(step, every):
-      return 0 < step < total_steps and every > 0 and step % every == 0
-
-    if due(start_step, config.eval.every_steps):
-      evaluate_and_write(start_step)  # It comes after the save it was cut off.
-    running = None
+    if run.is_due(start_step, config.eval.every_steps):
+      # It comes after the save it was cut off.
+      run.evaluate(start_step, state, saved=True)
+    running, must_stop = None, False
     for step, batch in enumerate(waits, start_step + 1):
       state, metrics = update_step(state, batch)
+      flag = run.agree(bool(stop.received))
       # Two steps in flight: this one is queued while the last one is read.
       if running:
-        log(*running)
-      running = step, metrics
-      save = due(step, config.checkpoint.every_steps)
-      evaluate_now = due(step, config.eval.every_steps)
-      if save or evaluate_now or step == total_steps:
-        log(*running)  # Only a state whose numbers are finite is saved.
-        running = None
-      if save or step == total_steps:
-        checkpointer.save(step, state, metadata)
+        log(*running[:2])
+        must_stop = bool(running[2])
+      running = step, metrics, flag
+      save = run.is_due(step, config.checkpoint.every_steps)
+      save = save or must_stop or step == total_steps
+      evaluate_now = run.is_due(step, config.eval.every_steps)
+      if save or evaluate_now:
+        log(step, metrics)  # Only a state whose numbers are finite is saved.
+        running, must_stop = None, must_stop or bool(flag)
+      if save or must_stop:
+        run.save(step, state)
+      if must_stop:
+        raise run.stopped(step)
       if evaluate_now:
-        evaluate_and_write(step)
-    result = {"step": total_steps, **evaluate_and_write(total_steps)}
-    checkpointer.wait()
+        run.evaluate(step, state, saved=save)
+    result = {
+      "step": total_steps,
+      **run.evaluate(total_steps, state, saved=True),
+    }
+    run.checkpointer.wait()
 
+  params = parallel.to_host(state.params, mesh)
+  batch_stats = parallel.to_host(state.batch_stats, mesh)
   if is_lead:
     weights.save_npz(
       workdir / "params.npz",
       weights.Weights(
-        jax.device_get(state.params),
-        jax.device_get(state.batch_stats),
+        params,
+        batch_stats,
         config.model.variant,
         data.train.class_names,
-        metadata["preprocess"],
-        metadata["model_options"],
+        run.metadata["preprocess"],
+        run.metadata["model_options"],
       ),
     )
     run_config.write_result(workdir, result)

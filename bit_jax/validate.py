@@ -24,6 +24,7 @@ _AT_LEAST = {
   "num_classes": 0,
   "total_steps": 0,
   "log_every_steps": 1,
+  "watchdog_mins": 0,
   "data.examples_per_class": 0,
   "input.batch_size": 1,
   "input.resize_px": 0,

@@ -202,7 +202,11 @@ class ProgressWriter(MetricWriter):
   def write_scalars(
     self, step: int, scalars: Mapping[str, SupportsFloat]
   ) -> None:
-    values = {name: f"{float(value):.5g}" for name, value in scalars.items()}
+    values = {
+      name: f"{float(value):.5g}"
+      for name, value in scalars.items()
+      if not name.endswith("_hash")  # To compare runs by, not to read.
+    }
     is_train = any(name.startswith("train/") for name in values)
     pace = self._pace(int(step), is_train)
     if self._bar is not None and is_train:

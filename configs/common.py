@@ -57,6 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.hyperrule = ""  # paper or code: gives what schedule and input leave open.
   c.total_steps = 0  # > 0 overrides schedule.total, all else in proportion.
   c.log_every_steps = 50
+  c.watchdog_mins = 30.0  # Without a step before stacks are shown; 0: never.
   c.resume_changed = False  # Go on although config or data have changed.
 
   c.data = d = ml_collections.ConfigDict()

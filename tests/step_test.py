@@ -12,7 +12,7 @@ from bit_jax import (
   paths,
   train,
 )
-from bit_jax.step import make_abstract_state
+from bit_jax.step import make_abstract_state, make_init
 from tests import fakes
 from tests.fakes import a_batch, make_config, resolved
 
@@ -64,7 +64,7 @@ def reference_updates(config, state, batches):
 )
 def test_update_steps_are_sgd_on_the_mean_loss(mesh, overrides, tolerance):
   config = resolved(make_config(**overrides))
-  state = train.make_init(config, mesh)(0)
+  state = make_init(config, mesh)(0)
   # From step 5 on: random choices belong to the step.
   state = state.replace(step=state.step + 5)
   batches = [a_batch(mesh, seed) for seed in range(3)]
@@ -80,7 +80,7 @@ def test_update_steps_are_sgd_on_the_mean_loss(mesh, overrides, tolerance):
 
 
 def test_two_seeds_give_two_networks(mesh):
-  init = train.make_init(resolved(make_config()), mesh)
+  init = make_init(resolved(make_config()), mesh)
   a, b = (init(seed).params["root_block"]["conv_root"] for seed in (0, 1))
   assert (np.asarray(a["kernel"]) != b["kernel"]).all()
 
@@ -89,7 +89,7 @@ def test_the_number_of_devices_changes_nothing_but_rounding(mesh, one_device):
   config = resolved(make_config(mixup_alpha=0.3))
   results = []
   for m in (mesh, one_device):
-    state = train.make_init(config, m)(0)
+    state = make_init(config, m)(0)
     update = train.make_update_step(config, m)
     for seed in range(2):
       state, metrics = update(state, a_batch(m, seed))
@@ -105,7 +105,7 @@ def test_the_number_of_devices_changes_nothing_but_rounding(mesh, one_device):
 def test_pmap_with_pmean_gives_the_same_update(mesh):
   """The textbook's data parallelism; mixup is applied before splitting."""
   config = resolved(make_config(mixup_alpha=0.3))
-  state = jax.device_get(train.make_init(config, mesh)(0))
+  state = jax.device_get(make_init(config, mesh)(0))
   batch = a_batch(mesh)
   model = models.create(MODEL, num_classes=4)
   rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), 0)
@@ -145,7 +145,7 @@ def test_pmap_with_pmean_gives_the_same_update(mesh):
 
 def test_frozen_parameters_stay(mesh):
   config = resolved(make_config(**{"optim.freeze": ("root_block", "block1/")}))
-  state = train.make_init(config, mesh)(0)
+  state = make_init(config, mesh)(0)
   before = jax.device_get(state.params)
   state, _ = train.make_update_step(config, mesh)(state, a_batch(mesh))
   for path, value in paths.flatten(jax.device_get(state.params)).items():
@@ -164,7 +164,7 @@ def test_runs_that_differ_in_data_and_seed_share_compiled_steps(mesh):
 
 def test_schedule_counts_finished_updates(mesh):
   config = resolved(make_config())
-  state = train.make_init(config, mesh)(0)
+  state = make_init(config, mesh)(0)
   update = train.make_update_step(config, mesh)
   rates = []
   for _ in range(3):
@@ -181,7 +181,7 @@ def test_schedule_counts_finished_updates(mesh):
 
 def run_steps(config, mesh, steps=2):
   """Returns losses, example hashes and the last state on the host."""
-  state = train.make_init(config, mesh)(0)
+  state = make_init(config, mesh)(0)
   update, seen = train.make_update_step(config, mesh), []
   for seed in range(steps):
     state, metrics = update(state, a_batch(mesh, seed))
@@ -230,7 +230,7 @@ def test_a_split_state_gives_the_same_updates(mesh, one_device):
 def test_the_abstract_state_is_that_of_the_real_one(mesh):
   for shard in (False, True):
     config = resolved(make_config(**{"parallel.shard_state": shard}))
-    state = train.make_init(config, mesh)(0)
+    state = make_init(config, mesh)(0)
     abstract = make_abstract_state(config, mesh)
     jax.tree.map(
       lambda x, y: (
@@ -253,9 +253,7 @@ def test_the_example_hash_tells_examples_and_their_order(mesh):
     batch = a_batch(mesh) | parallel.to_global(
       {"index": np.array(index, np.int32)}, mesh
     )
-    return int(
-      update(train.make_init(config, mesh)(0), batch)[1]["example_hash"]
-    )
+    return int(update(make_init(config, mesh)(0), batch)[1]["example_hash"])
 
   order = [5, 6, 7, 8, 1, 2, 3, 4]
   assert hash_of(order) == hash_of(order)

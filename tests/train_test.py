@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import json
+import signal
 
 import jax
 import numpy as np
@@ -8,14 +9,17 @@ import pytest
 
 from bit_jax import (
   checkpoint,
+  evaluate,
   parallel,
+  resume,
+  stopping,
   train,
   weights,
   writer,
 )
 from bit_jax.data import pipeline
 from bit_jax.data.run_data import RunData
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, StoppedError
 from configs import upstream
 from tests import fakes
 from tests.fakes import make_config, resolved
@@ -35,6 +39,42 @@ def read_lines(workdir):
   return writer.read_metrics(workdir / "metrics.jsonl")
 
 
+def trained(workdir):
+  """Returns (step, loss, hash of the examples) of each update."""
+  return [
+    (line["step"], line["train/loss"], line["train/example_hash"])
+    for line in read_lines(workdir)
+    if "train/loss" in line
+  ]
+
+
+def send(number):
+  """Sends this process a signal, which Python handles at once."""
+  signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def signal_at(monkeypatch, step, number=signal.SIGTERM):
+  """Sends a signal while the batch of a step is being made."""
+  real = pipeline.train_batches
+
+  @contextlib.contextmanager
+  def train_batches(*args, start_step, **kw):
+    with real(*args, start_step=start_step, **kw) as iterator:
+
+      def batches():
+        for i, batch in enumerate(iterator, start_step + 1):
+          if i == step:
+            send(number)
+          yield batch
+
+      yield batches()
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pipeline, "train_batches", train_batches)
+    yield
+
+
 def test_a_run_from_its_config_to_its_result(arrays, tmp_path, capsys):
   config = make_config()
   result = train.train_and_evaluate(config, tmp_path)
@@ -42,13 +82,14 @@ def test_a_run_from_its_config_to_its_result(arrays, tmp_path, capsys):
   assert result["eval/test/examples"] == 21
   assert json.loads((tmp_path / "result.json").read_text()) == result
   lines = read_lines(tmp_path)
-  assert [line["step"] for line in lines] == [1, 2, 3, 4, 4]
+  assert [line["step"] for line in lines] == [1, 2, 3, 4, 4, 4]
   # A head of zeros knows nothing yet: ln(4).
   assert lines[0]["train/loss"] == pytest.approx(np.log(4), rel=1e-5)
   assert {"train/learning_rate", "train/grad_norm", "train/input_wait"} <= set(
     lines[0]
   )
-  assert lines[4]["eval/test/accuracy"] == result["eval/test/accuracy"]
+  assert lines[4]["checkpoint/stall_secs"] > 0
+  assert lines[5]["eval/test/accuracy"] == result["eval/test/accuracy"]
   saved = json.loads((tmp_path / "config.json").read_text())
   assert saved["resolved"]["total_steps"] == 4
   assert saved["resolved"]["num_classes"] == 4
@@ -104,11 +145,7 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(
   assert resumed == whole
   a, b = (weights.load(tmp_path / d).params for d in ("whole", "cut"))
   jax.tree.map(np.testing.assert_array_equal, a, b)
-  lines = [
-    [(x["step"], x["train/loss"]) for x in read_lines(tmp_path / d)[:-1]]
-    for d in ("whole", "cut")
-  ]
-  assert lines[0] == lines[1]
+  assert trained(tmp_path / "cut") == trained(tmp_path / "whole")
 
 
 def test_evaluation_during_training(arrays, tmp_path):
@@ -135,7 +172,7 @@ def test_weights_are_carried_over_with_a_new_head(arrays, tmp_path):
     make_config(**{"init.checkpoint": str(tmp_path / "up")}), num_classes=7
   )
   mesh = parallel.make_mesh()
-  state = train._start_state(config, mesh, None, None)
+  state = resume.start_anew(config, mesh)
   params = jax.device_get(state.params)
   assert params["head"]["kernel"].shape[-1] == 7
   assert not params["head"]["kernel"].any()
@@ -152,7 +189,7 @@ def test_keeping_a_head_of_another_size_is_refused(arrays, tmp_path):
     num_classes=7,
   )
   with pytest.raises(InputError, match=r"4 classes.*expected \(7,\)"):
-    train._start_state(config, parallel.make_mesh(), None, None)
+    resume.start_anew(config, parallel.make_mesh())
 
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(
@@ -298,7 +335,7 @@ def test_batch_norm_runs_resume_and_keep_their_statistics(arrays, tmp_path):
       "model.weight_standardization": False,
     }
   )
-  state = train._start_state(resolved(second), parallel.make_mesh(), None, None)
+  state = resume.start_anew(resolved(second), parallel.make_mesh())
   jax.tree.map(
     np.testing.assert_array_equal,
     jax.device_get(state.batch_stats),
@@ -337,3 +374,95 @@ def test_multi_label_upstream(tmp_path, monkeypatch):
   result = train.train_and_evaluate(config, tmp_path)
   # Four sigmoids of zero: 4 ln 2, and little has changed since.
   assert result["eval/train/loss"] == pytest.approx(4 * np.log(2), rel=0.2)
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_a_signal_saves_after_the_step_and_the_run_goes_on(
+  arrays, tmp_path, monkeypatch, number, capfd
+):
+  config = make_config()
+  whole = train.train_and_evaluate(config, tmp_path / "whole")
+  name = signal.Signals(number).name
+  handler = signal.getsignal(number)
+  with (
+    signal_at(monkeypatch, 2, number),
+    pytest.raises(StoppedError, match=f"stopped by {name} after step 3, which"),
+  ):
+    train.train_and_evaluate(config, tmp_path / "cut")
+  assert signal.getsignal(number) is handler
+  assert f"{name}: finishing the step and saving" in capfd.readouterr().err
+  assert checkpoint.steps(tmp_path / "cut" / "checkpoints") == [3]
+  assert not (tmp_path / "cut" / "result.json").exists()
+  assert train.train_and_evaluate(config, tmp_path / "cut") == whole
+  assert trained(tmp_path / "cut") == trained(tmp_path / "whole")
+
+
+def test_a_signal_during_evaluation_saves_and_evaluates_again(
+  arrays, tmp_path, monkeypatch
+):
+  config = make_config(**{"eval.every_steps": 2, "eval.batch_size": 4})
+  real = evaluate.make_eval_step
+
+  def make_eval_step(*args):
+    def step(*batch):
+      send(signal.SIGTERM)
+      return real(*args)(*batch)
+
+    return step
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluate, "make_eval_step", make_eval_step)
+    with pytest.raises(StoppedError, match="after step 2, which is saved"):
+      train.train_and_evaluate(config, tmp_path)
+  assert [line["step"] for line in read_lines(tmp_path)] == [1, 2, 2]
+  train.train_and_evaluate(config, tmp_path)
+  evaluated = [
+    line["step"] for line in read_lines(tmp_path) if "eval/test/loss" in line
+  ]
+  assert evaluated == [2, 4]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+  arrays, tmp_path, monkeypatch, capsys
+):
+  config = make_config(**{"checkpoint.every_steps": 2})
+  whole = train.train_and_evaluate(config, tmp_path / "whole")
+  with signal_at(monkeypatch, 3), pytest.raises(StoppedError):
+    train.train_and_evaluate(config, tmp_path / "cut")
+  folder = tmp_path / "cut" / "checkpoints"
+  assert checkpoint.steps(folder) == [4, 2]
+  for path in (folder / "4").rglob("*"):
+    if path.is_file() and path.stat().st_size > 10_000:
+      path.write_bytes(path.read_bytes()[:-1000])
+  assert train.train_and_evaluate(config, tmp_path / "cut") == whole
+  printed = capsys.readouterr().out
+  assert f"checkpoint {folder}/4 cannot be read" in printed
+  assert f"it is now {folder}/4.damaged, going back to step 2" in printed
+  assert trained(tmp_path / "cut") == trained(tmp_path / "whole")
+
+
+def test_nothing_is_started_anew_where_all_checkpoints_are_damaged(
+  arrays, tmp_path
+):
+  config = make_config()
+  train.train_and_evaluate(config, tmp_path)
+  (tmp_path / "result.json").unlink()
+  before = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+  for path in (tmp_path / "checkpoints" / "4").rglob("*"):
+    if path.is_file() and path.name != "_CHECKPOINT_METADATA":
+      path.write_bytes(b"")
+  with pytest.raises(InputError, match="no other checkpoint is whole"):
+    train.train_and_evaluate(config, tmp_path)
+  assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == before
+
+
+def test_a_split_state_resumes_a_whole_one(arrays, tmp_path, monkeypatch):
+  config = make_config()
+  whole = train.train_and_evaluate(config, tmp_path / "whole")
+  with signal_at(monkeypatch, 1), pytest.raises(StoppedError):
+    train.train_and_evaluate(config, tmp_path / "cut")
+  config.parallel.shard_state = True
+  resumed = train.train_and_evaluate(config, tmp_path / "cut")
+  assert resumed["eval/test/loss"] == pytest.approx(whole["eval/test/loss"])
+  a, b = (weights.load(tmp_path / d).params for d in ("whole", "cut"))
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)

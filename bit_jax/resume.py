@@ -1,0 +1,97 @@
+"""The state a run starts from: checkpoint, carried-over weights, or chance."""
+
+from collections.abc import Callable
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from bit_jax import checkpoint, run_config, weights
+from bit_jax.errors import InputError
+from bit_jax.recipe import Config
+from bit_jax.step import TrainState, make_abstract_state, make_init
+
+
+def open_checkpoints(
+  folder: epath.Path, config: Config
+) -> checkpoint.Checkpointer:
+  """Opens the folder of a run's checkpoints, making it if it is not there."""
+  return checkpoint.Checkpointer(
+    folder,
+    keep=config.checkpoint.keep,
+    keep_every_steps=config.checkpoint.keep_every_steps,
+  )
+
+
+def restore_newest(
+  checkpointer: checkpoint.Checkpointer,
+  folder: epath.Path,
+  config: Config,
+  mesh: Mesh,
+  say: Callable[[str], None],
+) -> tuple[int, TrainState]:
+  """Restores the newest checkpoint that is whole.
+
+  Damaged ones that are newer are named and set aside.
+
+  Args:
+    checkpointer: of folder.
+    folder: holds at least one checkpoint.
+    config: resolved.
+    mesh: need not be the one it was saved on.
+    say: prints a line.
+
+  Returns:
+    Its step, and the state.
+
+  Raises:
+    InputError: the checkpoint belongs to a run of another config, is further
+      than this one goes, or none is whole.
+  """
+  damaged = {}
+  for step in checkpoint.steps(folder):
+    try:
+      saved = checkpointer.metadata(step)
+      run_config.check_checkpoint(folder / str(step), saved, config)
+      if step > config.resolved.total_steps:
+        raise InputError(
+          f"{folder} is at step {step}, further than the "
+          f"{config.resolved.total_steps} steps of this config"
+        )
+      state = checkpointer.restore(step, make_abstract_state(config, mesh))
+    except checkpoint.DamagedError as error:
+      damaged[step] = error
+      continue
+    for bad, error in damaged.items():
+      aside = checkpointer.set_aside(bad)
+      say(f"{error}; it is now {aside}, going back to step {step}")
+    return step, state
+  first = next(iter(damaged.values()))
+  raise InputError(f"{first}; no other checkpoint is whole, start anew without")
+
+
+def start_anew(config: Config, mesh: Mesh) -> TrainState:
+  """Returns the state at step 0: weights that are carried over, or random ones.
+
+  Raises:
+    InputError: config.init.checkpoint cannot be used.
+  """
+  # A bad file is found before anything is compiled.
+  path = config.init.checkpoint
+  loaded = weights.load(path) if path else None
+  if loaded is not None:
+    weights.check_options(loaded, config.model)
+  state = make_init(config, mesh)(config.seed)
+  if loaded is None:
+    return state
+  params = weights.with_head(loaded, state.params, keep=config.init.keep_head)
+  state = state.replace(params=_placed(params, state.params))
+  if loaded.batch_stats and state.batch_stats:
+    stats = _placed(loaded.batch_stats, state.batch_stats)
+    state = state.replace(batch_stats=stats)
+  return state
+
+
+def _placed(arrays, like):
+  """Puts arrays where those of `like` are."""
+  return jax.device_put(arrays, jax.tree.map(lambda x: x.sharding, like))

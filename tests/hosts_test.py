@@ -1,0 +1,55 @@
+import jax
+import pytest
+
+from bit_jax import hosts
+from bit_jax.errors import InputError, UsageError
+from configs import common
+
+
+@pytest.mark.parametrize(
+  ("environ", "expected"),
+  [
+    ({}, False),
+    ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, True),
+    ({"SLURM_NTASKS": "4"}, False),  # A shell inside salloc.
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+    ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+    ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
+    ({"MEGASCALE_COORDINATOR_ADDRESS": "10.0.0.1"}, True),
+  ],
+)
+def test_a_cluster_is_recognized(environ, expected):
+  assert hosts._is_cluster(environ) is expected
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (("", 2, -1), "need --coordinator_address"),
+    (("", 0, 1), "need --coordinator_address"),
+    (("localhost:1", 0, 0), "--process_id=0: expected 0 to --num_processes"),
+    (("localhost:1", 2, 2), "--process_id=2: expected 0 to --num_processes"),
+    (("localhost:1", 2, -1), "--process_id=-1: expected 0"),
+  ],
+)
+def test_flags_that_do_not_go_together(arguments, message):
+  with pytest.raises(UsageError, match=message):
+    hosts.start(*arguments)
+
+
+def test_one_process_needs_nobody(monkeypatch, tmp_path):
+  monkeypatch.setattr(jax.distributed, "initialize", None)
+  for key in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+    monkeypatch.delenv(key, raising=False)
+  hosts.start("", 0, -1)
+  hosts.check_agreement(tmp_path / "none", common.get_config())
+
+
+def test_a_coordinator_that_is_not_there(monkeypatch):
+  def initialize(**_):
+    raise RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  with pytest.raises(InputError, match="cannot be reached: DEADLINE"):
+    hosts.start("localhost:1", 2, 1)

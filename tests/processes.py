@@ -1,0 +1,70 @@
+"""Runs of bit_jax.main as processes, alone or in groups of one run."""
+
+import os
+import socket
+import subprocess
+import sys
+
+SMALL = (
+  "--config=configs/downstream.py:preset=quick,model=R14x0.25,dataset=digits",
+  "--config.input.batch_size=8",
+  "--config.log_every_steps=1",
+  "--config.data.eval_splits=test[:24]",
+)
+
+
+def free_port():
+  """Returns a port of the loopback interface that nobody listens on."""
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
+
+
+def start(workdir, *args, processes=1, devices=4):
+  """Starts bit_jax.main; returns its processes, whose output is a pipe each.
+
+  Args:
+    workdir: of the run.
+    *args: further flags.
+    processes: that form one run.
+    devices: virtual CPU devices of each of them.
+  """
+  environ = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+    "--xla_backend_optimization_level=0",
+    "PYTHONUNBUFFERED": "1",
+  }
+  group = []
+  if processes > 1:
+    group = [
+      f"--coordinator_address=127.0.0.1:{free_port()}",
+      f"--num_processes={processes}",
+    ]
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, "-m", "bit_jax.main", *SMALL),
+        *(f"--workdir={workdir}", *args, *group),
+        *([f"--process_id={i}"] if group else []),
+      ],
+      env=environ,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(processes)
+  ]
+
+
+def finish(processes, timeout_secs=300):
+  """Waits for processes; returns their outputs and exit codes."""
+  outputs = [p.communicate(timeout=timeout_secs)[0] for p in processes]
+  return outputs, [p.returncode for p in processes]
+
+
+def run(workdir, *args, **kw):
+  """Runs bit_jax.main to its end; fails with its output unless all exit 0."""
+  outputs, codes = finish(start(workdir, *args, **kw))
+  assert not any(codes), f"{codes}\n" + "\n".join(outputs)
+  return outputs
