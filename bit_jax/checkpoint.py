@@ -7,7 +7,7 @@ flipped bits without a word.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -204,8 +204,27 @@ def load_weights(
     object saved with them.
 
   Raises:
-    InputError: the checkpoint is damaged.
+    DamagedError: the checkpoint cannot be read, or has other bits than it was
+      saved with.
   """
+  state, metadata = _load_on_host(path, ("params", "batch_stats"))
+  return state["params"], state.get("batch_stats") or {}, metadata
+
+
+def load_arrays(path: epath.Path) -> dict[str, np.ndarray]:
+  """Reads all arrays of a checkpoint, by path such as `params/head/bias`.
+
+  Raises:
+    DamagedError: as in `load_weights`.
+  """
+  state, _ = _load_on_host(path)
+  return dict(zip(digest.names(state), jax.tree.leaves(state), strict=True))
+
+
+def _load_on_host(
+  path: epath.Path, parts: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns parts of a state (all without any) as np.ndarray, and metadata."""
   try:
     info: Any = ocp.metadata(path)
     # On the host, whatever devices the state was on.
@@ -214,7 +233,7 @@ def load_weights(
     )
 
     def wanted(name, tree):
-      if name not in ("params", "batch_stats"):
+      if parts and name not in parts:
         return jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
       return jax.tree.map(
         lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host), tree
@@ -228,11 +247,10 @@ def load_weights(
     raise _unreadable(path, e) from e
   metadata = dict(info.custom_metadata or {})
   saved = metadata.pop(_DIGESTS, {})
-  read = {k: state[k] for k in ("params", "batch_stats") if state.get(k)}
-  digests = digest.compute(read)
+  state = {k: v for k, v in state.items() if not parts or k in parts}
+  digests = digest.compute(state)
   _check_digests(path, {k: saved[k] for k in saved if k in digests}, digests)
-  state = {k: jax.tree.map(np.asarray, state.get(k) or {}) for k in target}
-  return state["params"], state.get("batch_stats", {}), metadata
+  return jax.tree.map(np.asarray, state), metadata
 
 
 def _is_checkpoint(path: epath.Path) -> bool:

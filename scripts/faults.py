@@ -1,0 +1,276 @@
+"""Kills runs at random moments and compares what they end with, bit for bit.
+
+  python -m scripts.faults [--seeds=3] [--kills=7] [--workdir=DIR]
+
+For each seed one run of a small network is left alone, and another is killed
+(SIGKILL) several times: while it starts, after a random step, and in the middle
+of a save, as soon as its unfinished folder shows. The same command is started
+again each time. At the end both must have the same parameters, optimiser state,
+random key, losses, example ids and evaluations; each step must stand in
+metrics.jsonl once; and the same command once more must change nothing.
+
+Prints a line for each kill and WORKDIR/faults.json with the times: from start
+to the next step, and what a save keeps the loop waiting. Exits 1 where anything
+differs, naming it.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bit_jax import checkpoint, writer
+from bit_jax.errors import InputError, exit_status
+
+TOTAL_STEPS = 24
+SAVE_EVERY = 2
+# Kinds of moments, the last one twice as often: it is the most delicate.
+MOMENTS = ("start", "step", "save", "save")
+
+_UNFINISHED = "tmp"  # In the name of what Orbax has not committed.
+_FREE = ("train/input_wait", "checkpoint/stall_secs")  # Times, not numbers.
+
+say = functools.partial(print, flush=True)
+
+
+def command(workdir: pathlib.Path, seed: int) -> list[str]:
+  """Returns the command line of a run."""
+  return [
+    *(sys.executable, "-m", "bit_jax.main", f"--workdir={workdir}"),
+    "--config=configs/downstream.py:preset=quick,model=R14x0.25,dataset=digits",
+    f"--config.seed={seed}",
+    f"--config.total_steps={TOTAL_STEPS}",
+    f"--config.checkpoint.every_steps={SAVE_EVERY}",
+    f"--config.eval.every_steps={TOTAL_STEPS // 2}",
+    *("--config.input.batch_size=8", "--config.log_every_steps=1"),
+    *("--config.mixup_alpha=0.2", "--config.data.eval_splits=test[:64]"),
+  ]
+
+
+@contextlib.contextmanager
+def started(
+  workdir: pathlib.Path, seed: int, log: pathlib.Path
+) -> Iterator[subprocess.Popen]:
+  """Starts a run; its output goes to a log file; killed if it still runs."""
+  environ = {"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONUNBUFFERED": "1"}
+  with log.open("w") as out:
+    process = subprocess.Popen(
+      command(workdir, seed), env=environ, stdout=out, stderr=out
+    )
+    try:
+      yield process
+    finally:
+      process.kill()
+      process.wait()
+
+
+def last_step(log: pathlib.Path) -> int:
+  """Returns the last step that a log tells of, -1 if none."""
+  steps = [
+    int(line.split()[1])
+    for line in log.read_text().splitlines()
+    if line.startswith("step ")
+  ]
+  return steps[-1] if steps else -1
+
+
+def is_saving(workdir: pathlib.Path) -> bool:
+  """Tells whether a checkpoint is being written."""
+  folder = workdir / "checkpoints"
+  return folder.exists() and any(_UNFINISHED in n for n in os.listdir(folder))
+
+
+def kill_at(
+  moment: str, workdir: pathlib.Path, seed: int, rng: random.Random
+) -> dict[str, Any]:
+  """Starts a run and kills it at a moment; returns what happened."""
+  log = workdir.with_suffix(".log")
+  steps = rng.randint(1, 3)  # New ones, before it is killed.
+  with started(workdir, seed, log) as process:
+    begin, first_secs, delay = time.monotonic(), None, 0.0
+    if moment == "start":
+      delay = rng.uniform(0, 6)
+    seen = first = -1
+    while process.poll() is None:
+      now, seen = time.monotonic() - begin, last_step(log)
+      if first < 0 <= seen:
+        first, first_secs = seen, now
+      is_far = first >= 0 and seen >= first + steps - 1
+      if moment == "start" and now >= delay:
+        break
+      if moment == "step" and is_far:
+        time.sleep(rng.uniform(0, 0.1))
+        break
+      if moment == "save" and is_far and is_saving(workdir):
+        break
+      time.sleep(0.001)
+    saving = is_saving(workdir)
+    code = process.poll()
+  if code is not None:
+    raise InputError(
+      f"seed {seed}: the run ended with {code} before it was killed; see {log}"
+    )
+  return {
+    "moment": moment,
+    "after_step": max(seen, 0),
+    "while_saving": saving,
+    "secs_to_first_step": first_secs,
+  }
+
+
+def finish(workdir: pathlib.Path, seed: int) -> float | None:
+  """Runs to the end; returns the seconds to its first step, if it made one.
+
+  Raises:
+    InputError: it fails.
+  """
+  log, first = workdir.with_suffix(".log"), None
+  with started(workdir, seed, log) as process:
+    begin = time.monotonic()
+    while process.poll() is None:
+      if first is None and last_step(log) >= 0:
+        first = time.monotonic() - begin
+      time.sleep(0.01)
+    if process.returncode:
+      raise InputError(
+        f"seed {seed}: exit code {process.returncode}; see {log}"
+      )
+  return first
+
+
+def contents(workdir: pathlib.Path) -> dict[str, bytes]:
+  """Returns all files of a finished run's folder."""
+  return {
+    str(path.relative_to(workdir)): path.read_bytes()
+    for path in sorted(workdir.rglob("*"))
+    if path.is_file()
+  }
+
+
+def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
+  """Lists what two finished runs do not share, bit for bit; [] if nothing."""
+  found = []
+  states = [checkpoint.load_arrays(checkpoint.find(d)) for d in (a, b)]
+  for name in sorted(states[0].keys() | states[1].keys()):
+    x, y = (state.get(name) for state in states)
+    same = x is not None and y is not None and x.dtype == y.dtype
+    if not same or x.tobytes() != y.tobytes():
+      found.append(f"state {name}")
+  lines = [
+    [
+      {k: v for k, v in line.items() if k not in _FREE}
+      for line in writer.read_metrics(d / writer.METRICS_FILE)
+    ]
+    for d in (a, b)
+  ]
+  lines = [[line for line in side if len(line) > 1] for side in lines]
+  found += [
+    f"metrics.jsonl: {x} and {y}"
+    for x, y in zip(*lines, strict=False)
+    if x != y
+  ]
+  if len(lines[0]) != len(lines[1]):
+    found.append(f"metrics.jsonl: {len(lines[0])} and {len(lines[1])} lines")
+  results = [json.loads((d / "result.json").read_text()) for d in (a, b)]
+  if results[0] != results[1]:
+    found.append(f"result.json: {results[0]} and {results[1]}")
+  npz = [dict(np.load(d / "params.npz")) for d in (a, b)]
+  found += [
+    f"params.npz: {name}"
+    for name in sorted(npz[0].keys() | npz[1].keys())
+    if not np.array_equal(npz[0].get(name), npz[1].get(name))
+  ]
+  return found
+
+
+def stalls(workdir: pathlib.Path) -> list[float]:
+  """Returns the seconds that each save kept the loop waiting."""
+  return [
+    line["checkpoint/stall_secs"]
+    for line in writer.read_metrics(workdir / writer.METRICS_FILE)
+    if "checkpoint/stall_secs" in line
+  ]
+
+
+def run(workdir: pathlib.Path, seeds: int, kills: int) -> dict[str, Any]:
+  """Runs it all; returns what faults.json holds.
+
+  Raises:
+    InputError: something differs, or a run fails.
+  """
+  begin = time.monotonic()
+  report = {"kills": [], "resume_secs": [], "stall_secs": []}
+  for seed in range(seeds):
+    whole, cut = workdir / f"{seed}-whole", workdir / f"{seed}-cut"
+    finish(whole, seed)
+    rng = random.Random(seed)
+    for number in range(kills):
+      moment = MOMENTS[number % len(MOMENTS)]
+      kill = kill_at(moment, cut, seed, rng) | {"seed": seed}
+      report["kills"].append(kill)
+      saving = ", while saving" if kill["while_saving"] else ""
+      say(f"seed {seed}: killed after step {kill['after_step']}{saving}")
+      if kill["secs_to_first_step"] and number:
+        report["resume_secs"].append(kill["secs_to_first_step"])
+    finish(cut, seed)
+    report["stall_secs"] += stalls(whole)
+    different = differences(whole, cut)
+    if different:
+      raise InputError(f"seed {seed}: {'; '.join(different[:5])}")
+    before = contents(cut)
+    finish(cut, seed)
+    if contents(cut) != before:
+      raise InputError(f"seed {seed}: running it again changed {cut}")
+    say(f"seed {seed}: no difference after {kills} kills")
+  report["secs"] = time.monotonic() - begin
+  for key in ("resume_secs", "stall_secs"):
+    report[f"median_{key}"] = statistics.median(report[key])
+  (workdir / "faults.json").write_text(json.dumps(report, indent=1) + "\n")
+  while_saving = sum(kill["while_saving"] for kill in report["kills"])
+  say(
+    f"{len(report['kills'])} kills, {while_saving} of them while saving, over "
+    f"{seeds} seeds: no difference; medians: "
+    f"{report['median_resume_secs']:.1f} s from start to the next step, "
+    f"{report['median_stall_secs']:.2f} s until a save lets the loop go on; "
+    f"{report['secs']:.0f} s in all"
+  )
+  return report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line and returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m scripts.faults",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--kills", type=int, default=7, help="for each seed")
+  parser.add_argument("--workdir", type=pathlib.Path, help="none: temporary")
+  args = parser.parse_args(argv)
+  if args.seeds < 1 or args.kills < 1:
+    parser.error("--seeds and --kills: expected 1 or more")
+  workdir = args.workdir or pathlib.Path(tempfile.mkdtemp(prefix="faults-"))
+  workdir.mkdir(parents=True, exist_ok=True)
+  status = exit_status(lambda: run(workdir, args.seeds, args.kills))
+  if not args.workdir and status == 0:
+    shutil.rmtree(workdir)
+  return status
+
+
+if __name__ == "__main__":
+  sys.exit(main())
