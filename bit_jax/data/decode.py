@@ -145,8 +145,9 @@ def _open(image: bytes | str | os.PathLike[str], name: str) -> Image.Image:
     return Image.open(image, formats=_FORMATS)
   except Image.DecompressionBombError as error:
     raise InputError(f"{name}: {error}") from error
-  except OSError as error:
-    reason = error.strerror or (
+  # Pillow raises ValueError for a header that is cut short.
+  except (OSError, ValueError) as error:
+    reason = getattr(error, "strerror", None) or (
       "not a JPEG, PNG, WebP or BMP image, or its header is corrupt"
     )
     raise InputError(f"{name}: {reason}") from error

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax.data import decode, folder_scan
+from bit_jax.data import decode, folder_scan, listing
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_EVAL_SPLITS = ("val", "valid", "validation", "test")
 _HELD_OUT_FRACTION = 0.2
 _FORMATS = "and jpg, jpeg, png, webp or bmp images"
 _CLASSES = f"expected PATH/CLASS/IMAGE, {_FORMATS}"
@@ -191,12 +189,12 @@ def _split_folders(root: str) -> dict[str, str]:
     InputError: there are evaluation splits but no train.
   """
   folders = {name.lower(): name for name in _subfolders(root)}
-  evaluation = [name for name in _EVAL_SPLITS if name in folders]
-  only_splits = set(folders) <= {"train", *_EVAL_SPLITS}
+  evaluation = [name for name in listing.EVAL_SPLITS if name in folders]
+  only_splits = set(folders) <= {"train", *listing.EVAL_SPLITS}
   if "train" in folders:
     train = os.path.join(root, folders["train"])
     # Among other classes, a folder of images named train shows trains.
-    if only_splits or not _has_images(train):
+    if only_splits or not listing.has_images(train):
       return {
         split: os.path.join(root, folders[split])
         for split in ("train", *evaluation)
@@ -221,12 +219,13 @@ def _images_by_class(
   if not classes:
     problem = (
       "the images are not in class folders"
-      if _has_images(folder)
+      if listing.has_images(folder)
       else "there are no class folders"
     )
     raise InputError(f"{folder}: {problem}; {expected}")
   return {
-    name: _images_below(root, os.path.join(folder, name)) for name in classes
+    name: listing.images_below(root, os.path.join(folder, name))
+    for name in classes
   }
 
 
@@ -294,50 +293,5 @@ def _flatten(by_class: Mapping[str, Sequence[str]]) -> list[str]:
   return [name for names in by_class.values() for name in names]
 
 
-def _is_hidden(name: str) -> bool:
-  return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_image(name: str) -> bool:
-  return name.lower().endswith(_EXTENSIONS) and not _is_hidden(name)
-
-
-def _list(folder: str) -> list[os.DirEntry[str]]:
-  try:
-    with os.scandir(folder) as entries:
-      return sorted(entries, key=lambda entry: entry.name)
-  except OSError as error:
-    raise InputError(f"{folder}: {error.strerror}") from error
-
-
 def _subfolders(folder: str) -> list[str]:
-  return [
-    entry.name
-    for entry in _list(folder)
-    if entry.is_dir() and not _is_hidden(entry.name)
-  ]
-
-
-def _has_images(folder: str) -> bool:
-  return any(
-    _is_image(entry.name) and not entry.is_dir() for entry in _list(folder)
-  )
-
-
-def _images_below(root: str, folder: str) -> list[str]:
-  """Returns the images in and below a folder, relative to `root`, sorted."""
-  names, seen, pending = [], set(), [folder]
-  while pending:
-    current = pending.pop()
-    # A link back to a folder above would never end.
-    real = os.path.realpath(current)
-    if real in seen:
-      continue
-    seen.add(real)
-    for entry in _list(current):
-      if entry.is_dir():
-        if not _is_hidden(entry.name):
-          pending.append(entry.path)
-      elif _is_image(entry.name):
-        names.append(os.path.relpath(entry.path, root))
-  return sorted(names)
+  return [entry.name for entry in listing.entries(folder) if entry.is_dir()]

@@ -294,3 +294,10 @@ def test_image_of_absurd_size_is_refused(monkeypatch):
     InputError, match=r"^x: Image size \(3072 pixels\) exceed"
   ):
     image_size(_encode(_RGB, "PNG"), "x")
+
+
+def test_a_header_that_is_cut_short_is_named():
+  data = bytearray(_encode(_RGB, "PNG"))
+  data[11] = 3  # The length of the header chunk, IHDR.
+  with pytest.raises(InputError, match=r"^x\.png: not a JPEG, PNG"):
+    image_size(bytes(data), "x.png")

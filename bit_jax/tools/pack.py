@@ -1,0 +1,267 @@
+"""Packs folders or tars of images into a TFDS set, as array_record.
+
+  python -m bit_jax.tools.pack SRC --name=imagenet21k --data_dir=DIR \
+      [--version=1.0.0] [--class_list=wnids.txt] [--labels=labels.csv]
+
+For sets that TFDS does not build. Millions of small files become a few hundred
+large ones, which are read in any order and copied in one go:
+`dataset=NAME,data_dir=DIR` then means this set.
+
+SRC is a folder of class folders, as `folder:` data sets are, or a folder of tar
+files, one a class, as ImageNet comes (n01440764.tar, uncompressed; they are not
+unpacked). Either may stand in train, val and test folders, which become the
+splits. For sets with several labels an image, `--labels=FILE` has a line
+`path/in/SRC.jpg,name1;name2` for each image, and folders mean nothing.
+
+Classes are numbered in the order of their names, or as `--class_list` has them,
+one a line. Then the classes in SRC must be these; `--allow_missing` lets some
+have no images, so that a part of a set keeps the outputs of the whole.
+
+Images are stored as the bytes they are, with a `label` and a `file_name`. Each
+header is read, and what ends too early is decoded; an image that cannot be used
+is an error, or with `--skip_bad` left out and listed in skipped.txt.
+
+The order of a split is random but always the same (by a hash of the names), so
+a slice such as train[:98%] is a random subset.
+
+DIR/NAME/incomplete.VERSION is renamed to VERSION at the end. If it was stopped,
+the same command goes on after the last file that was finished.
+"""
+
+import argparse
+import math
+import os
+import pathlib
+import re
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from bit_jax import files
+from bit_jax.errors import InputError, exit_status
+from bit_jax.tools import pack_find, pack_shards
+
+# What `dataset=` means by these is not a set in DIR.
+_TAKEN = ("glyphs", "digits", "folder")
+
+
+def pack(
+  src: str,
+  name: str,
+  data_dir: str,
+  *,
+  version: str = "1.0.0",
+  split: str = "",
+  class_list: str = "",
+  labels: str = "",
+  allow_missing: bool = False,
+  skip_bad: bool = False,
+  shard_mib: float = 256,
+) -> None:
+  """Packs the images of SRC as DIR/NAME/VERSION.
+
+  Args:
+    src: a folder, see `pack_find.find`; nothing is written to it.
+    name: of the set; letters, digits and _.
+    data_dir: a local folder, made if it is not there.
+    version: three numbers.
+    split: see `pack_find.find`, as the next three.
+    class_list: file of class names.
+    labels: file of images and their classes.
+    allow_missing: classes of class_list need not have images.
+    skip_bad: leave out images that cannot be used, and list them.
+    shard_mib: size of a file of examples, about.
+
+  Raises:
+    InputError: for an argument or an image that cannot be used, and if DIR
+      cannot be written.
+  """
+  started = time.monotonic()
+  target = _target(src, name, data_dir, version, split)
+  class_names, splits = pack_find.find(
+    src,
+    split=split,
+    class_list=class_list,
+    labels=labels,
+    allow_missing=allow_missing,
+  )
+  folder = target.with_name(f"incomplete.{version}")
+  plan = pack_shards.plan(name, class_names, splits, shard_mib)
+  _check_space(target, plan, pack_shards.finished(folder, plan))
+  print(
+    f"{sum(map(len, splits.values())):,} images of {len(class_names):,} "
+    f"classes, about {_size(plan.num_bytes)}, into {len(plan.shards):,} files "
+    f"in {folder}",
+    flush=True,
+  )
+  features = _features(class_names, multi_label=bool(labels))
+  done = pack_shards.write(folder, plan, splits, features, skip_bad)
+  _write_metadata(folder, name, version, plan, done, features)
+  skipped = sorted(text for shard in done.values() for text in shard["skipped"])
+  if skipped:
+    files.write_text(folder / "skipped.txt", "\n".join([*skipped, ""]))
+  folder.rename(target)
+  (target / pack_shards.STATE).unlink()
+  count = sum(shard["examples"] for shard in done.values())
+  note = f" ({len(skipped):,} left out, see skipped.txt)" if skipped else ""
+  print(
+    f"{target}: {count:,} images{note} of {len(class_names):,} classes, "
+    f"{_size(sum(shard['bytes'] for shard in done.values()))}, in "
+    f"{time.monotonic() - started:,.0f} s; use it with "
+    f"dataset={name},data_dir={target.parent.parent}"
+  )
+
+
+def _target(
+  src: str, name: str, data_dir: str, version: str, split: str
+) -> pathlib.Path:
+  """Returns DIR/NAME/VERSION; raises InputError unless it can be made."""
+  word = r"[A-Za-z][A-Za-z0-9_]*"
+  for flag, value, pattern, expected in (
+    ("--name", name, word, "letters, digits and _, a letter first"),
+    ("--split", split or "train", word, "letters, digits and _, such as test"),
+    ("--version", version, r"\d+\.\d+\.\d+", "three numbers, such as 1.0.0"),
+  ):
+    if not re.fullmatch(pattern, value, re.ASCII):
+      raise InputError(f"{flag}={value}: expected {expected}")
+  if name in _TAKEN:
+    raise InputError(f"--name={name} means something else; choose another")
+  if "://" in data_dir:
+    raise InputError(
+      f"--data_dir={data_dir} is not a local folder; pack into one and copy it"
+    )
+  root = pathlib.Path(data_dir).expanduser().absolute()
+  target = root / name / version
+  if target.exists():
+    raise InputError(
+      f"{target} is there already; remove it or choose another --version"
+    )
+  existing = _existing(target)
+  if not existing.is_dir() or not os.access(existing, os.W_OK):
+    raise InputError(f"--data_dir={data_dir}: {existing} cannot be written to")
+  if pathlib.Path(src).expanduser().resolve() in target.resolve().parents:
+    raise InputError(f"--data_dir={data_dir} is in {src}; choose another")
+  return target
+
+
+def _existing(path: pathlib.Path) -> pathlib.Path:
+  """Returns the path, or what is there of it."""
+  return next(p for p in (path, *path.parents) if p.exists())
+
+
+def _check_space(
+  folder: pathlib.Path, plan: pack_shards.Plan, done: Mapping[str, Any]
+) -> None:
+  needed = plan.num_bytes - sum(shard["bytes"] for shard in done.values())
+  free = shutil.disk_usage(_existing(folder)).free
+  if needed > free:
+    raise InputError(
+      f"{folder} needs about {_size(needed)} more, but {_size(free)} are free"
+    )
+
+
+def _features(class_names: Sequence[str], multi_label: bool) -> Any:
+  import tensorflow_datasets as tfds
+
+  label = tfds.features.ClassLabel(names=list(class_names))
+  return tfds.features.FeaturesDict(
+    {
+      "file_name": tfds.features.Text(),
+      # No encoding: the bytes say what they are.
+      "image": tfds.features.Image(shape=(None, None, 3)),
+      "label": tfds.features.Sequence(label) if multi_label else label,
+    }
+  )
+
+
+def _write_metadata(
+  folder: pathlib.Path,
+  name: str,
+  version: str,
+  plan: pack_shards.Plan,
+  done: Mapping[str, Any],
+  features: Any,
+) -> None:
+  """Writes what makes TFDS read the shards as a set."""
+  import tensorflow_datasets as tfds
+
+  template = tfds.core.ShardedFileTemplate(
+    template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    dataset_name=name,
+    filetype_suffix="array_record",
+    data_dir=epath.Path(folder),
+  )
+  infos = []
+  for split in dict.fromkeys(shard.split for shard in plan.shards):
+    shards = [done[shard.file] for shard in plan.shards if shard.split == split]
+    lengths = [shard["examples"] for shard in shards]
+    if not any(lengths):
+      raise InputError(
+        f"{folder}: no image of {split} can be used, such as "
+        f"{shards[0]['skipped'][0]}"
+      )
+    infos.append(
+      tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=lengths,
+        num_bytes=sum(shard["bytes"] for shard in shards),
+        filename_template=template.replace(split=split),
+      )
+    )
+  tfds.folder_dataset.write_metadata(
+    data_dir=folder,
+    features=features,
+    split_infos=infos,
+    version=version,
+    filename_template=template.template,
+    check_data=False,
+  )
+
+
+def _size(num_bytes: float) -> str:
+  for unit in ("B", "kB", "MB", "GB"):
+    if num_bytes < 1000:
+      return f"{num_bytes:.3g} {unit}"
+    num_bytes /= 1000
+  return f"{num_bytes:,.2f} TB"
+
+
+def _positive(text: str) -> float:
+  value = float(text)
+  if not 0 < value < math.inf:
+    raise ValueError
+  return value
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line and returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m bit_jax.tools.pack",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("src", metavar="SRC")
+  parser.add_argument("--name", required=True)
+  parser.add_argument("--data_dir", metavar="DIR", required=True)
+  parser.add_argument("--version", default="1.0.0")
+  parser.add_argument(
+    "--split", default="", help="of a SRC without split folders (train)"
+  )
+  parser.add_argument("--class_list", metavar="FILE", default="")
+  parser.add_argument("--labels", metavar="FILE", default="")
+  parser.add_argument("--allow_missing", action="store_true")
+  parser.add_argument("--skip_bad", action="store_true")
+  parser.add_argument("--shard_mib", type=_positive, default=256.0)
+  args = parser.parse_args(argv)
+  if args.allow_missing and not args.class_list:
+    parser.error("--allow_missing needs a --class_list")
+  return exit_status(lambda: pack(**vars(args)))
+
+
+if __name__ == "__main__":
+  sys.exit(main())

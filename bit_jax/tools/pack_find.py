@@ -1,0 +1,244 @@
+"""Finds what `pack` packs: class folders, class tars, or a list of labels."""
+
+import collections
+import csv
+import os
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+
+from bit_jax import class_names
+from bit_jax.data import listing
+from bit_jax.errors import InputError, one_line
+from bit_jax.tools.pack_images import Images
+
+_PROGRESS_SECS = 5.0
+
+_LAYOUT = (
+  "expected SRC/CLASS/IMAGE or SRC/CLASS.tar, or SRC/train/CLASS with val and "
+  "test folders beside train, and jpg, jpeg, png, webp or bmp images"
+)
+
+
+def find(
+  src: str,
+  *,
+  split: str = "",
+  class_list: str = "",
+  labels: str = "",
+  allow_missing: bool = False,
+) -> tuple[tuple[str, ...], dict[str, Images]]:
+  """Finds the images of SRC.
+
+  Args:
+    src: a folder of class folders or class tars, or train, val and test folders
+      of these; with `labels`, of images.
+    split: the name of the only split of a folder without split folders; '':
+      train.
+    class_list: a file with the class names in order; '': sorted names.
+    labels: a CSV file of image names, relative to src, and their classes.
+    allow_missing: classes of `class_list` need not have images.
+
+  Returns:
+    The class names, and the images of each split.
+
+  Raises:
+    InputError: src, class_list or labels cannot be used.
+  """
+  root = os.path.abspath(os.path.expanduser(src))
+  if not os.path.isdir(root):
+    problem = "is not a folder" if os.path.exists(root) else "does not exist"
+    raise InputError(f"{src} {problem}; {_LAYOUT}")
+  wanted = class_names.read(class_list, "--class_list") if class_list else ()
+  repeated = [n for n, k in collections.Counter(wanted).items() if k > 1]
+  if repeated:
+    raise InputError(f"--class_list={class_list}: {repeated[0]!r} is repeated")
+  folders = _split_folders(root, split)
+  if labels:
+    names, splits = _find_labelled(root, folders, labels, wanted)
+  else:
+    paths = {split: _class_paths(path) for split, path in folders.items()}
+    found = set(next(iter(paths.values())))
+    if wanted:
+      class_names.check(
+        sorted({*found, *wanted} if allow_missing else found),
+        sorted(wanted),
+        f"{src} and --class_list={class_list}",
+      )
+    names = tuple(wanted or sorted(found))
+    splits = _find_classes(root, paths, names, allow_missing)
+  for name in names:
+    # TFDS keeps the names one a line, and strips them.
+    if name != name.strip() or len(name.splitlines()) != 1 or _undecoded(name):
+      raise InputError(f"{src}: {name!r} cannot be the name of a class")
+  return names, splits
+
+
+def _split_folders(root: str, split: str) -> dict[str, str]:
+  """Returns the folder of each split; the rules are those of data/folder.py."""
+  folders = {
+    entry.name.lower(): entry.path
+    for entry in listing.entries(root)
+    if entry.is_dir()
+  }
+  found = {
+    n: folders[n] for n in ("train", *listing.EVAL_SPLITS) if n in folders
+  }
+  divided = len(found) == len(folders)
+  if "train" in found and not divided:
+    divided = not listing.has_images(found["train"])
+  if not found or not divided:
+    return {split or "train": root}
+  if split:
+    raise InputError(
+      f"--split={split}: {root} has {', '.join(found)} folders, which are the "
+      "splits; leave --split out or give one of these folders"
+    )
+  if "train" not in found:
+    raise InputError(
+      f"{root}: there is no train folder beside {', '.join(found)}; {_LAYOUT}"
+    )
+  return found
+
+
+def _class_paths(folder: str) -> dict[str, str]:
+  """Returns the folder or tar of each class."""
+  found = {}
+  for entry in listing.entries(folder):
+    name, extension = os.path.splitext(entry.name)
+    if entry.is_dir():
+      name = entry.name
+    elif extension != ".tar":
+      continue
+    if name in found:
+      raise InputError(f"{folder}: class {name!r} is a folder and a tar")
+    found[name] = entry.path
+  if not found:
+    problem = "there are no class folders and no class tars"
+    if listing.has_images(folder):
+      problem = "the images are not in class folders"
+    raise InputError(f"{folder}: {problem}; {_LAYOUT}")
+  return found
+
+
+def _find_classes(
+  root: str,
+  paths: Mapping[str, Mapping[str, str]],
+  names: Sequence[str],
+  allow_missing: bool,
+) -> dict[str, Images]:
+  """Returns the images of each split, given the path of each of its classes."""
+  first = next(iter(paths))
+  if len(names) < 2:
+    raise InputError(
+      f"{root}: {names[0]!r} is the only class; if the folders in it are the "
+      "classes, give that folder"
+    )
+  number = {name: i for i, name in enumerate(names)}
+  splits = {split: Images(root) for split in paths}
+  report_at = time.monotonic() + _PROGRESS_SECS
+  for split, images in splits.items():
+    for i, (name, path) in enumerate(paths[split].items(), 1):
+      if name not in number:
+        raise InputError(
+          f"{root}: class {name!r} is in {split} but not {first}"
+        )
+      before = len(images)
+      _add_class(images, path, number[name])
+      if len(images) == before and split == first and not allow_missing:
+        raise InputError(f"{path}: there are no images in it")
+      if time.monotonic() > report_at:
+        report_at = time.monotonic() + _PROGRESS_SECS
+        of = f"{i:,} of {len(paths[split]):,} classes"
+        print(f"{split}: {len(images):,} images in {of}", flush=True)
+    if not images:
+      raise InputError(f"{root}: no images in {split}; {_LAYOUT}")
+  return splits
+
+
+def _add_class(images: Images, path: str, label: int) -> None:
+  if os.path.isdir(path):
+    for name in listing.images_below(images.root, path):
+      images.add(name, label)
+    return
+  prefix = os.path.relpath(path, images.root).removesuffix(".tar")
+  members = {}
+  try:
+    with tarfile.open(path, "r:") as tar:
+      for member in tar:
+        name = os.path.normpath(member.name)
+        if member.isfile() and listing.is_image(name):
+          # Of two of one name, unpacking would leave the last.
+          members[name] = (len(images.tars), member.offset_data, member.size)
+  except (tarfile.TarError, OSError) as e:
+    raise InputError(
+      f"{path}: cannot be read as an uncompressed tar ({one_line(e)})"
+    ) from e
+  images.tars.append(path)
+  for name, place in members.items():
+    images.add(f"{prefix}/{name}", label, place)
+
+
+def _find_labelled(
+  root: str, folders: dict[str, str], labels: str, wanted: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, Images]]:
+  rows = _read_labels(labels)
+  names = tuple(wanted or sorted({n for row in rows.values() for n in row}))
+  if not names:
+    raise InputError(f"--labels={labels}: there are no classes in it")
+  number = {name: i for i, name in enumerate(names)}
+  for image, row in rows.items():
+    unknown = [name for name in row if name not in number]
+    if unknown:
+      raise InputError(
+        f"--labels={labels}: {unknown[0]!r}, a class of {image}, is not in the "
+        "--class_list"
+      )
+  splits, unlisted, num_found = {}, [], 0
+  for split, folder in folders.items():
+    images = splits[split] = Images(root)
+    for name in listing.images_below(root, folder):
+      if name in rows:
+        images.add(name, tuple(sorted(number[n] for n in rows[name])))
+      else:
+        unlisted.append(name)
+    num_found += len(images)
+  if num_found < len(rows):
+    found = {name for images in splits.values() for name in images.names}
+    missing = next(name for name in rows if name not in found)
+    raise InputError(f"--labels={labels}: {missing!r} is no image below {root}")
+  for split, images in splits.items():
+    if not images:
+      raise InputError(f"--labels={labels} lists no image of {folders[split]}")
+  if unlisted:
+    print(
+      f"left out: {len(unlisted):,} images that {labels} does not list, such "
+      f"as {unlisted[0]}"
+    )
+  return names, splits
+
+
+def _read_labels(path: str) -> dict[str, tuple[str, ...]]:
+  """Reads lines of `relative/path.jpg,name1;name2`; there may be no names."""
+  rows = {}
+  try:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+      reader = csv.reader(file)
+      for row in reader:
+        if not row:
+          continue
+        line = f"--labels={path} line {reader.line_num}"
+        if len(row) != 2:
+          raise InputError(f"{line}: expected IMAGE,CLASS;CLASS")
+        name = os.path.normpath(row[0])
+        if name in rows:
+          raise InputError(f"{line}: {name} is listed twice")
+        classes = (text.strip() for text in row[1].split(";"))
+        rows[name] = tuple(dict.fromkeys(text for text in classes if text))
+  except (OSError, UnicodeDecodeError, csv.Error) as e:
+    raise InputError(f"--labels={path} cannot be read: {one_line(e)}") from e
+  return rows
+
+
+def _undecoded(name: str) -> bool:
+  return any("\udc80" <= character <= "\udcff" for character in name)
