@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -151,6 +152,16 @@ class Checkpointer:
       ) from e
 
 
+def silence_orbax() -> None:
+  """Hides what Orbax logs: its whole story, and tracebacks of what it raises.
+
+  What matters reaches the caller as an exception.
+  """
+  logging.get_absl_logger().addFilter(
+    lambda record: "orbax" not in record.pathname
+  )
+
+
 def latest_step(directory: epath.PathLike) -> int | None:
   """Returns the newest complete checkpoint's step in a folder of them.
 
@@ -273,8 +284,9 @@ def _check_digests(
 
 
 def _reason(error: Exception) -> str:
-  """Returns the start of an error message, as one line."""
-  return one_line(error)[:200]
+  """Returns an error message as one line, without the middle of a long one."""
+  text = one_line(error)
+  return text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}"
 
 
 def _unreadable(path: epath.Path, error: Exception) -> DamagedError:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from bit_jax.errors import InputError, UsageError, exit_status, one_line
@@ -117,10 +117,11 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> None:
   """Hands over to train; imports what is heavy only once flags are good."""
   del argv
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells its whole story else.
   started = time.monotonic()
-  from bit_jax import cache, hosts, train
+  from bit_jax import cache, checkpoint, hosts, train
+
+  if not flags.FLAGS["verbosity"].present:
+    checkpoint.silence_orbax()
 
   def run() -> None:
     hosts.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

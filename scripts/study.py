@@ -28,9 +28,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
-from absl import logging
 
-from bit_jax import cache, files, run_config, study, train, writer
+from bit_jax import cache, checkpoint, files, run_config, study, train, writer
 from bit_jax import main as command
 from bit_jax.data import tfds_source
 from bit_jax.errors import InputError, UsageError, exit_status
@@ -253,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--runs", default="*", metavar="GLOB", help="names of the runs to make"
   )
   args, overrides = parser.parse_known_args(argv)
-  logging.set_verbosity(logging.WARNING)  # Orbax tells its whole story else.
+  checkpoint.silence_orbax()
   cache.enable_compilation_cache()
 
   def run() -> None:

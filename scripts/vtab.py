@@ -24,9 +24,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
-from absl import logging
 
-from bit_jax import cache, files, train
+from bit_jax import cache, checkpoint, files, train
 from bit_jax import main as command
 from bit_jax.data import tfds_source
 from bit_jax.errors import InputError, exit_status
@@ -198,7 +197,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns the exit status."""
   args, overrides = parse_args(argv)
-  logging.set_verbosity(logging.WARNING)  # Orbax tells its whole story else.
+  checkpoint.silence_orbax()
   cache.enable_compilation_cache()
   return exit_status(lambda: run(args, overrides))
 

@@ -20,7 +20,7 @@ def free_port():
     return s.getsockname()[1]
 
 
-def start(workdir, *args, processes=1, devices=4):
+def start(workdir, *args, processes=1, devices=4, prefix=()):
   """Starts bit_jax.main; returns its processes, whose output is a pipe each.
 
   Args:
@@ -28,6 +28,7 @@ def start(workdir, *args, processes=1, devices=4):
     *args: further flags.
     processes: that form one run.
     devices: virtual CPU devices of each of them.
+    prefix: of the command, e.g. to limit what it may do.
   """
   environ = os.environ | {
     "JAX_PLATFORMS": "cpu",
@@ -44,7 +45,7 @@ def start(workdir, *args, processes=1, devices=4):
   return [
     subprocess.Popen(
       [
-        *(sys.executable, "-m", "bit_jax.main", *SMALL),
+        *(*prefix, sys.executable, "-m", "bit_jax.main", *SMALL),
         *(f"--workdir={workdir}", *args, *group),
         *([f"--process_id={i}"] if group else []),
       ],

@@ -1,0 +1,32 @@
+"""A disk that is full, played by a limit on the size of files."""
+
+import pytest
+
+from bit_jax import checkpoint, weights
+from tests import processes
+
+pytestmark = pytest.mark.slow
+
+ARGS = ("--config.total_steps=12", "--config.checkpoint.every_steps=4")
+# In units of 1024 bytes: enough for all but a checkpoint of this network.
+LIMIT = ("bash", "-c", 'ulimit -f 1000; exec "$@"', "limited")
+
+
+def test_a_run_stops_at_the_next_save_and_goes_on_when_there_is_room(tmp_path):
+  (output,), codes = processes.finish(
+    processes.start(tmp_path / "cut", *ARGS, prefix=LIMIT)
+  )
+  assert codes == [1], output
+  last = output.splitlines()[-1]
+  assert last.startswith(
+    f"error: checkpoints cannot be written to {tmp_path}/cut/checkpoints: "
+  )
+  assert "File too large" in last
+  assert "Traceback" not in output
+  assert "step 8 train/" in output
+  assert "step 9 train/" not in output
+  assert checkpoint.steps(tmp_path / "cut" / "checkpoints") == []
+  processes.run(tmp_path / "cut", *ARGS)
+  processes.run(tmp_path / "whole", *ARGS)
+  a, b = (weights.load(tmp_path / d).params for d in ("cut", "whole"))
+  assert a["head"]["kernel"].tobytes() == b["head"]["kernel"].tobytes()
