@@ -1,0 +1,160 @@
+"""What happens around the updates: checks, saves, evaluations and stopping."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from bit_jax import (
+  checkpoint,
+  evaluate,
+  fewshot,
+  recipe,
+  run_config,
+  stopping,
+  watchdog,
+  writer,
+)
+from bit_jax.data import run_data
+from bit_jax.errors import InputError, StoppedError
+from bit_jax.recipe import Config
+from bit_jax.step import TrainState, make_model
+
+
+def _check_finite(
+  scalars: Mapping[str, float], step: int, workdir: epath.Path
+) -> None:
+  """Raises InputError where a number is not finite: the run is lost."""
+  for key, value in scalars.items():
+    if not math.isfinite(value):
+      last = checkpoint.find(workdir / "checkpoints") or "none yet"
+      raise InputError(
+        f"{key} is {value} at step {step}; the run has stopped, the last good "
+        f"checkpoint is {last}. A lower config.optim.lr or a longer warm-up "
+        f"may help, in another --workdir or with --config.resume_changed=true"
+      )
+
+
+@dataclasses.dataclass
+class Upkeep:
+  """What a run needs besides its state and batches.
+
+  Attributes:
+    config: resolved.
+    workdir: of the run.
+    mesh: of all devices.
+    data: its sources.
+    probes: sets for few-shot linear evaluation, by name.
+    checkpointer: of WORKDIR/checkpoints.
+    metrics_writer: of all metrics.
+    stop: asked by signals.
+    watchdog: told of all progress.
+    agree: of `stopping.make_agreement`.
+    metadata: saved with each checkpoint.
+  """
+
+  config: Config
+  workdir: epath.Path
+  mesh: Mesh
+  data: run_data.RunData
+  probes: Mapping[str, run_data.Probe]
+  checkpointer: checkpoint.Checkpointer
+  metrics_writer: writer.MetricWriter
+  stop: stopping.StopRequest
+  watchdog: watchdog.Watchdog
+
+  def __post_init__(self):
+    self.agree = stopping.make_agreement(self.mesh)
+    self.metadata = run_config.checkpoint_metadata(
+      self.config,
+      self.data.train.class_names,
+      recipe.eval_preprocess(self.config),
+    )
+
+  def is_due(self, step: int, every_steps: int) -> bool:
+    """Tells whether something that happens now and then does at a step."""
+    total = self.config.resolved.total_steps
+    return 0 < step < total and every_steps > 0 and step % every_steps == 0
+
+  def check(self, step: int, metrics: Any) -> dict[str, float]:
+    """Waits for a step; returns its numbers once they are found finite."""
+    scalars = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    self.watchdog.progress(step)
+    if not all(map(math.isfinite, scalars.values())):
+      self.checkpointer.wait()
+    _check_finite(scalars, step, self.workdir)
+    return scalars
+
+  def save(self, step: int, state: TrainState) -> None:
+    """Starts saving a state whose numbers are finite."""
+    started = time.monotonic()
+    self.checkpointer.save(step, state, self.metadata)
+    secs = time.monotonic() - started
+    self.metrics_writer.write_scalars(step, {"checkpoint/stall_secs": secs})
+
+  def stopped(self, step: int) -> StoppedError:
+    """Completes the last save; returns the error that ends the run."""
+    self.checkpointer.wait()
+    signal = self.stop.received or "a signal to another host"
+    return StoppedError(
+      f"stopped by {signal} after step {step}, which is saved; run the same "
+      f"command again to go on"
+    )
+
+  def _heed_stop(self, step: int) -> None:
+    """Between evaluation batches: raises StoppedError if asked to stop."""
+    self.watchdog.progress(step)
+    if bool(self.agree(bool(self.stop.received))):
+      raise StoppedError
+
+  def evaluate(
+    self, step: int, state: TrainState, *, saved: bool
+  ) -> dict[str, float]:
+    """Returns all metrics `eval/NAME/...` of a state, and writes them.
+
+    Raises:
+      StoppedError: a signal came; the state is saved.
+    """
+    try:
+      scalars = self._evaluate(step, state)
+    except StoppedError:
+      if not saved:
+        self.save(step, state)
+      raise self.stopped(step) from None
+    _check_finite(scalars, step, self.workdir)
+    if scalars:
+      self.metrics_writer.write_scalars(step, scalars)
+    return scalars
+
+  def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+    config, mesh, scalars = self.config, self.mesh, {}
+    eval_step = evaluate.make_eval_step(config, mesh)
+    for name, source in self.data.evals.items():
+      values = evaluate.evaluate(
+        eval_step,
+        state.variables,
+        source,
+        recipe.eval_preprocess(config),
+        batch_size=config.eval.batch_size,
+        mesh=mesh,
+        num_threads=config.input.num_threads,
+        after_batch=lambda: self._heed_stop(step),
+      )
+      scalars |= {f"eval/{name}/{k}": v for k, v in values.items()}
+    for name, probe in self.probes.items():
+      values = fewshot.evaluate_few_shot(
+        fewshot.make_feature_step(make_model(config), mesh),
+        state.variables,
+        probe.train,
+        probe.test,
+        fewshot.default_preprocess(probe.train, config.resolved.crop_px),
+        mesh,
+        shots=config.eval.fewshot_shots,
+      )
+      scalars |= {f"eval/fewshot_{name}/{k}": v for k, v in values.items()}
+    return scalars
