@@ -16,7 +16,8 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from bit_jax.errors import InputError
+from bit_jax import remote
+from bit_jax.errors import InputError, one_line
 
 _SAFETENSORS = ".safetensors"
 
@@ -91,31 +92,39 @@ def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
   """Opens a .safetensors file, or a .npz file of any other suffix.
 
   Args:
-    path: of a file that exists.
+    path: of a file that exists; one in an object store is fetched as a whole.
 
   Yields:
     {key: array}. Reading an array raises InputError where it is damaged.
 
   Raises:
-    InputError: the file is damaged, or a .safetensors file holds other arrays
-      than floats.
+    InputError: the file is damaged or cannot be fetched, or a .safetensors file
+      holds other arrays than floats.
   """
   is_safetensors = path.suffix == _SAFETENSORS
   with contextlib.ExitStack() as stack:
+    try:
+      local = stack.enter_context(remote.local_copy(path))
+    except OSError as e:
+      raise InputError(
+        f"weights {path}: cannot be fetched: {one_line(e)}"
+      ) from e
     with explaining(path):
-      opened = (_open_safetensors if is_safetensors else _open_npz)(path)
+      opened = (_open_safetensors if is_safetensors else _open_npz)(path, local)
       arrays = stack.enter_context(opened)
     yield arrays
 
 
 @contextlib.contextmanager
-def _open_npz(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
+def _open_npz(
+  path: epath.Path, local: epath.Path
+) -> Iterator[dict[str, LazyArray]]:
   """Yields {key: array} of a zip file, in which each array has a checksum."""
   read_header = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
   }
-  with path.open("rb") as f:
+  with local.open("rb") as f:
     npz = np.load(f, allow_pickle=False)
     if isinstance(npz, np.ndarray):
       raise InputError(f"weights {path}: expected .npz, found .npy")
@@ -137,10 +146,12 @@ def _open_npz(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
 
 
 @contextlib.contextmanager
-def _open_safetensors(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
+def _open_safetensors(
+  path: epath.Path, local: epath.Path
+) -> Iterator[dict[str, LazyArray]]:
   dtypes = {stored: name for name, stored in FLOATS.items()}
   # Pages of a memory map would count as ours, next to the arrays made of them.
-  with safetensors.safe_open(path, framework="numpy", backend="pread") as f:
+  with safetensors.safe_open(local, framework="numpy", backend="pread") as f:
 
     def lazy(key: str) -> LazyArray:
       def read() -> np.ndarray:
@@ -176,15 +187,19 @@ def write_arrays(path: epath.PathLike, arrays: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def _replacing(path: epath.Path) -> Iterator[IO[bytes]]:
   """Opens a file that appears under its name only when it is complete."""
+  # In a store too: what is open there when an error comes is still completed.
   part = path.with_name(path.name + ".part")
   try:
-    with part.open("wb") as f:
-      yield f
-    part.replace(path)
+    with remote.os_errors():
+      with part.open("wb") as f:
+        yield f
+      part.replace(path)
   except OSError as e:
-    raise InputError(f"{path}: cannot be written: {e.strerror or e}") from e
+    reason = e.strerror or one_line(e)
+    raise InputError(f"{path}: cannot be written: {reason}") from e
   finally:
-    part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), remote.os_errors():
+      part.unlink(missing_ok=True)
 
 
 def _write_npz(f: IO[bytes], arrays: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ flipped bits without a word.
 """
 
 import contextlib
+import itertools
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from bit_jax import digest
+from bit_jax import digest, hosts, remote
 from bit_jax.errors import InputError, one_line
 
 _OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
@@ -45,7 +46,7 @@ class Checkpointer:
       keep: how many of the newest to keep.
       keep_every_steps: > 0: those of its multiples are kept as well.
     """
-    self._directory = epath.Path(directory).resolve()
+    self._directory = remote.absolute(directory)
     policies = [_POLICIES.LatestN(keep)]
     if keep_every_steps:
       policies.append(_POLICIES.EveryNSteps(keep_every_steps))
@@ -105,13 +106,20 @@ class Checkpointer:
     return state
 
   def set_aside(self, step: int) -> epath.Path:
-    """Renames a damaged checkpoint, so that its step can be saved again."""
+    """Renames a damaged checkpoint, so that its step can be saved again.
+
+    All hosts must call it.
+
+    Returns:
+      Where it is now.
+    """
     path = self._directory / str(step)
-    aside = path.with_name(f"{step}.damaged")
+    names = (f"{step}.damaged{i or ''}" for i in itertools.count())
+    aside = next(p for p in map(path.with_name, names) if not p.exists())
+    hosts.wait_for_all("checkpoint found damaged")
     if jax.process_index() == 0:
-      if aside.exists():
-        aside.rmtree()
       path.rename(aside)
+    hosts.wait_for_all("checkpoint set aside")
     self._manager.reload()
     return aside
 
@@ -162,26 +170,21 @@ def silence_orbax() -> None:
   )
 
 
-def latest_step(directory: epath.PathLike) -> int | None:
-  """Returns the newest complete checkpoint's step in a folder of them.
-
-  None if there is none, or no such folder; writes nothing.
-  """
-  path = find(directory)
-  return int(path.name) if path is not None and path.name.isdigit() else None
-
-
 def steps(directory: epath.PathLike) -> list[int]:
-  """Returns the steps of a folder's complete checkpoints, the newest first."""
+  """Returns the steps of a folder's checkpoints, the newest first.
+
+  Orbax gives a checkpoint this name once it is complete; what has lost its
+  parts since then is damaged, and counts.
+  """
   directory = epath.Path(directory)
   if not directory.is_dir():
     return []
   numbers = (int(p.name) for p in directory.iterdir() if p.name.isdigit())
-  return [
-    step
-    for step in sorted(numbers, reverse=True)
-    if _is_checkpoint(directory / str(step))
-  ]
+  found = sorted(numbers, reverse=True)
+  if not remote.is_remote(directory):
+    return found
+  # Object stores cannot rename: there a file says what is complete.
+  return [step for step in found if _is_checkpoint(directory / str(step))]
 
 
 def find(path: epath.PathLike) -> epath.Path | None:
@@ -191,15 +194,15 @@ def find(path: epath.PathLike) -> epath.Path | None:
     path: a checkpoint (`.../checkpoints/500`), a folder of them, or a work
       directory; of several checkpoints the newest is taken.
   """
-  path = epath.Path(path).resolve()
+  path = remote.absolute(path)
   if not path.is_dir():
     return None
   if _is_checkpoint(path):
     return path
   if (path / "checkpoints").is_dir():
     path = path / "checkpoints"
-  newest = next(iter(steps(path)), None)
-  return None if newest is None else path / str(newest)
+  folders = (path / str(step) for step in steps(path))
+  return next(filter(_is_checkpoint, folders), None)
 
 
 def load_weights(
@@ -266,6 +269,8 @@ def _load_on_host(
 
 def _is_checkpoint(path: epath.Path) -> bool:
   # Orbax's own is_orbax_checkpoint says yes to a work directory too.
+  if remote.is_remote(path) and not (path / "commit_success.txt").is_file():
+    return False
   return (path / "_CHECKPOINT_METADATA").is_file()
 
 
@@ -289,8 +294,13 @@ def _reason(error: Exception) -> str:
   return text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}"
 
 
-def _unreadable(path: epath.Path, error: Exception) -> DamagedError:
-  return DamagedError(
+def _unreadable(path: epath.Path, error: Exception) -> InputError:
+  # A disk or network that fails now says nothing of the checkpoint.
+  passing = isinstance(error, OSError) and not isinstance(
+    error, FileNotFoundError | NotADirectoryError
+  )
+  kind = InputError if passing else DamagedError
+  return kind(
     f"checkpoint {path} cannot be read as a state of this model: "
     f"{_reason(error)}"
   )

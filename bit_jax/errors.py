@@ -5,11 +5,13 @@
 | 0    | done                                                                 |
 | 1    | bad input; the same command would fail again                         |
 | 2    | unknown flag, config key or argument                                 |
+| 70   | a defect or a failure of the machine: the traceback is shown         |
 | 75   | stopped by a signal, all is saved: the same command goes on          |
 | 130  | interrupted where there is nothing to save                           |
 """
 
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 
 
@@ -25,6 +27,7 @@ class StoppedError(RuntimeError):
   """A signal asked the run to stop and its state is saved; exit code 75."""
 
 
+CRASHED = 70
 # sysexits.h calls it "temporary failure": launchers run the command again.
 STOPPED = 75
 
@@ -55,6 +58,9 @@ def exit_status(command: Callable[[], object]) -> int:
   except StoppedError as e:
     print(one_line(e), file=sys.stderr)
     return STOPPED
+  except Exception:
+    traceback.print_exc()
+    return CRASHED
   except KeyboardInterrupt:
     return 130
   return 0

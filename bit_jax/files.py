@@ -2,6 +2,8 @@
 
 from etils import epath
 
+from bit_jax import remote
+
 
 def write_text(path: epath.PathLike, text: str) -> None:
   """Writes a file beside its place and moves it there.
@@ -14,6 +16,10 @@ def write_text(path: epath.PathLike, text: str) -> None:
     OSError: it cannot be written; a file that was there stays as it was.
   """
   path = epath.Path(path)
+  if remote.is_remote(path):
+    with remote.os_errors():
+      path.write_bytes(text.encode())  # An object appears as a whole.
+    return
   part = path.with_name(path.name + ".part")
   part.write_text(text)
   part.replace(path)

@@ -12,17 +12,24 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from bit_jax.errors import InputError, UsageError
-from bit_jax.recipe import Config
 
 _DIGEST_BYTES = 16
 
 
 def _is_cluster(environ: Mapping[str, str]) -> bool:
-  """Tells whether this process is one of several that a launcher started."""
-  sizes = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-  if any(int(environ.get(key) or 1) > 1 for key in sizes):
-    # A plain shell inside `salloc` has the first, but is no task of a step.
-    return "SLURM_PROCID" in environ or "SLURM_NTASKS" not in environ
+  """Tells whether JAX can find the other processes by itself.
+
+  Only where a launcher started several, and said what `jax.distributed` reads.
+  """
+
+  def size(key):
+    return int(environ.get(key) or 1)
+
+  # A batch script and a shell inside `salloc` are no tasks of a step.
+  if size("SLURM_NTASKS") > 1 and "SLURM_STEP_NODELIST" in environ:
+    return "SLURM_PROCID" in environ
+  if size("OMPI_COMM_WORLD_SIZE") > 1 and "OMPI_MCA_orte_hnp_uri" in environ:
+    return True
   workers = environ.get("TPU_WORKER_HOSTNAMES", "")
   return "," in workers or "MEGASCALE_COORDINATOR_ADDRESS" in environ
 
@@ -66,7 +73,10 @@ def start(
   try:
     jax.distributed.initialize(**arguments)
   except (RuntimeError, ValueError) as e:
-    raise InputError(f"the other processes cannot be reached: {e}") from e
+    raise InputError(
+      f"the other processes cannot be reached: {e}; --coordinator_address, "
+      f"--num_processes and --process_id say where they are"
+    ) from e
 
 
 def _digest(text: str) -> np.ndarray:
@@ -80,14 +90,33 @@ def _source_code() -> str:
   return "".join(p.read_text() for p in sorted(folder.rglob("*.py")))
 
 
-def check_agreement(workdir: epath.Path, config: Config) -> None:
-  """Checks that all hosts run the same thing into the same work directory.
+def wait_for_all(name: str) -> None:
+  """Returns when all hosts have called it; at once where there is one."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
-  All hosts must call it; with one there is nothing to check.
+
+def from_lead(values: np.ndarray) -> np.ndarray:
+  """Returns host 0's array on all hosts; theirs must have the same shape."""
+  if jax.process_count() == 1:
+    return values
+  return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
+def from_all(value: bool) -> np.ndarray:
+  """Returns bool[hosts], what each host has passed."""
+  if jax.process_count() == 1:
+    return np.array([value])
+  gathered = multihost_utils.process_allgather(np.array([value]))
+  return np.asarray(gathered).reshape(-1)
+
+
+def check_same(config_text: str) -> None:
+  """Checks that all hosts run the same thing; all must call it.
 
   Args:
-    workdir: exists and can be written to by host 0.
-    config: resolved: number of examples, classes and steps are part of it.
+    config_text: what of the resolved config changes a number: the number of
+      examples, classes and steps are part of it.
 
   Raises:
     InputError: on every host; the message names those that differ from host 0.
@@ -95,39 +124,46 @@ def check_agreement(workdir: epath.Path, config: Config) -> None:
   if jax.process_count() == 1:
     return
   checks = {
-    "config or data": config.to_json(),
+    "config or data": config_text,
     "code": _source_code(),
     "version of JAX": jax.__version__,
   }
   for what, text in checks.items():
-    _require_same(what, _digest(text))
-  token = np.frombuffer(uuid.uuid4().bytes, np.uint8)
-  token = np.asarray(multihost_utils.broadcast_one_to_all(token))
+    everyone = np.asarray(multihost_utils.process_allgather(_digest(text)))
+    everyone = everyone.reshape(jax.process_count(), -1)
+    others = np.flatnonzero((everyone != everyone[0]).any(axis=1))
+    if others.size:
+      raise InputError(
+        f"host {', '.join(map(str, others))} has another {what} than host 0"
+      )
+
+
+def check_workdir(workdir: epath.Path) -> None:
+  """Checks that all hosts see one work directory; all must call it.
+
+  Args:
+    workdir: exists and can be written to by host 0.
+
+  Raises:
+    InputError: on every host; the message names those that see another one.
+  """
+  if jax.process_count() == 1:
+    return
+  token = from_lead(np.frombuffer(uuid.uuid4().bytes, np.uint8))
   probe = workdir / f"probe-{bytes(token[:4]).hex()}"
   if jax.process_index() == 0:
     probe.write_text(bytes(token).hex())
-  multihost_utils.sync_global_devices("probe written")
+  wait_for_all("probe written")
   try:
     seen = probe.read_text() == bytes(token).hex()
   except OSError:
     seen = False
-  all_seen = np.asarray(multihost_utils.process_allgather(np.array([seen])))
+  blind = np.flatnonzero(~from_all(seen))
   if jax.process_index() == 0:
     probe.unlink()
-  blind = np.flatnonzero(~all_seen.ravel())
   if blind.size:
     raise InputError(
       f"--workdir={workdir}: host {', '.join(map(str, blind))} does not see "
       f"what host 0 writes there; expected a folder that all hosts share, e.g. "
       f"gs://BUCKET/RUN"
-    )
-
-
-def _require_same(what: str, digest: np.ndarray) -> None:
-  everyone = np.asarray(multihost_utils.process_allgather(digest))
-  everyone = everyone.reshape(jax.process_count(), -1)
-  others = np.flatnonzero((everyone != everyone[0]).any(axis=1))
-  if others.size:
-    raise InputError(
-      f"host {', '.join(map(str, others))} has another {what} than host 0"
     )

@@ -3,6 +3,7 @@
 python -m bit_jax.main --config=configs/NAME.py:key=value,... --workdir=DIR
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,13 @@ from typing import NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from bit_jax.errors import InputError, UsageError, exit_status, one_line
+from bit_jax.errors import (
+  STOPPED,
+  InputError,
+  UsageError,
+  exit_status,
+  one_line,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -118,6 +125,8 @@ def main(argv: Sequence[str]) -> None:
   """Hands over to train; imports what is heavy only once flags are good."""
   del argv
   started = time.monotonic()
+  import jax
+
   from bit_jax import cache, checkpoint, hosts, train
 
   if not flags.FLAGS["verbosity"].present:
@@ -129,7 +138,13 @@ def main(argv: Sequence[str]) -> None:
     cache.enable_compilation_cache()
     train.train_and_evaluate(_CONFIG.value, str(_WORKDIR.value))
 
-  sys.exit(exit_status(run))
+  status = exit_status(run)
+  if status not in (0, STOPPED) and jax.process_count() > 1:
+    # A usual exit waits minutes for the other processes, which wait for this.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)
 
 
 if __name__ == "__main__":

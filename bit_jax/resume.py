@@ -3,13 +3,16 @@
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import checkpoint, run_config, weights
+from bit_jax import checkpoint, hosts, run_config, weights
 from bit_jax.errors import InputError
 from bit_jax.recipe import Config
 from bit_jax.step import TrainState, make_abstract_state, make_init
+
+_MOST_CHECKPOINTS = 1000  # That are tried.
 
 
 def open_checkpoints(
@@ -49,7 +52,8 @@ def restore_newest(
       than this one goes, or none is whole.
   """
   damaged = {}
-  for step in checkpoint.steps(folder):
+  for step in _steps_of_lead(folder):
+    state, problem = None, "another host cannot read it"
     try:
       saved = checkpointer.metadata(step)
       run_config.check_checkpoint(folder / str(step), saved, config)
@@ -60,14 +64,24 @@ def restore_newest(
         )
       state = checkpointer.restore(step, make_abstract_state(config, mesh))
     except checkpoint.DamagedError as error:
-      damaged[step] = error
+      problem = str(error)
+    if not hosts.from_all(state is not None).all() or state is None:
+      damaged[step] = problem
       continue
-    for bad, error in damaged.items():
+    for bad, problem in damaged.items():
       aside = checkpointer.set_aside(bad)
-      say(f"{error}; it is now {aside}, going back to step {step}")
+      say(f"{problem}; it is now {aside}, going back to step {step}")
     return step, state
   first = next(iter(damaged.values()))
   raise InputError(f"{first}; no other checkpoint is whole, start anew without")
+
+
+def _steps_of_lead(folder: epath.Path) -> list[int]:
+  """Returns what host 0 sees: listings of shared folders may lag behind."""
+  found = np.full(_MOST_CHECKPOINTS, -1, np.int32)
+  seen = checkpoint.steps(folder)[:_MOST_CHECKPOINTS]
+  found[: len(seen)] = seen
+  return [int(step) for step in hosts.from_lead(found) if step >= 0]
 
 
 def start_anew(config: Config, mesh: Mesh) -> TrainState:

@@ -75,6 +75,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   ]
 
 
+def comparable(config: Config) -> str:
+  """Returns all of a resolved config that changes a run's numbers, as text."""
+  flat = _flat(_plain(config))
+  kept = {k: v for k, v in flat.items() if not k.startswith(_FREE_KEYS)}
+  return json.dumps(kept, sort_keys=True)
+
+
 def _refuse(what: object, changed: list[str]) -> InputError:
   return InputError(
     f"{what} belongs to a run with another config ({'; '.join(changed)}); use "

@@ -16,6 +16,7 @@ from bit_jax import (
   hosts,
   parallel,
   recipe,
+  remote,
   resume,
   run_config,
   stopping,
@@ -81,6 +82,7 @@ def train_and_evaluate(
   workdir, started = epath.Path(workdir).expanduser(), time.monotonic()
   is_lead = jax.process_index() == 0
   say = functools.partial(print, flush=True) if is_lead else lambda *_: None
+  remote.check(workdir)
   mesh = parallel.make_mesh()
   validate.check(config, mesh)
 
@@ -95,6 +97,7 @@ def train_and_evaluate(
   if finished and finished["step"] == total_steps:
     say(f"{workdir} is finished: {run_config.summary(finished)}")
     return finished
+  hosts.check_same(run_config.comparable(config))
   say(run_config.describe(config, data, mesh))
   data_secs = time.monotonic() - started
 
@@ -114,7 +117,7 @@ def train_and_evaluate(
       checkpointer = None
     update_step = make_update_step(config, mesh)
     run_config.claim(workdir, config, data.held_out, write=is_lead)
-    hosts.check_agreement(workdir, config)
+    hosts.check_workdir(workdir)
     upkeep = Upkeep(
       config,
       workdir,

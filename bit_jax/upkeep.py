@@ -69,6 +69,7 @@ class Upkeep:
   watchdog: watchdog.Watchdog
 
   def __post_init__(self):
+    self._flag: Any = False
     self.agree = stopping.make_agreement(self.mesh)
     self.metadata = run_config.checkpoint_metadata(
       self.config,
@@ -96,6 +97,7 @@ class Upkeep:
     self.checkpointer.save(step, state, self.metadata)
     secs = time.monotonic() - started
     self.metrics_writer.write_scalars(step, {"checkpoint/stall_secs": secs})
+    self.metrics_writer.flush()
 
   def stopped(self, step: int) -> StoppedError:
     """Completes the last save; returns the error that ends the run."""
@@ -109,7 +111,9 @@ class Upkeep:
   def _heed_stop(self, step: int) -> None:
     """Between evaluation batches: raises StoppedError if asked to stop."""
     self.watchdog.progress(step)
-    if bool(self.agree(bool(self.stop.received))):
+    # The last batch's: waiting for this one's would stop the next batch.
+    flag, self._flag = self._flag, self.agree(bool(self.stop.received))
+    if bool(flag):
       raise StoppedError
 
   def evaluate(
@@ -120,6 +124,7 @@ class Upkeep:
     Raises:
       StoppedError: a signal came; the state is saved.
     """
+    self._flag = False
     try:
       scalars = self._evaluate(step, state)
     except StoppedError:

@@ -23,6 +23,7 @@ from bit_jax import (
   models,
   paths,
   releases,
+  remote,
 )
 from bit_jax.errors import InputError, some
 
@@ -192,6 +193,7 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
   Raises:
     InputError: as `load`, apart from damage inside an array.
   """
+  remote.check(path, "weights")
   name, path = str(path), epath.Path(path)
   if not path.exists():
     if name not in releases.VARIANTS:

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat, TextIO
 
 import cv2
@@ -21,9 +21,8 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from bit_jax import errors
-
-METRICS_FILE = "metrics.jsonl"
+from bit_jax import remote
+from bit_jax.metrics_file import METRICS_FILE, truncate_after
 
 
 class MetricWriter:
@@ -38,23 +37,15 @@ class MetricWriter:
   ) -> None:
     """Writes metrics such as {"train/loss": 6.9} of one step."""
 
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    """Writes images, each [H, W, C] or [N, H, W, C].
-
-    C is 1 (grey) or 3 (RGB); values are uint8, or floats in [0, 1].
-    """
-
-  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-    """Writes texts in Markdown."""
-
-  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-    """Writes the hyper-parameters of the run, a flat mapping; call it once."""
-
   def flush(self) -> None:
-    """Returns when all that was written has left the process."""
+    """Lets what was written be seen soon by others; does not wait for it."""
 
   def close(self) -> None:
-    """Flushes and frees what the writer holds; nothing may be written after."""
+    """Completes what was written; nothing may be written after.
+
+    Raises:
+      InputError: the work directory, in an object store, cannot be written to.
+    """
 
 
 class JsonlWriter(MetricWriter):
@@ -87,7 +78,7 @@ class TensorBoardWriter(MetricWriter):
   """Writes TensorBoard events from a thread of its own.
 
   Writing only puts an event in an unbounded queue, so a slow disk never holds
-  up the training loop; `flush` and `close` do wait for the disk.
+  up the training loop; the thread flushes every ten seconds.
 
   Args:
     logdir: where the event file goes; made if missing.
@@ -110,45 +101,8 @@ class TensorBoardWriter(MetricWriter):
     for name, value in scalars.items():
       self._add(step, summary=self._tb.scalar_pb(name, float(value)))
 
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    for name, array in images.items():
-      batch = np.asarray(array)
-      if batch.ndim == 3:
-        batch = batch[None]
-      for i, image in enumerate(batch):
-        tag = name if len(batch) == 1 else f"{name}/{i}"
-        self._add(step, summary=self._image_pb(tag, image))
-
-  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-    for name, text in texts.items():
-      self._add(step, summary=self._tb.text_pb(name, text))
-
-  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-    simple = {
-      name: value if isinstance(value, bool | int | float) else str(value)
-      for name, value in hparams.items()
-    }
-    self._add(0, summary=self._tb.hparams_pb(simple))
-
-  def flush(self) -> None:
-    self._events.flush()
-
   def close(self) -> None:
     self._events.close()
-
-  def _image_pb(self, tag: str, image: np.ndarray) -> Any:
-    if image.dtype != np.uint8:
-      image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    height, width, channels = image.shape
-    summary_pb2 = self._tb.summary_pb2
-    encoded = summary_pb2.Summary.Image(
-      height=height,
-      width=width,
-      colorspace=channels,
-      encoded_image_string=encode_png(image),
-    )
-    value = summary_pb2.Summary.Value(tag=tag, image=encoded)
-    return summary_pb2.Summary(value=[value])
 
   def _add(self, step: int, **what: Any) -> None:
     self._events.add_event(
@@ -247,6 +201,19 @@ class ProgressWriter(MetricWriter):
     return pace
 
 
+class MirrorWriter(MetricWriter):
+  """Copies what other writers write to a local folder; closed after them."""
+
+  def __init__(self, mirror: remote.Mirror):
+    self._mirror = mirror
+
+  def flush(self) -> None:
+    self._mirror.request()
+
+  def close(self) -> None:
+    self._mirror.close()
+
+
 class MultiWriter(MetricWriter):
   """Writes everything to each of several writers."""
 
@@ -261,24 +228,12 @@ class MultiWriter(MetricWriter):
     for writer in self._writers:
       writer.write_scalars(step, values)
 
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    for writer in self._writers:
-      writer.write_images(step, images)
-
-  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-    for writer in self._writers:
-      writer.write_texts(step, texts)
-
-  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-    for writer in self._writers:
-      writer.write_hparams(hparams)
-
   def flush(self) -> None:
     for writer in self._writers:
       writer.flush()
 
   def close(self) -> None:
-    # Closes all of them even if one fails, and then raises.
+    # Closes all of them, the last one first, even if one fails; then raises.
     with contextlib.ExitStack() as stack:
       for writer in self._writers:
         stack.callback(writer.close)
@@ -296,7 +251,8 @@ def create(
 
   Args:
     workdir: the work directory, made if missing; gets metrics.jsonl and the
-      TensorBoard events.
+      TensorBoard events. One in an object store gets copies of local files: now
+      and then, soon after a flush, and when the writer is closed.
     total_steps: the step at which training ends.
     start_step: the restored step; what metrics.jsonl holds of later steps is
       cut off, since they are run again.
@@ -310,55 +266,24 @@ def create(
   if not is_lead:
     return MetricWriter()
   workdir = epath.Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  truncate_after(workdir / METRICS_FILE, start_step)
-  return MultiWriter(
-    [
-      JsonlWriter(workdir / METRICS_FILE),
-      TensorBoardWriter(workdir, start_step),
+  with contextlib.ExitStack() as stack:
+    writers: list[MetricWriter] = []
+    folder, metrics = workdir, workdir / METRICS_FILE
+    if remote.is_remote(workdir):
+      mirror = remote.Mirror(workdir)
+      stack.callback(mirror.close)
+      writers.append(MirrorWriter(mirror))  # The first is closed last.
+      folder = mirror.folder
+    else:
+      folder.mkdir(parents=True, exist_ok=True)
+    truncate_after(metrics, start_step, folder / METRICS_FILE)
+    writers += [
+      JsonlWriter(folder / METRICS_FILE),
+      TensorBoardWriter(folder, start_step),
       ProgressWriter(total_steps, start_step, batch_size),
     ]
-  )
-
-
-def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads a metrics.jsonl: one mapping a write, with "step" and the metrics.
-
-  A last line that a killed process left half written is dropped.
-
-  Raises:
-    InputError: if there is no such file, or another line is malformed.
-  """
-  return [record for _, record in _read_lines(epath.Path(path))]
-
-
-def truncate_after(path: epath.PathLike, step: int) -> None:
-  """Cuts a metrics.jsonl back to what was written when `step` was saved.
-
-  That is all of the steps before it, and what training wrote of itself; its
-  evaluations come after the save, so they are run and written again.
-
-  The file is replaced in one go, so that being killed meanwhile does no harm.
-  A last line that a killed process left half written goes as well. Does
-  nothing if there is no such file.
-
-  Raises:
-    InputError: if another line is malformed; the file is left as it was.
-  """
-  path = epath.Path(path)
-  if not path.exists():
-    return
-  kept = [
-    line + b"\n"
-    for line, record in _read_lines(path)
-    if record["step"] < step
-    or (
-      record["step"] == step and not any(k.startswith("eval/") for k in record)
-    )
-  ]
-  replacement = path.with_name(path.name + ".tmp")
-  replacement.write_bytes(b"".join(kept))
-  replacement.replace(path)
+    stack.pop_all()
+  return MultiWriter(writers)
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -373,39 +298,6 @@ def _is_terminal(stream: TextIO) -> bool:
   return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
 
 
-def _read_lines(path: epath.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-  """Gives each line without its line end, and what it says."""
-  try:
-    content = path.read_bytes()
-  except OSError as e:
-    raise errors.InputError(f"{path}: cannot be read: {e.strerror}") from e
-  *lines, torn = content.split(b"\n")
-  for number, line in enumerate(lines, 1):
-    record = _parse(line)
-    if record is None:
-      raise errors.InputError(
-        f'{path}, line {number}: expected a JSON object with an integer "step"'
-        f" and numbers or null, got {line[:60].decode(errors='replace')!r}"
-      )
-    yield line, record
-  record = _parse(torn)
-  if record is not None:
-    yield torn, record
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-  """What a line of metrics says, or None if it is malformed."""
-  try:
-    record = json.loads(line.decode())
-  except ValueError:
-    return None
-  if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-    return None
-  # Unlike isinstance, type tells true and false from numbers.
-  numbers = all(type(v) in (int, float, type(None)) for v in record.values())
-  return record if numbers else None
-
-
 def _import_tensorboard() -> types.SimpleNamespace:
   """The parts of TensorBoard that write events, imported when first needed."""
   # TensorBoard takes file access from TensorFlow where that is installed, which
@@ -413,17 +305,12 @@ def _import_tensorboard() -> types.SimpleNamespace:
   # module of this name is its own switch to built-in file access.
   notf = "tensorboard.compat.notf"
   sys.modules.setdefault(notf, types.ModuleType(notf))
-  from tensorboard.compat.proto import event_pb2, summary_pb2
-  from tensorboard.plugins.hparams import summary_v2 as hparams
+  from tensorboard.compat.proto import event_pb2
   from tensorboard.plugins.scalar import summary_v2 as scalar
-  from tensorboard.plugins.text import summary_v2 as text
   from tensorboard.summary.writer import event_file_writer
 
   return types.SimpleNamespace(
     EventFileWriter=event_file_writer.EventFileWriter,
     event_pb2=event_pb2,
-    summary_pb2=summary_pb2,
-    hparams_pb=hparams.hparams_pb,
     scalar_pb=scalar.scalar_pb,
-    text_pb=text.text_pb,
   )

@@ -6,7 +6,8 @@ paper compares:
 | study        | runs                                            | paper       |
 |--------------|-------------------------------------------------|-------------|
 | norm         | BN, BN + WS, GN, GN + WS; VTAB-1k from each     | Tables 4, 5 |
-| budget       | 1, 3 and 10 times the steps of BiT-S            | Figure 7    |
+| budget       | ILSVRC-2012, and ImageNet-21k at 1, 3 and 10    | Figure 7    |
+|              | times its 28,151 steps                          |             |
 | early_decay  | the schedule, and one that decays at 30 % of    | Figure 7    |
 |              | each point                                      |             |
 | weight_decay | 1e-4 and 1e-5                                   | Figure 7    |
@@ -14,13 +15,14 @@ paper compares:
   python -m scripts.study --workdir=/tmp/norm \\
       --study=configs/ablation.py:study=norm,model=R50x1,data_dir=/data/tfds
 
-A run alone, on a pod for instance:
+A run alone, on a pod for instance (`init=WEIGHTS` for those of VTAB-1k):
 
   python -m bit_jax.main --workdir=/tmp/norm/gn_ws \\
       --config=configs/ablation.py:study=norm,run=gn_ws,data_dir=/data/tfds
 
 `preset` is one of configs/upstream.py and `dataset` replaces its data; `steps`
-replaces the length of the run (of 1x in study budget). `batch_group` is how
+replaces the length of the run (of 1x in study budget, where the warm-up shrinks
+with it; else it is 5000 steps whatever the length). `batch_group` is how
 many examples share the statistics of BatchNorm, 0 for all: 8 is what a device
 sees with the paper's 512. `tasks` are VTAB's, joined by `+`, `all` or `none`.
 
@@ -30,8 +32,8 @@ BN 75.6, BN + WS 75.8, GN 70.2, GN + WS 76.0; the same on VTAB-1k: 67.72, 66.78,
 training on ILSVRC-2012, and only 3x and 10x gain from the larger set. Early
 decay looks converged and ends lower. Weight decay 1e-5 converges faster and
 ends lower than 1e-4. Where the paper's dashed curve decays is only drawn there,
-not stated: 30 % is our choice. Not run at this size here; the README
-("Measured") has a small normalization study.
+not stated: 30 % is our choice. Not run at this size here;
+configs/reproduction.py is a small normalization study that was.
 """
 
 import ml_collections
@@ -44,6 +46,7 @@ STUDIES = ("norm", "budget", "early_decay", "weight_decay")
 
 # Updates of BiT-S: 90 epochs of ILSVRC-2012 at batch 4096.
 _BIT_S_STEPS = 28_151
+_WARMUP_STEPS = 5000
 _EARLY = 0.3
 
 # {run: (title, model.norm, model.weight_standardization)}.
@@ -60,6 +63,7 @@ def _parse(arg: str | None) -> dict:
     arg,
     study="norm",
     run="",
+    init="",
     preset="",
     model="R50x1",
     dataset="",
@@ -84,12 +88,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     InputError: the study has no such run.
   """
   args = _parse(arg)
-  runs = {run.name: run.config for run in _study(args).runs}
-  if not args["run"]:
-    return next(iter(runs.values()))
-  if args["run"] not in runs:
-    raise InputError(f"run={args['run']}: expected one of {', '.join(runs)}")
-  return runs[args["run"]]
+  runs = {run.name: run for run in _study(args).runs}
+  name = args["run"] or next(iter(runs))
+  if name not in runs:
+    raise InputError(f"run={name}: expected one of {', '.join(runs)}")
+  run = runs[name]
+  if run.init and not args["init"]:
+    raise InputError(
+      f"run={name} starts from the weights of {run.init}: expected init=WEIGHTS"
+    )
+  run.config.init.checkpoint = args["init"]
+  return run.config
 
 
 def get_study(arg: str | None = None) -> Study:
@@ -193,11 +202,18 @@ def _compare(args: dict, what: str, factor: str, configs: dict) -> Study:
 
 
 def _budget(args: dict) -> Study:
-  configs = {}
-  for times in (1, 3, 10):
-    config = _upstream(args)
-    config.total_steps = times * (args["steps"] or _BIT_S_STEPS)
-    configs[f"{times}x", f"{times} x"] = config
+  steps = args["steps"] or _BIT_S_STEPS
+  small = _upstream(args | {"preset": "bit_s", "dataset": ""})
+  configs = {("ilsvrc2012", "ILSVRC-2012"): small}
+  configs |= {
+    (f"{times}x", f"{times} x"): _upstream(args) for times in (1, 3, 10)
+  }
+  for config, times in zip(configs.values(), (1, 1, 3, 10), strict=True):
+    config.total_steps = 0  # It would scale the warm-up along.
+    config.schedule.total = f"{times * steps} steps"
+    config.schedule.decay_at = "33.3 %,66.7 %,88.9 %"  # 30, 60, 80 of 90.
+    warmup_steps = round(_WARMUP_STEPS * steps / _BIT_S_STEPS)
+    config.schedule.warmup = f"{warmup_steps} steps"
   return _compare(args, "Budget", "budget", configs)
 
 

@@ -19,8 +19,9 @@ is all of it.
 It differs from the paper's recipes where a CPU cannot follow: images of 32 px,
 batch 64 upstream and 32 downstream; two epochs at learning rate 0.3 x batch /
 256, ten times the paper's; preset `quick` (150 steps); all of CIFAR-10 in 1000
-steps of 64 with mixup 0.1. None of these was chosen on the test splits: they
-are the quickstart's.
+steps of 64 with mixup 0.1. Learning rates and steps of few examples are the
+quickstart's; the two epochs and the 1000 steps are what the time allowed.
+Nothing was chosen on the test splits.
 
 Expected: see the README, "Measured".
 """

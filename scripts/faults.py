@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import checkpoint, writer
+from bit_jax import checkpoint, metrics_file
 from bit_jax.errors import InputError, exit_status
 
 TOTAL_STEPS = 24
@@ -172,7 +172,7 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
   lines = [
     [
       {k: v for k, v in line.items() if k not in _FREE}
-      for line in writer.read_metrics(d / writer.METRICS_FILE)
+      for line in metrics_file.read_metrics(d / metrics_file.METRICS_FILE)
     ]
     for d in (a, b)
   ]
@@ -200,7 +200,7 @@ def stalls(workdir: pathlib.Path) -> list[float]:
   """Returns the seconds that each save kept the loop waiting."""
   return [
     line["checkpoint/stall_secs"]
-    for line in writer.read_metrics(workdir / writer.METRICS_FILE)
+    for line in metrics_file.read_metrics(workdir / metrics_file.METRICS_FILE)
     if "checkpoint/stall_secs" in line
   ]
 
@@ -237,9 +237,11 @@ def run(workdir: pathlib.Path, seeds: int, kills: int) -> dict[str, Any]:
     say(f"seed {seed}: no difference after {kills} kills")
   report["secs"] = time.monotonic() - begin
   for key in ("resume_secs", "stall_secs"):
-    report[f"median_{key}"] = statistics.median(report[key])
+    report[f"median_{key}"] = statistics.median(report[key] or [0.0])
   (workdir / "faults.json").write_text(json.dumps(report, indent=1) + "\n")
   while_saving = sum(kill["while_saving"] for kill in report["kills"])
+  if "save" in MOMENTS[:kills] and not while_saving:
+    raise InputError("no kill fell into a save: nothing is shown of that")
   say(
     f"{len(report['kills'])} kills, {while_saving} of them while saving, over "
     f"{seeds} seeds: no difference; medians: "

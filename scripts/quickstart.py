@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 
-from bit_jax import cache, train, writer
+from bit_jax import cache, metrics_file, train
 from bit_jax.data import builtin
 from bit_jax.errors import exit_status
 from bit_jax.tools import report
@@ -86,7 +86,7 @@ def print_table(results):
 
 def curve(workdir, key):
   """Returns (steps, values) of a metric from a work directory."""
-  lines = writer.read_metrics(workdir / writer.METRICS_FILE)
+  lines = metrics_file.read_metrics(workdir / metrics_file.METRICS_FILE)
   points = [(line["step"], line[key]) for line in lines if key in line]
   return [p[0] for p in points], [p[1] for p in points]
 

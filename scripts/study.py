@@ -29,7 +29,15 @@ from typing import Any
 
 import ml_collections
 
-from bit_jax import cache, checkpoint, files, run_config, study, train, writer
+from bit_jax import (
+  cache,
+  checkpoint,
+  files,
+  metrics_file,
+  run_config,
+  study,
+  train,
+)
 from bit_jax import main as command
 from bit_jax.data import tfds_source
 from bit_jax.errors import InputError, UsageError, exit_status
@@ -75,9 +83,10 @@ def is_finished(
   stored = workdir / run_config.CONFIG
   if not stored.exists() or run_config.read_result(workdir) is None:
     return False
-  changed = run_config.differences(
-    json.loads(stored.read_text()), json.loads(config.to_json())
-  )
+  old, new = json.loads(stored.read_text()), json.loads(config.to_json())
+  if any(old["data"][key] != new["data"][key] for key in ("name", "dir")):
+    return False  # What is there now is compared with the data at hand.
+  changed = run_config.differences(old, new)
   return all(line.startswith("resolved.") for line in changed)
 
 
@@ -92,7 +101,7 @@ def make_run(run: study.Run, workdir: pathlib.Path) -> float:
   if run.init:
     if not (workdir / run.init / "params.npz").exists():
       raise InputError(f"{run.name} starts from {run.init}, which is not there")
-    config.init.checkpoint = str(workdir / run.init)
+    config.init.checkpoint = str((workdir / run.init).resolve())
   if config.data.subset_file:
     config.data.subset_file = str(workdir / config.data.subset_file)
   if is_finished(config, workdir / run.name):
@@ -184,12 +193,12 @@ def curves(
   """Returns the lines of a chart from the metrics written so far."""
   lines = []
   for run in spec.runs:
-    path = workdir / run.name / writer.METRICS_FILE
+    path = workdir / run.name / metrics_file.METRICS_FILE
     if not study.matches(run.factors, chart.where) or not path.exists():
       continue
     points = [
       (record["step"], found)
-      for record in writer.read_metrics(path)
+      for record in metrics_file.read_metrics(path)
       if (found := study.value(chart.metric, record)) is not None
     ]
     name = study.label(run.factors, chart.lines)
@@ -227,15 +236,16 @@ def run_study(
       todo.append(run)
   if chosen and not todo:
     raise InputError("no run of the study has its data set prepared")
-  secs = read_secs(workdir / "study.json")
   for i, run in enumerate(todo, 1):
     say(f"\n{run.name} ({i} of {len(todo)})")
     took = make_run(run, workdir)
     if not read_results([run], workdir):
       raise InputError(f"{run.name} has ended without a result")
+    # Read each time: another machine may have added its runs.
+    secs = read_secs(workdir / "study.json")
     secs[run.name] = secs.get(run.name, 0.0) + took
     write_tables(spec, workdir, secs)
-  return write_tables(spec, workdir, secs)
+  return write_tables(spec, workdir, read_secs(workdir / "study.json"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,11 +30,9 @@ def assert_equal(a, b):
 def test_round_trip_to_another_number_of_devices(tmp_path, mesh, one_device):
   state = make_state(mesh, 3)
   writer = checkpoint.Checkpointer(tmp_path, keep=1)
-  assert checkpoint.latest_step(tmp_path) is None
   writer.save(3, state, {"variant": "R50x1", "names": ["a", "ü"]})
   writer.close()
   reader = checkpoint.Checkpointer(tmp_path, keep=1)
-  assert checkpoint.latest_step(tmp_path) == 3
   assert reader.metadata(3) == {"variant": "R50x1", "names": ["a", "ü"]}
   restored = reader.restore(3, abstract(state, one_device))
   assert_equal(restored, state)

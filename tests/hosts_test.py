@@ -1,9 +1,10 @@
 import jax
+import numpy as np
 import pytest
+from etils import epath
 
 from bit_jax import hosts
 from bit_jax.errors import InputError, UsageError
-from configs import common
 
 
 @pytest.mark.parametrize(
@@ -11,9 +12,19 @@ from configs import common
   [
     ({}, False),
     ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
-    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, True),
-    ({"SLURM_NTASKS": "4"}, False),  # A shell inside salloc.
-    ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+    (
+      {
+        "SLURM_NTASKS": "4",
+        "SLURM_PROCID": "2",
+        "SLURM_STEP_NODELIST": "n[1-2]",
+      },
+      True,
+    ),
+    # A shell inside salloc, and a batch script before its srun.
+    ({"SLURM_NTASKS": "4"}, False),
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),
+    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1;tcp://"}, True),
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, False),
     ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
     ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
     ({"MEGASCALE_COORDINATOR_ADDRESS": "10.0.0.1"}, True),
@@ -43,7 +54,11 @@ def test_one_process_needs_nobody(monkeypatch, tmp_path):
   for key in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
     monkeypatch.delenv(key, raising=False)
   hosts.start("", 0, -1)
-  hosts.check_agreement(tmp_path / "none", common.get_config())
+  hosts.check_same("")
+  hosts.check_workdir(epath.Path(tmp_path / "none"))
+  hosts.wait_for_all("nobody")
+  assert hosts.from_lead(np.arange(3)).tolist() == [0, 1, 2]
+  assert hosts.from_all(True).tolist() == [True]
 
 
 def test_a_coordinator_that_is_not_there(monkeypatch):

@@ -2,11 +2,12 @@
 
 import json
 import signal
+import time
 
 import numpy as np
 import pytest
 
-from bit_jax import checkpoint, weights, writer
+from bit_jax import checkpoint, metrics_file, weights
 from tests import processes
 
 pytestmark = pytest.mark.slow
@@ -18,7 +19,7 @@ def trained(workdir):
   """Returns losses and example hashes of each step."""
   lines = [
     line
-    for line in writer.read_metrics(workdir / "metrics.jsonl")
+    for line in metrics_file.read_metrics(workdir / "metrics.jsonl")
     if "train/loss" in line
   ]
   assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -74,6 +75,44 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(alone, tmp_path):
   outputs = processes.run(tmp_path, STEPS)
   assert f"resumed from step {step}" in outputs[0]
   assert_same(tmp_path, alone)
+
+
+def test_two_processes_go_back_to_the_same_whole_checkpoint(alone, tmp_path):
+  saves = "--config.checkpoint.every_steps=2"
+  pair = processes.start(tmp_path, STEPS, saves, processes=2, devices=2)
+  for line in pair[0].stdout:
+    if line.startswith("step 4 checkpoint/"):
+      pair[0].send_signal(signal.SIGTERM)
+      break
+  outputs, codes = processes.finish(pair)
+  assert codes == [75, 75], outputs
+  folder = tmp_path / "checkpoints"
+  newest, before = checkpoint.steps(folder)
+  for path in (folder / str(newest)).rglob("*"):
+    if path.is_file() and path.stat().st_size > 10_000:
+      path.write_bytes(path.read_bytes()[:-1000])
+  outputs = processes.run(tmp_path, STEPS, saves, processes=2, devices=2)
+  assert f"{newest}.damaged, going back to step {before}" in outputs[0]
+  assert_same(tmp_path, alone)
+
+
+def test_one_that_fails_alone_ends_the_others_soon(tmp_path):
+  address = f"--coordinator_address=127.0.0.1:{processes.free_port()}"
+  started = time.monotonic()
+  pair = [
+    process
+    for i in range(2)
+    for process in processes.start(
+      *(tmp_path, STEPS, address, "--num_processes=2", f"--process_id={i}"),
+      *(["--config.data.name=folder:/no/such"] if i else []),
+      devices=2,
+    )
+  ]
+  outputs, codes = processes.finish(pair)
+  assert codes[1] == 1, outputs
+  assert "error: /no/such does not exist" in outputs[1]
+  assert codes[0] != 0
+  assert time.monotonic() - started < 200
 
 
 def test_a_split_state_over_processes(alone, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bit_jax import study
+from bit_jax import recipe, study
 from bit_jax.errors import InputError
 from configs import ablation, common, kshot, upstream
 from scripts import study as driver
@@ -198,13 +198,18 @@ def test_ablations_differ_in_one_thing():
   # The full network is the plain recipe.
   assert norms.runs[3].config.to_json() == upstream.get_config("").to_json()
 
-  budgets = [r.config.total_steps for r in spec("budget").runs]
-  assert budgets == [28_151, 84_453, 281_510]
-  assert [r.config.total_steps for r in spec("budget", steps=5).runs] == [
-    5,
-    15,
-    50,
+  budgets = spec("budget").runs
+  facts = recipe.DataFacts(14_197_122, 21_843, (375, 500))
+  found = [recipe.resolve(run.config, facts).resolved for run in budgets]
+  assert [r.total_steps for r in found] == [28_151, 28_151, 84_453, 281_510]
+  assert [r.warmup_steps for r in found] == [5000] * 4
+  assert found[3].decay_steps == (93_743, 187_767, 250_262)
+  assert [run.config.data.name for run in budgets] == [
+    "imagenet2012",
+    *["imagenet21k"] * 3,
   ]
+  short = spec("budget", steps=2815).runs[1]
+  assert recipe.resolve(short.config, facts).resolved.warmup_steps == 500
   usual, early = (r.config for r in spec("early_decay").runs)
   assert early.schedule.decay_at == "9 epochs,18 epochs,24 epochs"
   early.schedule.decay_at = usual.schedule.decay_at
@@ -218,5 +223,9 @@ def test_ablations_differ_in_one_thing():
 def test_a_run_of_an_ablation_alone():
   config = ablation.get_config("study=norm,run=bn,dataset=digits")
   assert (config.model.norm, config.data.name) == ("bn", "digits")
-  with pytest.raises(InputError, match=r"run=x: expected one of 1x, 3x, 10x"):
+  with pytest.raises(InputError, match="run=x: expected one of ilsvrc2012, 1x"):
     ablation.get_config("study=budget,run=x")
+  with pytest.raises(InputError, match="starts from the weights of gn_ws: exp"):
+    ablation.get_config("study=norm,run=gn_ws-dtd")
+  config = ablation.get_config("study=norm,run=gn_ws-dtd,init=w.npz")
+  assert config.init.checkpoint == "w.npz"

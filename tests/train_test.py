@@ -10,12 +10,12 @@ import pytest
 from bit_jax import (
   checkpoint,
   evaluate,
+  metrics_file,
   parallel,
   resume,
   stopping,
   train,
   weights,
-  writer,
 )
 from bit_jax.data import pipeline
 from bit_jax.data.run_data import RunData
@@ -36,7 +36,7 @@ def arrays(monkeypatch):
 
 
 def read_lines(workdir):
-  return writer.read_metrics(workdir / "metrics.jsonl")
+  return metrics_file.read_metrics(workdir / "metrics.jsonl")
 
 
 def trained(workdir):
@@ -441,16 +441,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
   assert trained(tmp_path / "cut") == trained(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("marker", ["_CHECKPOINT_METADATA", "none"])
 def test_nothing_is_started_anew_where_all_checkpoints_are_damaged(
-  arrays, tmp_path
+  arrays, tmp_path, marker
 ):
   config = make_config()
   train.train_and_evaluate(config, tmp_path)
   (tmp_path / "result.json").unlink()
   before = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
   for path in (tmp_path / "checkpoints" / "4").rglob("*"):
-    if path.is_file() and path.name != "_CHECKPOINT_METADATA":
-      path.write_bytes(b"")
+    if path.is_file():
+      path.unlink() if path.name == marker else path.write_bytes(b"")
   with pytest.raises(InputError, match="no other checkpoint is whole"):
     train.train_and_evaluate(config, tmp_path)
   assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == before

@@ -18,26 +18,13 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import (
-  event_file_loader,
-  plugin_event_accumulator,
-)
-from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from bit_jax import errors, writer
+from bit_jax import writer
 
 
 def _lines(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _events(logdir):
-  paths = sorted(logdir.glob("events.out.tfevents.*"))
-  return [
-    event
-    for path in paths
-    for event in event_file_loader.RawEventFileLoader(str(path)).Load()
-  ]
 
 
 def _accumulate(logdir):
@@ -65,9 +52,6 @@ class _Clock:
 def test_metric_writer_accepts_and_ignores_everything():
   ignore = writer.MetricWriter()
   ignore.write_scalars(1, {"train/loss": 1.0})
-  ignore.write_images(1, {"batch": np.zeros((1, 2, 2, 3), np.uint8)})
-  ignore.write_texts(1, {"note": "hello"})
-  ignore.write_hparams({"lr": 0.1})
   ignore.flush()
   ignore.close()
 
@@ -103,99 +87,6 @@ def test_jsonl_writes_null_for_what_json_cannot_hold(tmp_path, value):
   assert path.read_text() == '{"step": 1, "train/loss": null}\n'
 
 
-def test_truncate_after_keeps_lines_up_to_the_step_as_they_are(tmp_path):
-  path = tmp_path / "metrics.jsonl"
-  kept = '{"step":1, "a": 0.10}\n{"step": 2, "a": null}\n'
-  path.write_text(kept + '{"step": 3}\n{"step": 40}\n')
-  writer.truncate_after(path, 2)
-  assert path.read_text() == kept
-  assert os.listdir(tmp_path) == ["metrics.jsonl"]
-
-
-@pytest.mark.parametrize("torn", [b'{"step": 2, "a', b"\0\0\0", b"\xff{"])
-def test_truncate_after_drops_a_torn_last_line(tmp_path, torn):
-  path = tmp_path / "metrics.jsonl"
-  path.write_bytes(b'{"step": 1}\n' + torn)
-  writer.truncate_after(path, 9)
-  assert path.read_bytes() == b'{"step": 1}\n'
-
-
-def test_truncate_after_ends_a_whole_last_line(tmp_path):
-  path = tmp_path / "metrics.jsonl"
-  path.write_text('{"step": 1}\n{"step": 2}')
-  writer.truncate_after(path, 2)
-  assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
-
-
-def test_truncate_after_drops_evaluations_of_the_step_itself(tmp_path):
-  path = tmp_path / "metrics.jsonl"
-  lines = [
-    {"step": 1, "eval/test/loss": 3.0},
-    {"step": 2, "train/loss": 2.0},
-    {"step": 2, "eval/test/loss": 2.0},
-  ]
-  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  writer.truncate_after(path, 2)
-  assert writer.read_metrics(path) == lines[:2]
-
-
-def test_truncate_after_without_a_file_does_nothing(tmp_path):
-  writer.truncate_after(tmp_path / "metrics.jsonl", 5)
-  assert not os.listdir(tmp_path)
-
-
-@pytest.mark.parametrize(
-  "line",
-  [
-    "what",
-    "[1]",
-    "{}",
-    '{"step": "1"}',
-    '{"step": true}',
-    '{"step": 1.5}',
-    '{"step": 1, "a": "0.5"}',
-    '{"step": 1, "a": [1]}',
-    "",
-  ],
-)
-def test_malformed_line_is_named_and_the_file_left_alone(tmp_path, line):
-  path = tmp_path / "metrics.jsonl"
-  content = '{"step": 1}\n' + line + '\n{"step": 3}\n'
-  path.write_text(content)
-  with pytest.raises(errors.InputError, match=r"metrics\.jsonl, line 2: "):
-    writer.truncate_after(path, 1)
-  assert path.read_text() == content
-
-
-def test_truncate_after_replaces_the_file_in_one_go(tmp_path, monkeypatch):
-  path = tmp_path / "metrics.jsonl"
-  content = '{"step": 1}\n{"step": 2}\n'
-  path.write_text(content)
-
-  def killed(*_):
-    raise KeyboardInterrupt
-
-  monkeypatch.setattr(os, "replace", killed)
-  monkeypatch.setattr("pathlib.Path.replace", killed)
-  with pytest.raises(KeyboardInterrupt):
-    writer.truncate_after(path, 1)
-  assert path.read_text() == content
-
-
-def test_read_metrics(tmp_path):
-  path = tmp_path / "metrics.jsonl"
-  path.write_text('{"step": 1, "a": 0.5}\n{"step": 2, "b": null}\n{"st')
-  assert writer.read_metrics(path) == [
-    {"step": 1, "a": 0.5},
-    {"step": 2, "b": None},
-  ]
-
-
-def test_read_metrics_names_the_missing_file(tmp_path):
-  with pytest.raises(errors.InputError, match=r"none\.jsonl: cannot be read: "):
-    writer.read_metrics(tmp_path / "none.jsonl")
-
-
 def test_tensorboard_reads_scalars_back(tmp_path):
   board = writer.TensorBoardWriter(tmp_path / "logs")
   board.write_scalars(5, {"train/loss": jnp.float32(0.5), "lr": 0.25})
@@ -209,58 +100,14 @@ def test_tensorboard_reads_scalars_back(tmp_path):
   assert [e.step for e in read.Tensors("lr")] == [5]
 
 
-def test_tensorboard_flush_makes_events_readable(tmp_path):
-  board = writer.TensorBoardWriter(tmp_path)
-  board.write_scalars(1, {"a": 1.0})
-  board.flush()
-  assert _accumulate(tmp_path).Tags()["tensors"] == ["a"]
-  board.close()
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_tensorboard_reads_images_back(tmp_path, dtype):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encode_png_reads_back(channels):
   rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (2, 4, 6, 3), np.uint8)
-  given = images if dtype == np.uint8 else images.astype(dtype) / 255
-  board = writer.TensorBoardWriter(tmp_path)
-  board.write_images(3, {"batch": given, "first": given[0]})
-  board.write_images(3, {"grey": given[0, :, :, :1]})
-  board.close()
-  read = {
-    value.tag: value.image
-    for event in _events(tmp_path)
-    for value in event_file_loader.event_pb2.Event.FromString(
-      event
-    ).summary.value
-  }
-  assert sorted(read) == ["batch/0", "batch/1", "first", "grey"]
-  assert (read["first"].height, read["first"].width) == (4, 6)
-  expected = {"batch/0": 0, "batch/1": 1, "first": 0}
-  for tag, index in expected.items():
-    png = np.frombuffer(read[tag].encoded_image_string, np.uint8)
-    bgr = cv2.imdecode(png, cv2.IMREAD_COLOR)
-    np.testing.assert_array_equal(bgr[..., ::-1], images[index])
-  png = np.frombuffer(read["grey"].encoded_image_string, np.uint8)
-  grey = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
-  np.testing.assert_array_equal(grey, images[0, :, :, 0])
-
-
-def test_tensorboard_reads_texts_and_hparams_back(tmp_path):
-  board = writer.TensorBoardWriter(tmp_path)
-  board.write_texts(1, {"note": "hello"})
-  board.write_hparams({"lr": 0.5, "model": "R50x1", "shape": (1, 2)})
-  board.close()
-  read = _accumulate(tmp_path)
-  (note,) = read.Tensors("note")
-  assert note.tensor_proto.string_val[0] == b"hello"
-  content = read.summary_metadata["_hparams_/session_start_info"]
-  data = plugin_data_pb2.HParamsPluginData.FromString(
-    content.plugin_data.content
-  )
-  hparams = data.session_start_info.hparams
-  assert hparams["lr"].number_value == 0.5
-  assert hparams["model"].string_value == "R50x1"
-  assert hparams["shape"].string_value == "(1, 2)"
+  image = rng.integers(0, 256, (4, 6, channels), np.uint8)
+  png = np.frombuffer(writer.encode_png(image), np.uint8)
+  read = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+  rgb = read.reshape(4, 6, channels)[..., ::-1]
+  np.testing.assert_array_equal(rgb, image)
 
 
 def test_tensorboard_forgets_the_steps_that_run_again(tmp_path):
@@ -308,8 +155,6 @@ def test_tensorflow_is_never_imported_even_where_installed(tmp_path):
     w = writer.create(
       sys.argv[1], total_steps=9, start_step=0, batch_size=1, is_lead=True)
     w.write_scalars(1, {"train/loss": 1.0})
-    w.write_texts(1, {"note": "hello"})
-    w.write_hparams({"lr": 0.5})
     w.close()
     assert "tensorflow" not in sys.modules
   """
@@ -415,15 +260,6 @@ class _Recorder(writer.MetricWriter):
   def write_scalars(self, step, scalars):
     self.calls.append(("scalars", step, scalars))
 
-  def write_images(self, step, images):
-    self.calls.append(("images", step, images))
-
-  def write_texts(self, step, texts):
-    self.calls.append(("texts", step, texts))
-
-  def write_hparams(self, hparams):
-    self.calls.append(("hparams", hparams))
-
   def flush(self):
     self.calls.append(("flush",))
 
@@ -435,9 +271,6 @@ def test_multi_writer_writes_to_all():
   recorders = [_Recorder(), _Recorder()]
   multi = writer.MultiWriter(recorders)
   multi.write_scalars(1, {"a": jnp.float32(0.5)})
-  multi.write_images(2, {"b": 1})
-  multi.write_texts(3, {"c": "d"})
-  multi.write_hparams({"lr": 0.1})
   multi.flush()
   multi.close()
   for recorder in recorders:
@@ -445,12 +278,21 @@ def test_multi_writer_writes_to_all():
     assert type(recorder.calls[0][2]["a"]) is float
     assert recorder.calls == [
       ("scalars", 1, {"a": 0.5}),
-      ("images", 2, {"b": 1}),
-      ("texts", 3, {"c": "d"}),
-      ("hparams", {"lr": 0.1}),
       ("flush",),
       ("close",),
     ]
+
+
+def test_multi_writer_closes_the_last_one_first():
+  closed = []
+
+  class Closing(writer.MetricWriter):
+    def close(self):
+      closed.append(self)
+
+  writers = [Closing(), Closing()]
+  writer.MultiWriter(writers).close()
+  assert closed == writers[::-1]
 
 
 def test_multi_writer_closes_all_though_one_fails():

@@ -56,7 +56,8 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
     image_scale=data.image_scale,
     splits=data.splits,
     percent_floor=data.percent_floor,
-    seed=subset_seed,
+    # Not the run's seed: all runs on a folder hold out the same images.
+    seed=max(0, data.subset_seed),
     held_out=held_out,
     cache_dir=str(cache.folder("folders")),
   )

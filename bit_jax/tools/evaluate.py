@@ -133,7 +133,10 @@ def run(
 
   metrics = evaluate.evaluate(
     recorded,
-    {"params": loaded.params, "batch_stats": loaded.batch_stats},
+    jax.device_put(
+      {"params": loaded.params, "batch_stats": loaded.batch_stats},
+      parallel.replicated(mesh),
+    ),
     benchmark,
     prepare,
     batch_size=batch_size,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import writer
+from bit_jax import metrics_file
 from bit_jax.errors import InputError, exit_status
 from bit_jax.tools import chart, page
 
@@ -107,13 +107,13 @@ def _read_run(workdir: Path) -> dict[str, Any]:
   """Reads what the page shows of one work directory."""
   if not workdir.is_dir():
     raise InputError(f"{workdir}: there is no such work directory")
-  path = workdir / writer.METRICS_FILE
+  path = workdir / metrics_file.METRICS_FILE
   if not path.exists():
     raise InputError(
       f"{workdir}: expected the work directory of a run, with a "
-      f"{writer.METRICS_FILE}"
+      f"{metrics_file.METRICS_FILE}"
     )
-  records = writer.read_metrics(path)
+  records = metrics_file.read_metrics(path)
   curves: dict[str, tuple[list[int], list[float | None]]] = {}
   for record in records:
     for metric, value in record.items():

@@ -1,0 +1,416 @@
+"""Tests of remote.py, and of all that must work in gs:// work directories.
+
+The store is in memory, and as strict as a real one: an object cannot be
+appended to, a file written there cannot be sought in, the object appears when
+it is closed, and folders are but prefixes of names.
+"""
+
+import io
+import pathlib
+import queue
+import sys
+import tempfile
+import threading
+
+import fsspec
+import numpy as np
+import pytest
+from etils import epath
+from etils.epath import backend, gpath
+from fsspec.implementations import memory
+from fsspec.registry import _registry
+from tensorboard.backend.event_processing import plugin_event_accumulator
+
+from bit_jax import (
+  array_files,
+  files,
+  metrics_file,
+  paths,
+  recipe,
+  remote,
+  run_config,
+  weights,
+  writer,
+)
+from bit_jax.errors import InputError
+from configs import downstream
+
+RUN = epath.Path("gs://bucket/runs/a")
+SECS = 20  # No test waits that long, unless it fails.
+
+
+class HttpError(Exception):
+  """Looks like one of gcsfs: no OSError."""
+
+  __module__ = "gcsfs.retry"
+
+
+class Upload(io.BytesIO):
+  def __init__(self, bucket, path):
+    super().__init__()
+    self.bucket, self.path = bucket, path
+
+  def seekable(self):
+    return False
+
+  def seek(self, *_):
+    raise OSError("Seek only available in read mode")
+
+  def close(self):
+    if not self.closed:
+      content = self.getvalue()
+      super().close()
+      self.bucket.put(self.path, content)
+
+
+class Bucket(memory.MemoryFileSystem):
+  """What is in the store, and what happened there.
+
+  Attributes:
+    gate: uploads wait for it.
+    error: what the next uploads and reads raise, if any.
+    attempts: gets the name of each file whose upload has ended or failed.
+  """
+
+  protocol = ("gs", "gcs")
+  cachable = False
+  gate, attempts = threading.Event(), queue.Queue()
+  error: Exception | None = None
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    path = path.removeprefix("gs://").strip("/")
+    return "/" + path if path else ""
+
+  def mkdir(self, *_, **__):
+    pass
+
+  def makedirs(self, *_, **__):
+    pass
+
+  def exists(self, path, **kwargs):
+    self.fail()
+    return super().exists(path, **kwargs)
+
+  def fail(self):
+    if self.error:
+      raise self.error
+
+  def _open(self, path, mode="rb", **_):
+    assert mode in ("rb", "wb"), f"a store cannot open {path} with {mode!r}"
+    if mode == "wb":
+      return Upload(self, path)
+    self.fail()
+    return io.BytesIO(super()._open(path).getvalue())
+
+  def put(self, path, content):
+    assert self.gate.wait(SECS)
+    try:
+      self.fail()
+      self.store[path] = memory.MemoryFile(self, path, content)
+    finally:
+      self.attempts.put(path.rpartition("/")[2])
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+  """An empty store behind gs://, and an empty folder for temporary files."""
+  bucket = type("Bucket", (Bucket,), {"store": {}, "pseudo_dirs": [""]})
+  bucket.gate, bucket.attempts = threading.Event(), queue.Queue()
+  bucket.gate.set()
+  monkeypatch.delitem(_registry, "gcs", raising=False)
+  fsspec.register_implementation("gcs", bucket, clobber=True)
+  monkeypatch.setattr(fsspec.config, "conf", {})
+  monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  backend.fsspec_backend._get_filesystem.cache_clear()
+  yield bucket
+  backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+def names(bucket, folder=RUN):
+  """The objects in a folder."""
+  prefix = bucket._strip_protocol(str(folder)) + "/"
+  return sorted(path.removeprefix(prefix) for path in bucket.store)
+
+
+def create(start_step):
+  return writer.create(
+    RUN, total_steps=40, start_step=start_step, batch_size=8, is_lead=True
+  )
+
+
+def test_only_urls_of_a_store_are_remote():
+  assert remote.is_remote("gs://bucket/run")
+  assert remote.is_remote(RUN)
+  assert not remote.is_remote("/tmp/gs/run")
+  assert not remote.is_remote(epath.Path("run"))
+
+
+def test_absolute_leaves_urls_alone(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert str(remote.absolute(RUN)) == "gs://bucket/runs/a"
+  assert str(remote.absolute("run")) == str(tmp_path / "run")
+
+
+def test_check_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, "gcsfs", None)
+  monkeypatch.delitem(_registry, "gcs", raising=False)
+  monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+  backend.fsspec_backend._get_filesystem.cache_clear()
+  with pytest.raises(
+    InputError, match=r"^--workdir=gs://bucket/runs/a: pip install gcsfs$"
+  ):
+    remote.check(RUN)
+
+
+def test_check_accepts_what_is_there_or_not(bucket, tmp_path):
+  remote.check(tmp_path / "none")
+  remote.check(RUN)
+  files.write_text(RUN / "x", "y")
+  remote.check(RUN)
+
+
+@pytest.mark.parametrize(
+  "error", [HttpError("no\naccess"), OSError("no access")]
+)
+def test_check_tells_why_a_store_refuses(bucket, error):
+  bucket.error = error
+  with pytest.raises(
+    InputError, match=r"^weights=gs://bucket/runs/a cannot be used: no access$"
+  ):
+    remote.check(RUN, "weights")
+
+
+def test_check_refuses_other_urls():
+  with pytest.raises(InputError, match=r"^--workdir=s3://b/r: expected a fold"):
+    remote.check("s3://b/r")
+
+
+def test_listings_are_not_cached(bucket):
+  # A host would not see what others write: gcsfs keeps listings for ever.
+  remote.check(RUN)
+  assert not backend.fsspec_backend.fs(RUN).dircache.use_listings_cache
+
+
+def test_errors_of_clients_become_os_errors_and_others_stay():
+  with pytest.raises(OSError, match="^no access$"), remote.os_errors():
+    raise HttpError("no\n access")
+  with pytest.raises(KeyError), remote.os_errors():
+    raise KeyError("ours")
+
+
+def test_metrics_and_events_come_and_are_cut_back_on_resume(bucket, tmp_path):
+  for start_step, last in ((0, 40), (20, 30)):
+    metrics = create(start_step)
+    for step in range(start_step + 10, last + 1, 10):
+      metrics.write_scalars(step, {"train/loss": float(last)})
+    metrics.close()
+  records = metrics_file.read_metrics(RUN / "metrics.jsonl")
+  assert [(m["step"], m["train/loss"]) for m in records] == [
+    (10, 40.0),
+    (20, 40.0),
+    (30, 30.0),
+  ]
+  events = [name for name in names(bucket) if name != "metrics.jsonl"]
+  assert len(events) == 2
+  assert not list(tmp_path.iterdir())
+  for i, name in enumerate(events):
+    (RUN / name).copy(tmp_path / f"events.out.tfevents.{i}")
+  board = plugin_event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+  assert [e.step for e in board.Tensors("train/loss")] == [10, 20, 30]
+
+
+def test_a_malformed_metrics_file_is_named_where_it_is(bucket, tmp_path):
+  files.write_text(RUN / "metrics.jsonl", "what\n{}\n")
+  with pytest.raises(InputError, match=f"^{RUN}/metrics.jsonl, line 1: "):
+    create(0)
+  assert (RUN / "metrics.jsonl").read_text() == "what\n{}\n"
+  assert not list(tmp_path.iterdir())
+
+
+def test_metrics_that_cannot_be_read_are_named(bucket):
+  bucket.error = HttpError("no access")
+  with pytest.raises(
+    InputError, match=r"a/metrics\.jsonl: cannot be read: no access"
+  ):
+    create(0)
+
+
+def test_flush_copies_soon_and_nothing_waits_for_the_store(bucket):
+  metrics = create(0)
+  bucket.gate.clear()
+  for step in (1, 2, 3):
+    metrics.write_scalars(step, {"train/loss": 1.0})
+    metrics.flush()
+  assert not bucket.store
+  bucket.gate.set()
+  while bucket.attempts.get(timeout=SECS) != "metrics.jsonl":
+    pass
+  records = metrics_file.read_metrics(RUN / "metrics.jsonl")
+  assert records[0] == {"step": 1, "train/loss": 1.0}
+  metrics.close()
+  assert len(metrics_file.read_metrics(RUN / "metrics.jsonl")) == 3
+
+
+def test_what_has_changed_is_copied_now_and_then_and_nothing_else(bucket):
+  mirror = remote.Mirror(RUN, every_secs=0.001)
+
+  def place(name, text):
+    (mirror.folder.parent / "new").write_text(text)
+    (mirror.folder.parent / "new").replace(mirror.folder / name)
+
+  for name, text in (("a", "1"), ("b", "2"), ("b", "34")):
+    place(name, text)
+    assert bucket.attempts.get(timeout=SECS) == name
+    assert (RUN / name).read_text() == text
+  mirror.close()
+  assert bucket.attempts.empty()
+
+
+def test_a_copy_that_fails_is_reported_once_and_tried_again(bucket, capsys):
+  bucket.error = HttpError("no\nroute")
+  mirror = remote.Mirror(RUN, every_secs=0.001)
+  (mirror.folder / "a").write_text("1")
+  for _ in range(3):
+    assert bucket.attempts.get(timeout=SECS) == "a"
+  bucket.error = None
+  mirror.close()
+  assert (RUN / "a").read_text() == "1"
+  assert capsys.readouterr().err == (
+    "gs://bucket/runs/a: cannot be written: no route; trying again\n"
+  )
+
+
+def test_a_copy_that_fails_at_the_end_is_an_error_and_keeps_the_files(bucket):
+  metrics = create(0)
+  metrics.write_scalars(1, {"train/loss": 1.0})
+  bucket.error = HttpError("no\nroute")
+  with pytest.raises(
+    InputError,
+    match=f"^{RUN}: cannot be written: no route; the metrics are kept in ",
+  ) as error:
+    metrics.close()
+  kept = pathlib.Path(str(error.value).rpartition(" ")[2])
+  assert metrics_file.read_metrics(kept / "metrics.jsonl") == [
+    {"step": 1, "train/loss": 1.0}
+  ]
+
+
+def test_the_last_copy_comes_after_the_last_event(bucket):
+  metrics = create(0)
+  # What is closed first is last in this list, see writer_test.py.
+  assert isinstance(metrics._writers[0], writer.MirrorWriter)
+  metrics.close()
+
+
+def test_a_request_is_served_once(bucket):
+  mirror = remote.Mirror(RUN)
+  (mirror.folder / "a").write_text("1")
+  mirror.request()
+  assert bucket.attempts.get(timeout=SECS) == "a"
+  assert not mirror._asked.is_set()
+  mirror.close()
+
+
+def test_threads_end_with_the_writer(bucket):
+  before = threading.active_count()
+  create(0).close()
+  assert threading.active_count() == before
+
+
+def test_small_files_appear_as_a_whole(bucket):
+  for text in ("old", "ä"):
+    files.write_text(RUN / "x.json", text)
+  assert names(bucket) == ["x.json"]
+  assert (RUN / "x.json").read_bytes() == "ä".encode()
+  bucket.error = HttpError("no access")
+  with pytest.raises(OSError, match="no access"):
+    files.write_text(RUN / "x.json", "new")
+
+
+def test_a_run_claims_its_work_directory(bucket):
+  config = recipe.resolve(
+    downstream.get_config(), recipe.DataFacts(40, 4, (32, 32))
+  )
+  run_config.check_unchanged(RUN, config)
+  assert run_config.read_result(RUN) is None
+  run_config.claim(RUN, config, ["a.jpg"], write=True)
+  run_config.check_unchanged(RUN, config)
+  assert run_config.read_held_out(RUN) == ["a.jpg"]
+  run_config.write_result(RUN, {"step": 3})
+  assert run_config.read_result(RUN) == {"step": 3}
+  assert names(bucket) == ["config.json", "held_out.json", "result.json"]
+  config.seed += 1
+  with pytest.raises(InputError, match=f"{RUN} belongs to a run with another"):
+    run_config.check_unchanged(RUN, config)
+  bucket.error = HttpError("no access")
+  with pytest.raises(
+    InputError, match=f"--workdir={RUN} cannot be used: no access"
+  ):
+    run_config.claim(RUN, config, (), write=True)
+
+
+def test_weights_come_back(bucket, tmp_path):
+  shapes = weights.abstract_params("R14x0.25", 3)
+  rng = np.random.default_rng(0)
+  params = {k: rng.normal(size=v.shape).astype("f") for k, v in shapes.items()}
+  saved = weights.Weights(
+    paths.unflatten(params), {}, "R14x0.25", ("a", "b", "c"), {"flip": True}
+  )
+  weights.save_npz(RUN / "params.npz", saved)
+  assert names(bucket) == ["params.npz"]
+  for path in (RUN / "params.npz", str(RUN / "params.npz"), RUN):
+    loaded = weights.load(path)
+    assert loaded.class_names == saved.class_names
+    assert loaded.preprocess == saved.preprocess
+    for key, value in paths.flatten(loaded.params).items():
+      np.testing.assert_array_equal(value, params[key])
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(InputError, match=f"weights {RUN}/no.npz: no such file"):
+    weights.load(RUN / "no.npz")
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
+def test_array_files(bucket, name):
+  path = RUN / name
+  arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.float32(1)}
+  array_files.write_arrays(path, arrays)
+  with array_files.open_arrays(path) as opened:
+    for key, array in arrays.items():
+      np.testing.assert_array_equal(np.asarray(opened[key]), array)
+
+  def damaged():
+    raise InputError("damaged")
+
+  lazy = array_files.LazyArray((2, 3), "float32", damaged)
+  with pytest.raises(InputError, match="damaged"):
+    array_files.write_arrays(path, {"a": lazy})
+  assert names(bucket) == [name]
+  with array_files.open_arrays(path) as opened:
+    assert opened.keys() == arrays.keys()
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) // 2])
+  with (
+    pytest.raises(InputError, match=f"weights {path}: not a readable"),
+    array_files.open_arrays(path),
+  ):
+    pass
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
+def test_array_files_of_a_store_that_does_not_answer(bucket, name):
+  path = RUN / name
+  array_files.write_arrays(path, {"a": np.zeros(3)})
+  bucket.error = HttpError("no\nroute")
+  with (
+    pytest.raises(
+      InputError, match=f"^weights {path}: cannot be fetched: no route$"
+    ),
+    array_files.open_arrays(path),
+  ):
+    pass
+  with pytest.raises(
+    InputError, match=f"^{path}: cannot be written: no route$"
+  ):
+    array_files.write_arrays(path, {"a": np.ones(3)})
