@@ -5,7 +5,7 @@
 | 0    | done                                                                 |
 | 1    | bad input; the same command would fail again                         |
 | 2    | unknown flag, config key or argument                                 |
-| 70   | a defect or a failure of the machine: the traceback is shown         |
+| 70   | a defect, or a failure of the machine or of others                   |
 | 75   | stopped by a signal, all is saved: the same command goes on          |
 | 130  | interrupted where there is nothing to save                           |
 """
@@ -25,6 +25,10 @@ class UsageError(ValueError):
 
 class StoppedError(RuntimeError):
   """A signal asked the run to stop and its state is saved; exit code 75."""
+
+
+class UnavailableError(RuntimeError):
+  """Something outside the program fails; it may work again; exit code 70."""
 
 
 CRASHED = 70
@@ -55,6 +59,9 @@ def exit_status(command: Callable[[], object]) -> int:
   except (InputError, UsageError) as e:
     print(f"error: {one_line(e)}", file=sys.stderr)
     return 1 if isinstance(e, InputError) else 2
+  except UnavailableError as e:
+    print(f"error: {one_line(e)}", file=sys.stderr)
+    return CRASHED
   except StoppedError as e:
     print(one_line(e), file=sys.stderr)
     return STOPPED

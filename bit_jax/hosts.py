@@ -1,6 +1,8 @@
 """Several processes: how they find each other and check that they agree."""
 
+import glob
 import hashlib
+import importlib.util
 import os
 import pathlib
 import uuid
@@ -11,12 +13,12 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from bit_jax.errors import InputError, UsageError
+from bit_jax.errors import InputError, UnavailableError, UsageError
 
 _DIGEST_BYTES = 16
 
 
-def _is_cluster(environ: Mapping[str, str]) -> bool:
+def _is_cluster(environ: Mapping[str, str], *, has_tpu: bool) -> bool:
   """Tells whether JAX can find the other processes by itself.
 
   Only where a launcher started several, and said what `jax.distributed` reads.
@@ -31,7 +33,15 @@ def _is_cluster(environ: Mapping[str, str]) -> bool:
   if size("OMPI_COMM_WORLD_SIZE") > 1 and "OMPI_MCA_orte_hnp_uri" in environ:
     return True
   workers = environ.get("TPU_WORKER_HOSTNAMES", "")
-  return "," in workers or "MEGASCALE_COORDINATOR_ADDRESS" in environ
+  if "," in workers or "MEGASCALE_COORDINATOR_ADDRESS" in environ:
+    return True
+  # A TPU VM has no such variables: JAX asks the cloud's metadata server.
+  return has_tpu and importlib.util.find_spec("libtpu") is not None
+
+
+def _has_tpu() -> bool:
+  """Tells whether TPU chips are attached; asking JAX would claim them."""
+  return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def start(
@@ -49,14 +59,14 @@ def start(
 
   Raises:
     UsageError: the three do not go together.
-    InputError: the others cannot be reached.
+    UnavailableError: the others cannot be reached.
   """
   if not coordinator_address:
     if num_processes > 0 or process_id >= 0:
       raise UsageError(
         "--num_processes and --process_id need --coordinator_address"
       )
-    if not _is_cluster(os.environ):
+    if not _is_cluster(os.environ, has_tpu=_has_tpu()):
       return
     arguments = {}
   else:
@@ -73,7 +83,7 @@ def start(
   try:
     jax.distributed.initialize(**arguments)
   except (RuntimeError, ValueError) as e:
-    raise InputError(
+    raise UnavailableError(
       f"the other processes cannot be reached: {e}; --coordinator_address, "
       f"--num_processes and --process_id say where they are"
     ) from e

@@ -1,10 +1,12 @@
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
 from etils import epath
 
 from bit_jax import hosts
-from bit_jax.errors import InputError, UsageError
+from bit_jax.errors import UnavailableError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,15 @@ from bit_jax.errors import InputError, UsageError
   ],
 )
 def test_a_cluster_is_recognized(environ, expected):
-  assert hosts._is_cluster(environ) is expected
+  assert hosts._is_cluster(environ, has_tpu=False) is expected
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_tpu_vm_is_recognized_by_its_chips(monkeypatch, installed):
+  monkeypatch.setattr(
+    importlib.util, "find_spec", lambda name: name if installed else None
+  )
+  assert hosts._is_cluster({}, has_tpu=True) is installed
 
 
 @pytest.mark.parametrize(
@@ -66,5 +76,5 @@ def test_a_coordinator_that_is_not_there(monkeypatch):
     raise RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
 
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
-  with pytest.raises(InputError, match="cannot be reached: DEADLINE"):
+  with pytest.raises(UnavailableError, match="cannot be reached: DEADLINE"):
     hosts.start("localhost:1", 2, 1)
