@@ -80,7 +80,10 @@ class Checkpointer:
       info: Any = ocp.metadata(self._directory / str(step))
     except Exception as e:
       raise _unreadable(self._directory / str(step), e) from e
-    return info.custom_metadata or {}
+    if not info.custom_metadata:  # All that we save have some.
+      path = self._directory / str(step)
+      raise DamagedError(f"checkpoint {path} has lost its metadata")
+    return info.custom_metadata
 
   def restore(self, step: int, abstract_state: Any) -> Any:
     """Returns the state of a step.

@@ -403,9 +403,13 @@ def test_a_signal_during_evaluation_saves_and_evaluates_again(
   config = make_config(**{"eval.every_steps": 2, "eval.batch_size": 4})
   real = evaluate.make_eval_step
 
+  batches = []
+
   def make_eval_step(*args):
     def step(*batch):
-      send(signal.SIGTERM)
+      batches.append(batch)
+      if len(batches) == 1:  # A second signal would end this process.
+        send(signal.SIGTERM)
       return real(*args)(*batch)
 
     return step
@@ -414,6 +418,7 @@ def test_a_signal_during_evaluation_saves_and_evaluates_again(
     patch.setattr(evaluate, "make_eval_step", make_eval_step)
     with pytest.raises(StoppedError, match="after step 2, which is saved"):
       train.train_and_evaluate(config, tmp_path)
+  assert len(batches) == 2  # Of six.
   assert [line["step"] for line in read_lines(tmp_path)] == [1, 2, 2]
   train.train_and_evaluate(config, tmp_path)
   evaluated = [
