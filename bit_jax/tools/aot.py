@@ -1,0 +1,333 @@
+"""Compiles the update step ahead of time, and says what it needs of a device.
+
+For the devices of this machine, or for those of a TPU topology: libtpu compiles
+for a whole pod on any x86 machine, without a TPU.
+"""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from bit_jax import recipe, step, validate
+from bit_jax.errors import InputError, one_line
+from bit_jax.recipe import Config, DataFacts
+
+GIB = 2**30
+
+# GiB of one device that a program may use. These are the compiler's own numbers
+# ("exceeds available HBM (15.48G)", libtpu 0.0.42): what Cloud TPU's
+# documentation gives a device (v2 8, v3 16, v4 32, v5e 16, v5p 95, v6e 32) less
+# what the runtime keeps. v2, v3 and v7x have two devices a chip, the rest one.
+_TPU_GIB = {
+  "TPU v2": 7.48,
+  "TPU v3": 15.48,
+  "TPU v4": 30.75,
+  "TPU v5 lite": 15.75,
+  "TPU v5": 95.74,
+  "TPU v6 lite": 31.25,
+  "TPU7x": 94.75,
+}
+
+# Without these, libtpu looks for the machine's TPUs, asks a metadata server
+# about them, and refuses to be loaded by two processes.
+_NO_TPU_HERE = {
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TPU_ACCELERATOR_TYPE": "v3-8",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+# How much the compiler wanted, in its two ways to say it.
+_WANTED = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMG])")
+_UNITS = {"K": 2**10, "M": 2**20, "G": GIB}
+
+# `pipeline` keeps two batches on the devices, and makes a third, while a step
+# has its own.
+_WAITING_BATCHES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+  """What one step needs of one device.
+
+  Attributes:
+    argument_bytes: state and batch.
+    temp_bytes: activations, gradients and what else lives during the step.
+    code_bytes: the program.
+    output_bytes: what does not take the place of an argument.
+    flops: of one step on one device.
+    bytes_accessed: likewise, memory traffic.
+    estimated_secs: of a step, by the compiler's model; 0 where it has none.
+    trace_secs: it took to trace and lower the step.
+    compile_secs: it took to compile it.
+    refusal: what the compiler said where it gave up for lack of memory. Then
+      temp_bytes is what it wanted, if it said so, and the rest 0.
+  """
+
+  argument_bytes: int
+  temp_bytes: int = 0
+  code_bytes: int = 0
+  output_bytes: int = 0
+  flops: float = 0.0
+  bytes_accessed: float = 0.0
+  estimated_secs: float = 0.0
+  trace_secs: float = 0.0
+  compile_secs: float = 0.0
+  refusal: str = ""
+
+  @property
+  def total_bytes(self) -> int:
+    """What must be free on a device for the step to run."""
+    parts = (self.argument_bytes, self.temp_bytes, self.code_bytes)
+    return sum(parts) + self.output_bytes
+
+
+def topology_devices(name: str) -> list[Any]:
+  """Returns devices that can be compiled for, but not run on.
+
+  Args:
+    name: of a TPU topology in chips, e.g. v3:16x16, v4:4x4x8 or v5e:1x1.
+
+  Raises:
+    InputError: there is no such topology, or libtpu is not installed.
+  """
+  if importlib.util.find_spec("libtpu") is None:
+    raise InputError(
+      f"--topology={name} needs libtpu: pip install -e '.[preflight]'"
+    )
+  for key, value in _NO_TPU_HERE.items():
+    os.environ.setdefault(key, value)
+  options: dict[str, Any] = {}
+  chips = re.fullmatch(r"\w+:(\d+(?:x\d+)*)", name)
+  if chips and math.prod(map(int, chips[1].split("x"))) == 1:
+    options["chips_per_host_bounds"] = (1, 1, 1)
+  if name.startswith("v4:"):
+    # As on Cloud TPU, a chip's two cores are one device.
+    options["chip_config_name"] = "megacore"
+  try:
+    described = topologies.get_topology_desc(
+      platform="tpu", topology_name=name, **options
+    )
+  # What libtpu raises depends on where it finds fault.
+  except Exception as error:
+    raise InputError(
+      f"--topology={name}: expected a TPU generation and its chips, e.g. "
+      f"v3:16x16, v4:4x4x8, v5e:4x8, v5p:2x2x4 or v6e:2x2 ({one_line(error)})"
+    ) from error
+  return list(described.devices)
+
+
+def usable_bytes(device: Any) -> int:
+  """Returns what a program may use of a device's memory; 0: unknown."""
+  if device.device_kind in _TPU_GIB:
+    return int(_TPU_GIB[device.device_kind] * GIB)
+  stats = device.memory_stats() or {}
+  return stats.get("bytes_limit", 0)
+
+
+def compiler_version(device: Any) -> str:
+  """Returns the package that compiles for a device, and its version."""
+  package = "libtpu" if device.platform == "tpu" else "jaxlib"
+  try:
+    return f"{package} {importlib.metadata.version(package)}"
+  except importlib.metadata.PackageNotFoundError:
+    return package
+
+
+def device_bytes(tree: Any) -> int:
+  """Returns the bytes that one device holds of abstract arrays."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def argument_bytes(config: Config, mesh: Mesh) -> int:
+  """Returns what state and batch take on a device, without compiling."""
+  return device_bytes(
+    (
+      step.make_abstract_state(config, mesh),
+      step.make_abstract_batch(config, mesh),
+    )
+  )
+
+
+def compile_step(config: Config, mesh: Mesh) -> Needs:
+  """Compiles the update step of a resolved config for a mesh's devices."""
+  start = time.monotonic()
+  lowered = step.make_update_step(config, mesh).lower(
+    step.make_abstract_state(config, mesh),
+    step.make_abstract_batch(config, mesh),
+  )
+  lowered_at = time.monotonic()
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    return refused(str(error), argument_bytes(config, mesh))
+  return needs_of(
+    compiled,
+    accum_steps=config.optim.accum_steps,
+    trace_secs=lowered_at - start,
+    compile_secs=time.monotonic() - lowered_at,
+  )
+
+
+def refused(message: str, arguments: int) -> Needs:
+  """Returns what is known where the compiler found too little memory.
+
+  Args:
+    message: the compiler's.
+    arguments: bytes of state and batch.
+  """
+  wanted = _WANTED.search(message)
+  return Needs(
+    argument_bytes=arguments,
+    temp_bytes=int(float(wanted[1]) * _UNITS[wanted[2]]) if wanted else 0,
+    refusal=one_line(message.strip().split("\n")[0])
+    .removeprefix("RESOURCE_EXHAUSTED: ")
+    .rstrip("."),
+  )
+
+
+def needs_of(
+  compiled: Any, *, accum_steps: int, trace_secs: float, compile_secs: float
+) -> Needs:
+  """Reads what the compiler says of a step.
+
+  Args:
+    compiled: a `jax.stages.Compiled`.
+    accum_steps: of the config.
+    trace_secs: see Needs.
+    compile_secs: likewise.
+  """
+  memory = compiled.memory_analysis()
+  costs = compiled.cost_analysis() or {}
+  if isinstance(costs, Sequence):
+    costs = costs[0]
+  return Needs(
+    argument_bytes=memory.argument_size_in_bytes,
+    temp_bytes=memory.temp_size_in_bytes,
+    code_bytes=memory.generated_code_size_in_bytes,
+    output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    # The compiler counts the body of a loop once, whatever the trip count; all
+    # of the step but the update of the parameters is in accumulation's.
+    flops=costs.get("flops", 0.0) * accum_steps,
+    bytes_accessed=costs.get("bytes accessed", 0.0) * accum_steps,
+    estimated_secs=max(0.0, costs.get("optimal_seconds", 0.0)),
+    trace_secs=trace_secs,
+    compile_secs=compile_secs,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+  """A step that was compiled, and whether it fits.
+
+  Attributes:
+    overrides: of the config, e.g. {"optim.accum_steps": 2}.
+    needs: of a device.
+    total_bytes: needed, and kept for batches that wait.
+    fits: None where the memory of a device is unknown.
+  """
+
+  overrides: dict[str, Any]
+  needs: Needs
+  total_bytes: int
+  fits: bool | None
+
+
+class Preflight:
+  """Compiles the step of one config, and variants of it, for one mesh."""
+
+  def __init__(
+    self,
+    config: Config,
+    facts: DataFacts,
+    mesh: Mesh,
+    usable_bytes: int,
+    compiler: Callable[[Config, Mesh], Needs],
+  ):
+    """Checks the config.
+
+    Args:
+      config: not resolved.
+      facts: of the data.
+      mesh: of the devices to compile for.
+      usable_bytes: of a device; 0: unknown.
+      compiler: `compile_step`.
+
+    Raises:
+      InputError: the config cannot work.
+    """
+    self.mesh, self.usable_bytes = mesh, usable_bytes
+    self._config, self._facts = config, facts
+    self._compiler = compiler
+    self.config = self._resolve({})
+    batch = step.make_abstract_batch(self.config, mesh)
+    self.waiting_bytes = _WAITING_BATCHES * device_bytes(batch)
+
+  def _resolve(self, overrides: Mapping[str, Any]) -> Config:
+    config = self._config.copy_and_resolve_references()
+    config.update_from_flattened_dict(overrides)
+    validate.check(config, self.mesh)
+    return recipe.resolve(config, self._facts)
+
+  def attempt(self, overrides: Mapping[str, Any]) -> Attempt:
+    """Compiles the step of the config with some keys replaced."""
+    needs = self._compiler(self._resolve(overrides), self.mesh)
+    total = needs.total_bytes + self.waiting_bytes
+    fits = None
+    if needs.refusal:
+      fits = False
+    elif self.usable_bytes:
+      fits = total <= self.usable_bytes
+    return Attempt(dict(overrides), needs, total, fits)
+
+  def alternatives(self) -> Iterator[dict[str, Any]]:
+    """Yields overrides that need less memory, the least intrusive first."""
+    config, rows = self.config, self.config.input.batch_size // self.mesh.size
+    shard = [{}]
+    if self.mesh.size > 1 and not config.parallel.shard_state:
+      shard.append({"parallel.shard_state": True})
+    accumulate, parts = [{}], 2 * config.optim.accum_steps
+    while rows % parts == 0 and config.model.norm != "bn":
+      accumulate.append({"optim.accum_steps": parts})
+      parts *= 2
+    for more in accumulate:
+      for overrides in shard:
+        if overrides or more:
+          yield overrides | more
+
+  def find_fitting(
+    self, tell: Callable[[Attempt], object]
+  ) -> tuple[Attempt | None, list[Attempt]]:
+    """Compiles alternatives until one fits.
+
+    Args:
+      tell: called with each attempt.
+
+    Returns:
+      The one that fits, if any, and all that were compiled.
+    """
+    tried = []
+    for overrides in self.alternatives():
+      arguments = argument_bytes(self._resolve(overrides), self.mesh)
+      if self.usable_bytes and arguments > self.usable_bytes:
+        continue  # Whatever else it needs.
+      tried.append(self.attempt(overrides))
+      tell(tried[-1])
+      if tried[-1].fits:
+        return tried[-1], tried
+    return None, tried
