@@ -166,8 +166,9 @@ class Checkpointer:
 def silence_orbax() -> None:
   """Hides what Orbax logs: its whole story, and tracebacks of what it raises.
 
-  What matters reaches the caller as an exception.
+  What matters reaches the caller as an exception. Of others, warnings stay.
   """
+  logging.set_verbosity(logging.WARNING)
   logging.get_absl_logger().addFilter(
     lambda record: "orbax" not in record.pathname
   )

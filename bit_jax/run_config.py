@@ -214,22 +214,34 @@ def describe(
   """Returns what a person wants to read before a run starts."""
   r, train = config.resolved, data.train
   held = ", ".join(f"{s.name} ({len(s):,})" for s in data.evals.values())
+  held = held or "nothing (config.data.eval_splits can say what)"
   device = mesh.devices.flat[0]
   return "\n".join(
     (
       f"{config.model.variant} on {mesh.size} x {device.device_kind}, "
       f"{config.model.dtype}",
       f"train: {train.name} ({len(train):,} examples, {r.num_classes} classes)"
-      f"; evaluate: {held or 'none'}",
+      f"; evaluate: {held}",
       f"images: {r.crop_px} px, {config.input.train} preprocessing, "
       f"{'random flip' if r.flip else 'no flip'}",
       f"steps: {r.total_steps:,} of {config.input.batch_size} examples, "
       f"learning rate {r.peak_lr:g} after {r.warmup_steps} steps of warm-up, "
       f"x {config.schedule.decay_factor:g} after "
       f"{', '.join(map(str, r.decay_steps)) or 'none'}; mixup "
-      f"{r.mixup_alpha:g}; weight decay {config.optim.weight_decay:g}",
+      f"{r.mixup_alpha:g}; weight decay {config.optim.weight_decay:g}"
+      + _schedule_warning(r),
     )
   )
+
+
+def _schedule_warning(resolved: Config) -> str:
+  """Returns a line about a schedule that never reaches its rate, or ''."""
+  if 1 < resolved.total_steps <= resolved.warmup_steps:
+    return (
+      "\nwarning: the warm-up is as long as the run or longer; "
+      "config.schedule.warmup='10 %' may be meant"
+    )
+  return ""
 
 
 def describe_params(params: Any) -> str:

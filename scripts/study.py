@@ -143,6 +143,7 @@ def write_tables(
   """Writes study.json, study.md and study.html; returns the Markdown."""
   results = read_results(spec.runs, workdir)
   tables = [(t, study.cells(t, spec.runs, results)) for t in spec.tables]
+  tables = [(t, rows) for t, rows in tables if rows]
   text = "\n".join(study.markdown(t, rows) for t, rows in tables)
   runs = {
     run.name: {

@@ -7,7 +7,7 @@ from etils import epath
 from bit_jax import recipe, run_config
 from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError
-from configs import downstream
+from configs import common, downstream
 from tests import fakes
 
 FACTS = recipe.DataFacts(40, 4, (32, 32), native_px=32, fingerprint="abc")
@@ -142,3 +142,13 @@ def test_checkpoint_metadata_is_json():
   assert metadata["class_names"] == ["a", "ü"]
   assert metadata["preprocess"]["crop_px"] == 32
   assert metadata["model_options"] == {}
+
+
+@pytest.mark.parametrize(
+  ("total", "warmup", "warned"), [(10, 10, True), (10, 9, False), (1, 1, False)]
+)
+def test_a_warm_up_as_long_as_the_run_is_told(total, warmup, warned):
+  resolved = common.get_config().resolved
+  resolved.total_steps, resolved.warmup_steps = total, warmup
+  text = run_config._schedule_warning(resolved)
+  assert ("warning: the warm-up" in text) is warned

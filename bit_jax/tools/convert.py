@@ -56,7 +56,9 @@ def convert(src: str, dst: str, layout: str = "", labels: str = "") -> None:
       f"{dst}: {loaded.variant}, {loaded.num_classes} classes, {to.name} layout"
     )
     if loaded.class_names and to is not layouts.BIT_JAX:
-      print("class names are left out; --layout=bit_jax keeps them")
+      print(
+        "class names and preprocessing are left out; --layout=bit_jax has both"
+      )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -52,7 +52,7 @@ def test_layout_goes_by_suffix_or_flag(src, dst, flags, layout, params, capsys):
   # What is lost is said.
   assert capsys.readouterr().out == (
     f"{dst}: R14x0.25, 3 classes, {layout} layout\n"
-    "class names are left out; --layout=bit_jax keeps them\n"
+    "class names and preprocessing are left out; --layout=bit_jax has both\n"
   )
 
 
