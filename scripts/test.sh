@@ -6,9 +6,12 @@
 #   scripts/test.sh tests/models_test.py -k stem
 #   scripts/test.sh -m slow
 #   JAX_PLATFORMS=cuda scripts/test.sh -m gpu
+#
+# Two processes share the files; `-n 0` runs all in one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/setup_env.sh
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-exec .venv/bin/python -m pytest -m 'not slow and not gpu' "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile \
+  -m 'not slow and not gpu' "$@"
