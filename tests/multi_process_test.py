@@ -110,7 +110,7 @@ def test_one_that_fails_alone_ends_the_others_soon(tmp_path):
   ]
   outputs, codes = processes.finish(pair)
   assert codes[1] == 1, outputs
-  assert "error: /no/such does not exist" in outputs[1]
+  assert "error: folder:/no/such does not exist" in outputs[1]
   assert codes[0] != 0
   assert time.monotonic() - started < 200
 
