@@ -52,7 +52,7 @@ def restore_newest(
       than this one goes, or none is whole.
   """
   damaged = {}
-  for step in _steps_of_lead(folder):
+  for step in saved_steps(folder):
     state, problem = None, "another host cannot read it"
     try:
       saved = checkpointer.metadata(step)
@@ -76,8 +76,12 @@ def restore_newest(
   raise InputError(f"{first}; no other checkpoint is whole, start anew without")
 
 
-def _steps_of_lead(folder: epath.Path) -> list[int]:
-  """Returns what host 0 sees: listings of shared folders may lag behind."""
+def saved_steps(folder: epath.Path) -> list[int]:
+  """Returns the steps of the checkpoints in a folder, the newest first.
+
+  All hosts must call it, and get what host 0 sees: listings of shared folders
+  may lag behind.
+  """
   found = np.full(_MOST_CHECKPOINTS, -1, np.int32)
   seen = checkpoint.steps(folder)[:_MOST_CHECKPOINTS]
   found[: len(seen)] = seen

@@ -11,7 +11,6 @@ from clu import parameter_overview
 from etils import epath
 
 from bit_jax import (
-  checkpoint,
   digest,
   hosts,
   parallel,
@@ -106,7 +105,7 @@ def train_and_evaluate(
     digest.compile_ahead(make_abstract_state(config, mesh))
     # Nothing is written before all that can be wrong at start was tried.
     folder = workdir / "checkpoints"
-    if checkpoint.steps(folder):
+    if resume.saved_steps(folder):
       checkpointer = resume.open_checkpoints(folder, config)
       stack.enter_context(checkpointer)
       start_step, state = resume.restore_newest(
