@@ -15,10 +15,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bit_jax import paths
 from bit_jax.errors import InputError
-from bit_jax.layers import GROUPS, Layers, at_least_float32
+from bit_jax.layers import (
+  CONVOLUTION,
+  GROUPS,
+  STATISTICS,
+  Layers,
+  at_least_float32,
+  standardize,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +87,12 @@ def parse_variant(variant: str) -> tuple[int, float]:
 OPTIONS = {"norm": ("gn", "bn"), "weight_standardization": (True, False)}
 
 
+# What the backward pass computes a second time instead of keeping it, the least
+# first: nothing; normalizations and activations, but no convolution; all of a
+# residual unit; all of a stage. The numbers stay the same but for rounding.
+REMAT = ("none", "norm", "unit", "stage")
+
+
 def non_default_options(attributes: Mapping[str, Any]) -> dict[str, Any]:
   """Returns those of OPTIONS that are not the default.
 
@@ -109,7 +123,7 @@ class ResidualUnit(nn.Module):
   project: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [N, H, W, I] to [N, H / stride, W / stride, 4 * channels]."""
     conv, norm, wide = self.layers.conv, self.layers.norm, 4 * self.channels
 
@@ -127,6 +141,13 @@ class ResidualUnit(nn.Module):
     return x + y
 
 
+def _rematerialized(module: Any, remat: str) -> Any:
+  """Returns a class of modules called with (x, train) that keeps less."""
+  kept = [CONVOLUTION, STATISTICS] if remat == "norm" else []
+  policy = jax.checkpoint_policies.save_only_these_names(*kept)
+  return nn.remat(module, policy=policy, static_argnums=(2,))
+
+
 class Stage(nn.Module):
   """Residual units at one resolution; the first one projects and strides."""
 
@@ -134,27 +155,45 @@ class Stage(nn.Module):
   channels: int
   layers: Layers
   stride: int
+  remat: str
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [N, H, W, I] to [N, H / stride, W / stride, 4 * channels]."""
+    unit: Any = ResidualUnit
+    if self.remat in ("norm", "unit"):
+      unit = _rematerialized(ResidualUnit, self.remat)
     for i in range(self.units):
-      x = ResidualUnit(
+      x = unit(
         self.channels,
         self.layers,
         stride=self.stride if i == 0 else 1,
         project=i == 0,
         name=f"unit{i + 1:02d}",
-      )(x, train=train)
+      )(x, train)
     return x
 
 
-class Root(nn.Module):
-  """The first convolution, and for large images a max-pool.
+def _max_pool(x: jax.Array) -> jax.Array:
+  """Takes the maxima of 3x3 windows, stride 2, with a border of zeros.
 
-  The pool's border is zeros, as in the official code: padding with -inf, the
-  default of most frameworks, is a different network.
+  As in the official code: a border of -inf, the default of most frameworks, is
+  a different network. The zeros are put in afterwards, so that no copy of x
+  with a border is made.
   """
+
+  def sees_border(size, pooled):
+    first = 2 * np.arange(pooled) - 1
+    return (first < 0) | (first + 2 >= size)
+
+  y = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+  rows = sees_border(x.shape[1], y.shape[1])[:, None, None]
+  columns = sees_border(x.shape[2], y.shape[2])[:, None]
+  return jnp.where((rows | columns) & (y < 0), 0, y)
+
+
+class Root(nn.Module):
+  """The first convolution, and for large images a max-pool."""
 
   channels: int
   layers: Layers
@@ -166,10 +205,7 @@ class Root(nn.Module):
     kernel_px = 3 if self.small_images else 7
     conv = self.layers.conv
     x = conv(self.channels, "conv_root", kernel_px=kernel_px, stride=2)(x)
-    if self.small_images:
-      return x
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
+    return x if self.small_images else _max_pool(x)
 
 
 class ResNetV2(nn.Module):
@@ -188,6 +224,7 @@ class ResNetV2(nn.Module):
     weight_standardization: False for plain convolutions, for the ablation.
     batch_group: for `bn`, how many consecutive examples share statistics in
       training; 0 for all of the global batch.
+    remat: one of REMAT.
   """
 
   num_classes: int
@@ -199,6 +236,7 @@ class ResNetV2(nn.Module):
   norm: str = "gn"
   weight_standardization: bool = True
   batch_group: int = 0
+  remat: str = "none"
 
   @nn.compact
   def __call__(
@@ -229,11 +267,14 @@ class ResNetV2(nn.Module):
     channels = int(64 * self.width)
     x = Root(channels, layers, self.small_images, name="root_block")(images)
     features["root"] = x
+    stage: Any = Stage
+    if self.remat == "stage":
+      stage = _rematerialized(Stage, self.remat)
     for i, units in enumerate(self.units):
-      name = f"block{i + 1}"
-      stride = 1 if i == 0 else 2
-      stage = Stage(units, channels * 2**i, layers, stride, name=name)
-      x = features[name] = stage(x, train=train)
+      name, stride = f"block{i + 1}", 1 if i == 0 else 2
+      x = features[name] = stage(
+        units, channels * 2**i, layers, stride, self.remat, name=name
+      )(x, train)
     x = layers.norm_relu(x, "norm-pre-head", train=train)
     x = x.astype(at_least_float32(x.dtype)).mean((1, 2))
     features["pre_logits"] = x
@@ -272,6 +313,32 @@ def create(variant: str, *, num_classes: int, **kw) -> ResNetV2:
     small_images=arch.small_images,
     **kw,
   )
+
+
+def fold(
+  model: ResNetV2, params: Mapping[str, Any]
+) -> tuple[ResNetV2, dict[str, Any]]:
+  """Takes weight standardization out of a network and into its parameters.
+
+  So that it happens once, not at each use: for inference, or for gradients that
+  are summed over parts of a batch. Inside jit, or differentiated, as needed.
+
+  Args:
+    model: of `create`.
+    params: its parameters.
+
+  Returns:
+    A network without standardization and parameters for it, which give the same
+    logits. Kernels that were standardized are in float32 at least.
+  """
+  if not model.weight_standardization:
+    return model, dict(params)
+  flat = {
+    # The head's kernel, which is not standardized, is a matrix.
+    path: standardize(x) if path.endswith("kernel") and x.ndim == 4 else x
+    for path, x in paths.flatten(params).items()
+  }
+  return model.clone(weight_standardization=False), paths.unflatten(flat)
 
 
 def _abstract_variables(model: ResNetV2, image_px: int) -> dict[str, Any]:

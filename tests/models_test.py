@@ -235,3 +235,98 @@ def test_ablations_have_the_same_convolutions_and_their_own_norms():
   assert (stats["norm-pre-head/var"] == 1).all()
   gn_model = models.create("R14x0.5", num_classes=3)
   assert models.init_batch_stats(gn_model, 32) == {}
+
+
+def reference_max_pool(x):
+  """3x3 windows, stride 2, of an image with a border of zeros."""
+  x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  rows = range(0, x.shape[1] - 2, 2)
+  columns = range(0, x.shape[2] - 2, 2)
+  return np.stack(
+    [
+      np.stack([x[:, i : i + 3, j : j + 3].max((1, 2)) for j in columns], 1)
+      for i in rows
+    ],
+    1,
+  )
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 5), (4, 5), (1, 2)])
+def test_max_pool_sees_a_border_of_zeros(shape):
+  x = np.random.default_rng(0).normal(-1, 1, (2, *shape, 3))
+  x = x.astype(np.float32)
+  got, pull_back = jax.vjp(models._max_pool, x)
+  np.testing.assert_array_equal(got, reference_max_pool(x))
+  grads = np.random.default_rng(1).normal(size=got.shape).astype(np.float32)
+  # Of a linear function, which the pool is near x, differences are exact.
+  (gradient,) = pull_back(grads)
+  step = np.random.default_rng(2).normal(size=x.shape) * 1e-6
+  change = reference_max_pool(np.float64(x) + step) - reference_max_pool(
+    np.float64(x)
+  )
+  np.testing.assert_allclose(
+    (gradient * step).sum(), (grads * change).sum(), rtol=1e-4
+  )
+
+
+def kept_bytes(remat):
+  """Returns the bytes that the forward pass leaves for the backward pass."""
+  model = models.create("R26x0.25", num_classes=3, remat=remat)
+
+  def forward(params, images):
+    def loss(params):
+      return model.apply({"params": params}, images).sum()
+
+    return jax.vjp(loss, params)[1]
+
+  params = weights.abstract_params("R26x0.25", 3)
+  images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+  kept = jax.eval_shape(forward, paths.unflatten(params), images)
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
+
+
+def test_each_kind_of_rematerialization_keeps_less():
+  none, norm, unit, stage = map(kept_bytes, models.REMAT)
+  assert none > 2 * norm
+  assert norm > unit > stage
+
+
+def test_rematerialization_changes_nothing():
+  images = jnp.asarray(seeded_weights.images(2, 32, 32))
+  results = {}
+  for remat in models.REMAT:
+    model = models.create("R14x0.25", num_classes=3, remat=remat)
+    if not results:
+      params = models.init_params(model, jax.random.key(0), 32)
+      params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (512, 3))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params, model=model):
+      return jnp.square(model.apply({"params": params}, images)).mean()
+
+    results[remat] = loss(params)
+  for remat in models.REMAT[1:]:
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
+      results["none"],
+      results[remat],
+    )
+
+
+def test_folding_gives_the_same_logits_without_standardization():
+  images = seeded_weights.images(2, 32, 32)
+  model = models.create("R14x0.25", num_classes=3)
+  params = models.init_params(model, jax.random.key(0), 32)
+  params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (512, 3))
+  folded_model, folded = models.fold(model, params)
+  assert not folded_model.weight_standardization
+  kernel = folded["block2"]["unit01"]["conv2"]["kernel"]
+  np.testing.assert_allclose(kernel.std((0, 1, 2)), 1, rtol=1e-4)
+  assert folded["head"]["kernel"] is params["head"]["kernel"]
+  got = jax.jit(folded_model.apply)({"params": folded}, images)
+  want = jax.jit(model.apply)({"params": params}, images)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  again_model, again = models.fold(folded_model, folded)
+  assert again_model is folded_model
+  assert again["head"] is folded["head"]
