@@ -186,7 +186,8 @@ def _max_pool(x: jax.Array) -> jax.Array:
     first = 2 * np.arange(pooled) - 1
     return (first < 0) | (first + 2 >= size)
 
-  y = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+  border: Any = ((1, 1), (1, 1))  # Flax's own annotation wants a name.
+  y = nn.max_pool(x, (3, 3), strides=(2, 2), padding=border)
   rows = sees_border(x.shape[1], y.shape[1])[:, None, None]
   columns = sees_border(x.shape[2], y.shape[2])[:, None]
   return jnp.where((rows | columns) & (y < 0), 0, y)

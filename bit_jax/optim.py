@@ -65,6 +65,7 @@ def make_tx(
   schedule: Callable[[Any], Any],
   *,
   momentum: float,
+  momentum_dtype: str = "float32",
   weight_decay: float = 0.0,
   decoupled: bool = False,
   frozen: Sequence[str] = (),
@@ -83,6 +84,8 @@ def make_tx(
   Args:
     schedule: from finished updates to the learning rate.
     momentum: in [0, 1).
+    momentum_dtype: that it is kept in between updates; bfloat16 takes a quarter
+      less memory for the train state and rounds to 3 digits (not in the paper).
     weight_decay: the coupled coefficient, also where it is applied decoupled.
     decoupled: where weight_decay is applied.
     frozen: patterns of the paths of parameters that are not trained.
@@ -91,7 +94,7 @@ def make_tx(
   if weight_decay:
     scale = 1 / (1 - momentum) if decoupled else 1.0
     decay = optax.add_decayed_weights(weight_decay * scale, is_kernel)
-  trace = optax.trace(momentum)
+  trace = optax.trace(momentum, accumulator_dtype=jnp.dtype(momentum_dtype))
   order = (trace, decay) if decoupled else (decay, trace)
   tx = optax.chain(*order, optax.scale_by_learning_rate(schedule))
   if not frozen:

@@ -74,6 +74,7 @@ def _tx(config) -> optax.GradientTransformation:
   return optim.make_tx(
     _schedule(config),
     momentum=config.optim.momentum,
+    momentum_dtype=config.optim.momentum_dtype,
     weight_decay=config.optim.weight_decay,
     decoupled=config.optim.decoupled,
     frozen=config.optim.freeze,
@@ -153,8 +154,9 @@ def make_update_step(
   Returns:
     A function that takes a state, whose memory it reuses, and a batch of
     `pipeline.train_batches`, and returns the next state and float32 scalars:
-    `loss` (mean over the batch), `grad_norm`, `update_norm`, `learning_rate`,
-    and `example_hash` (uint32) of the batch's examples and their order.
+    `loss` (mean over the batch), `grad_norm`, `update_norm` (of what was added
+    to the parameters), `learning_rate`, and `example_hash` (uint32) of the
+    batch's examples and their order.
   """
   return _make_update_step(_step_config(config), mesh)
 
@@ -162,13 +164,17 @@ def make_update_step(
 @functools.lru_cache(maxsize=8)
 def _make_update_step(config, mesh):
   model, tx, schedule = make_model(config), _tx(config), _schedule(config)
+  folded_model = model.clone(weight_standardization=False)
   loss_fn = losses.LOSSES[config.loss]
 
   accum_steps = config.optim.accum_steps
 
+  def fold(params):
+    return models.fold(model, params)[1]
+
   def mean_loss(params, batch_stats, images, targets):
     params = optim.freeze(params, config.optim.freeze)
-    logits, updated = model.apply(
+    logits, updated = folded_model.apply(
       {"params": params, "batch_stats": batch_stats},
       images,
       train=True,
@@ -206,21 +212,28 @@ def _make_update_step(config, mesh):
     params, batch_stats = state.params, state.batch_stats
     if config.parallel.shard_state:
       params = parallel.gathered(params, mesh)
+    # Weights are standardized once a step, not once for each part of a batch.
+    folded, pull_back = jax.vjp(fold, params)
     if accum_steps > 1:
-      loss, grads = accumulate(params, images, targets)
+      loss, grads = accumulate(folded, images, targets)
     else:
-      (loss, batch_stats), grads = grad_fn(params, batch_stats, images, targets)
+      (loss, batch_stats), grads = grad_fn(folded, batch_stats, images, targets)
+    (grads,) = pull_back(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     metrics = {
       "loss": loss,
       "grad_norm": optax.tree.norm(grads),
-      "update_norm": optax.tree.norm(updates),
+      # Not of `updates`: XLA then takes two more passes over the parameters.
+      "update_norm": optax.tree.norm(
+        jax.tree.map(jnp.subtract, params, state.params)
+      ),
       "learning_rate": schedule(state.step),
       "example_hash": digest.weighted_sum(batch["index"].astype(jnp.uint32)),
     }
     state = state.replace(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
     )

@@ -90,6 +90,7 @@ def train_and_evaluate(
   )
   probes = run_data.load_probes(config.eval.fewshot, config.data.dir)
   config = recipe.resolve(config, run_data.facts(data))
+  data, probes = run_data.hold(data, probes, config)
   total_steps = config.resolved.total_steps
   run_config.check_unchanged(workdir, config)
   finished = run_config.read_result(workdir)
@@ -180,6 +181,8 @@ def train_and_evaluate(
         upkeep.metrics_writer.write_scalars(
           step, {f"train/{k}": v for k, v in scalars.items()}
         )
+      else:
+        upkeep.metrics_writer.progress(step)
 
     if upkeep.is_due(start_step, config.eval.every_steps):
       # It comes after the save it was cut off.

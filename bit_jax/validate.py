@@ -14,6 +14,8 @@ _CHOICES = {
   "hyperrule": ("", *hyperrule.PRESETS),
   "model.dtype": ("float32", "bfloat16"),
   "model.norm": models.OPTIONS["norm"],
+  "model.remat": models.REMAT,
+  "optim.momentum_dtype": ("float32", "bfloat16"),
   "input.train": TRAIN_WAYS,
   "input.eval": EVAL_WAYS,
 }
@@ -30,6 +32,7 @@ _AT_LEAST = {
   "input.resize_px": 0,
   "input.crop_px": 0,
   "input.num_threads": 0,
+  "input.cache_mb": 0,
   "model.batch_group": 0,
   "schedule.decay_factor": 0,
   "optim.lr": 0,

@@ -86,6 +86,8 @@ def get_config() -> ml_collections.ConfigDict:
   i.crop_px = 0  # Side the network sees; 0: by the rule.
   i.flip = True  # False: never; True: where the data set allows it.
   i.num_threads = 0  # That decode; 0: one for each core.
+  i.cache_mb = 2048  # Of memory for decoded images, in each process: sets that
+  # fit and are read more than once are decoded once; 0: none.
 
   c.model = m = ml_collections.ConfigDict()
   m.variant = "R50x1"
@@ -94,6 +96,8 @@ def get_config() -> ml_collections.ConfigDict:
   m.norm = "gn"  # gn, or bn for the paper's ablation.
   m.weight_standardization = True  # False for the ablation.
   m.batch_group = 0  # With bn: examples that share statistics; 0: all.
+  m.remat = "none"  # Computed again instead of kept for the backward pass:
+  # none, norm (no convolution), unit or stage; each takes less memory.
 
   c.init = ml_collections.ConfigDict()
   c.init.checkpoint = ""  # A .npz, work directory or checkpoint; '': random.
@@ -109,6 +113,7 @@ def get_config() -> ml_collections.ConfigDict:
   o.lr = 0.003
   o.lr_batch_size = 0  # > 0: lr is for this batch and scales with it.
   o.momentum = 0.9
+  o.momentum_dtype = "float32"  # That it is kept in: float32 or bfloat16.
   o.weight_decay = 0.0  # Coupled L2, on kernels only.
   o.decoupled = False  # True: the decay's equivalent outside the momentum.
   o.accum_steps = 1  # Parts the batch is computed in, one after the other.

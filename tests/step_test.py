@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from bit_jax import (
   evaluate,
@@ -259,3 +260,70 @@ def test_the_example_hash_tells_examples_and_their_order(mesh):
   assert hash_of(order) == hash_of(order)
   assert hash_of(order) != hash_of(sorted(order))
   assert hash_of(order) != hash_of([5, 6, 7, 9, 1, 2, 3, 4])
+
+
+def eqns(jaxpr):
+  """Yields the equations of a jaxpr and of those within."""
+  for eqn in jaxpr.eqns:
+    yield eqn
+    for inner in core.jaxprs_in_params(eqn.params):
+      yield from eqns(inner)
+
+
+def test_weights_are_standardized_once_a_step(mesh):
+  config = resolved(make_config(**{"optim.accum_steps": 2}))
+  step = train.make_update_step(config, mesh)
+  jaxpr = step.trace(make_init(config, mesh)(0), a_batch(mesh)).jaxpr
+  parts = [e for e in eqns(jaxpr.jaxpr) if e.primitive.name == "scan"]
+  assert len(parts) == 1
+
+  def roots(jaxpr, ndim):
+    return sum(
+      e.primitive.name == "rsqrt" and e.outvars[0].aval.ndim == ndim
+      for e in eqns(jaxpr)
+    )
+
+  # GroupNorm's statistics have examples and groups, a kernel's only channels.
+  body = parts[0].params["jaxpr"].jaxpr
+  assert roots(body, 2) == 13
+  assert roots(body, 1) == 0
+  assert roots(jaxpr.jaxpr, 1) == 17
+
+
+def test_momentum_in_bf16_takes_half_and_rounds(mesh):
+  exact, rounded = (
+    run_steps(
+      resolved(make_config(**{"optim.momentum_dtype": dtype})), mesh, steps=3
+    )
+    for dtype in ("float32", "bfloat16")
+  )
+  sizes = [
+    sum(x.nbytes for x in jax.tree.leaves(state.opt_state))
+    for _, _, state in (exact, rounded)
+  ]
+  assert sizes[1] < 0.51 * sizes[0]
+  init = jax.device_get(make_init(resolved(make_config()), mesh)(0).params)
+  moved, want = (
+    np.concatenate(
+      [
+        (np.asarray(x) - y).ravel()
+        for x, y in zip(
+          jax.tree.leaves(state.params), jax.tree.leaves(init), strict=True
+        )
+      ]
+    )
+    for _, _, state in (rounded, exact)
+  )
+  error = np.linalg.norm(moved - want) / np.linalg.norm(want)
+  assert 0 < error < 0.01
+
+
+def test_update_norm_is_that_of_what_the_parameters_moved_by(mesh):
+  config = resolved(make_config())
+  state = make_init(config, mesh)(0)
+  before = jax.device_get(state.params)
+  state, metrics = train.make_update_step(config, mesh)(state, a_batch(mesh))
+  moved = jax.tree.map(jnp.subtract, jax.device_get(state.params), before)
+  want = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(moved)))
+  np.testing.assert_allclose(metrics["update_norm"], want, rtol=1e-5)
+  assert want > 0

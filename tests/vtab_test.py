@@ -191,6 +191,8 @@ def test_every_task_reads_its_set_as_tfds_declares_it(tmp_path, name):
     assert list(data.evals) == ["test"]
     assert len(data.evals["test"]) in (2, 4, 10, 20)
     image, label = pipeline._read(data.train, 0)
+    if not isinstance(image, np.ndarray):
+      image = image.decode()
     assert 0 <= label < CLASSES[task]
     # Stored as 0 and 1 in both grey sets here; only dSprites is scaled.
     stretched = task in ("dsprites_orientation", "dsprites_xpos")

@@ -1,19 +1,22 @@
 """Encoded image bytes to RGB pixels, and sizes from image headers.
 
-OpenCV decodes the plain images, which are nearly all of them, at full speed.
-Whatever it gets wrong, or gets wrong in some versions we allow, goes to Pillow:
-transparency, WebP with EXIF or animation, BMP, and files that do not end as
-their format demands (OpenCV 4 returns a truncated JPEG with its rest in grey).
+`bit_jax.data.jpeg` decodes the plain JPEGs, which are nearly all images; OpenCV
+the other plain ones and what that refuses. Whatever OpenCV gets wrong, or gets
+wrong in some versions we allow, goes to Pillow: transparency, WebP with EXIF or
+animation, BMP, and files that do not end as their format demands (OpenCV 4
+returns a truncated JPEG with its rest in grey).
 """
 
+import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
+from bit_jax.data import jpeg
 from bit_jax.errors import InputError
 
 # OpenCV would write to stderr about an image that we raise an error about.
@@ -57,6 +60,10 @@ def decode(data: bytes, name: str) -> np.ndarray:
   Raises:
     InputError: the image is of another format, truncated or corrupt.
   """
+  header = jpeg.read_header(data)
+  image = header and jpeg.decode(data, header)
+  if image is not None:
+    return image
   if _is_plain(data):
     try:
       bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -66,6 +73,55 @@ def decode(data: bytes, name: str) -> np.ndarray:
       return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
   # Also a second opinion on what OpenCV refused.
   return _decode_with_pillow(data, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """An encoded image that decodes no more than is asked for.
+
+  Attributes:
+    data: as for `decode`.
+    name: as for `decode`.
+  """
+
+  data: bytes
+  name: str
+
+  def decode(self) -> np.ndarray:
+    """Returns the whole image, see `decode`."""
+    return decode(self.data, self.name)
+
+  def crop(
+    self, choose: Callable[[int, int], tuple[int, int, int, int]]
+  ) -> np.ndarray:
+    """Returns a box of the image, with the same pixels as in the whole of it.
+
+    Args:
+      choose: from the image's height and width to the (top, left, height,
+        width) of the box.
+
+    Returns:
+      uint8[height, width, 3], RGB; rows may be apart in memory.
+
+    Raises:
+      InputError: as `decode`; but damage in a JPEG that ends as it should is
+        not looked for.
+    """
+    header = jpeg.read_header(self.data)
+    if header:
+      top, left, height, width = choose(header.height, header.width)
+      image = jpeg.decode(self.data, header, top + height)
+      if image is None:
+        image = self.decode()
+        if image.shape[:2] != (header.height, header.width):
+          raise InputError(
+            f"{self.name}: the image is corrupt (its header says "
+            f"{header.width} x {header.height} pixels)"
+          )
+    else:
+      image = self.decode()
+      top, left, height, width = choose(image.shape[0], image.shape[1])
+    return image[top : top + height, left : left + width]
 
 
 def image_size(

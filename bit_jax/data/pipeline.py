@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grain
@@ -19,12 +20,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bit_jax import parallel
-from bit_jax.data.decode import decode
+from bit_jax.data.decode import Encoded
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 
 Batch = dict[str, Any]
+
+# Enough rows that handing them to a thread costs nothing beside making them.
+_ROWS_AT_ONCE = 4
 
 
 @functools.lru_cache(maxsize=64)
@@ -46,13 +50,13 @@ def example_index(position: int, num_examples: int, seed: int) -> int:
   )
 
 
-def _read(source: Source, index: int) -> tuple[np.ndarray, Any]:
-  """Returns the decoded image and the label of an example."""
+def _read(source: Source, index: int) -> tuple[np.ndarray | Encoded, Any]:
+  """Returns the image, maybe still encoded, and the label of an example."""
   example = source.examples[index]
   image = example["image"]
   if not isinstance(image, np.ndarray):
     name = example.get("name", f"{source.name} example {index}")
-    image = decode(image, name)
+    image = Encoded(image, name)
   label = example["label"]
   if source.multi_label:
     hot = np.zeros(source.num_classes, np.uint8)
@@ -74,8 +78,9 @@ def _num_cores() -> int:
 
 @contextlib.contextmanager
 def _batches(
-  make_row: Callable[[int], Batch],
+  make_row: Callable[[int, np.ndarray], Batch],
   *,
+  crop_px: int,
   batch_size: int,
   start: int,
   stop: int,
@@ -87,7 +92,9 @@ def _batches(
   As a context, so that the threads end with the loop that reads them.
 
   Args:
-    make_row: from a row of the stream of global batches to its arrays.
+    make_row: from a row of the stream of global batches, and where its image
+      goes, uint8[crop_px, crop_px, 3], to its other arrays.
+    crop_px: side of the images.
     batch_size: global rows of a batch.
     start: the first batch.
     stop: one past the last batch.
@@ -96,19 +103,32 @@ def _batches(
   """
   rows, host = batch_size // jax.process_count(), jax.process_index()
 
-  def local_row(row):
-    batch, r = divmod(row, rows)
-    return make_row(batch * batch_size + host * rows + r)
+  def make_batch(t):
+    images = np.empty((rows, crop_px, crop_px, 3), np.uint8)
+    first = t * batch_size + host * rows
 
-  threads = num_threads or _num_cores()
-  ds = grain.MapDataset.range(start * rows, stop * rows).map(local_row)
-  ds = ds.to_iter_dataset(grain.ReadOptions(threads, 2 * rows))
-  ds = ds.batch(rows, drop_remainder=True)
+    def make_rows(r):
+      some = range(r, min(r + _ROWS_AT_ONCE, rows))
+      return [make_row(first + r, images[r]) for r in some]
+
+    parts = pool.map(make_rows, range(0, rows, _ROWS_AT_ONCE))
+    columns = [row for part in parts for row in part]
+    others = {key: np.stack([c[key] for c in columns]) for key in columns[0]}
+    return {"images": images, **others}
+
+  ds = grain.MapDataset.range(start, stop).map(make_batch)
+  # Two at a time: no thread waits for the last rows of a batch.
+  ds = ds.to_iter_dataset(grain.ReadOptions(2, 2))
   ds = ds.map(functools.partial(parallel.to_global, mesh=mesh))
-  # Batching and the copy to the device happen in this thread, not in the loop.
+  # The copy to the device happens in this thread, not in the loop.
   ds = grain.experimental.ThreadPrefetchIterDataset(ds, prefetch_buffer_size=2)
-  with contextlib.closing(iter(ds)) as iterator:
-    yield iterator
+  pool = ThreadPoolExecutor(num_threads or _num_cores(), "rows")
+  with pool, contextlib.closing(iter(ds)) as iterator:
+    try:
+      yield iterator
+    finally:
+      # Nothing waits for the rest of the batches that are being made.
+      pool.shutdown(wait=False, cancel_futures=True)
 
 
 def train_batches(
@@ -146,20 +166,18 @@ def train_batches(
       message names the file or the example.
   """
 
-  def make_row(position):
+  def make_row(position, out):
     index = example_index(position, len(source), seed)
     epoch = position // len(source)
     key = np.array([seed, (epoch << 40) | index], np.uint64)
     rng = np.random.Generator(np.random.Philox(key=key))
     image, label = _read(source, index)
-    return {
-      "images": preprocess(image, rng),
-      "labels": label,
-      "index": np.int32(index),
-    }
+    preprocess(image, rng, out)
+    return {"labels": label, "index": np.int32(index)}
 
   return _batches(
     make_row,
+    crop_px=preprocess.crop_px,
     batch_size=batch_size,
     start=start_step,
     stop=total_steps,
@@ -192,13 +210,13 @@ def eval_batches(
   """
   num_examples = len(source)
 
-  def make_row(position):
+  def make_row(position, out):
     real = position < num_examples
     # Padding repeats the last example: a valid image, masked out.
     index = min(position, num_examples - 1)
     image, label = _read(source, index)
+    preprocess(image, out=out)
     return {
-      "images": preprocess(image),
       "labels": label,
       "index": np.int32(index),
       "mask": np.float32(real),
@@ -206,6 +224,7 @@ def eval_batches(
 
   return _batches(
     make_row,
+    crop_px=preprocess.crop_px,
     batch_size=batch_size,
     start=0,
     stop=-(-num_examples // batch_size),

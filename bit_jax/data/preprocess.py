@@ -1,14 +1,18 @@
 """Pure image functions on NumPy arrays, and the named ways to combine them.
 
-Images are uint8[H, W, 3] RGB in and out; the device scales them to [-1, 1].
+Images are uint8[H, W, 3] RGB in and out; the device scales them to [-1, 1]. An
+encoded image may go in instead, so that what a crop throws away is not decoded.
 Resizing is bilinear with half-pixel centres and without antialiasing, as in the
 official code, which matters when images shrink a lot.
 """
 
 import dataclasses
+import functools
 
 import cv2
 import numpy as np
+
+from bit_jax.data.decode import Encoded
 
 # Threads come from Grain; OpenCV's own would fight with them for the cores.
 cv2.setNumThreads(0)
@@ -90,44 +94,70 @@ class Preprocess:
   flip: bool = False
 
   def __call__(
-    self, image: np.ndarray, rng: np.random.Generator | None = None
+    self,
+    image: np.ndarray | Encoded,
+    rng: np.random.Generator | None = None,
+    out: np.ndarray | None = None,
   ) -> np.ndarray:
-    """Maps uint8[H, W, 3] to uint8[crop_px, crop_px, 3].
+    """Maps an image of any size to uint8[crop_px, crop_px, 3].
 
     Args:
-      image: RGB.
+      image: RGB, uint8[H, W, 3], not written to; or encoded, of which no more
+        is decoded than this way needs, where its format allows that.
       rng: source of all random choices; unused by deterministic ways.
+      out: where the result goes, contiguous; None for a new array.
+
+    Returns:
+      `out`, or a new array.
 
     Raises:
+      InputError: an encoded image is truncated or corrupt.
       ValueError: `crop` is not one of those above.
     """
     px = self.crop_px
+    if out is None:
+      out = np.empty((px, px, 3), np.uint8)
     if self.crop == "inception":
-      assert rng is not None
-      top, left, height, width = inception_box(
-        image.shape[0], image.shape[1], rng
-      )
-      image = resize(image[top : top + height, left : left + width], px, px)
-    elif self.crop == "random":
-      assert rng is not None
-      image = random_crop(
-        resize(image, self.resize_px, self.resize_px), px, rng
-      )
-    elif self.crop == "central":
-      image = central_crop(resize_short_side(image, self.resize_px), px)
-    elif self.crop == "square_central":
-      square = resize(image, self.resize_px, self.resize_px)
-      image = central_crop(square, px)
-    elif self.crop == "none":
-      image = resize(image, px, px)
+      image = resize(self._inception_crop(image, rng), px, px)
     else:
-      raise ValueError(f"unknown crop {self.crop!r}")
+      if isinstance(image, Encoded):
+        image = image.decode()
+      image = self._square(image, rng)
     if self.flip:
       assert rng is not None
       # Official JAX/TF2 code flips always; the paper's text says at random.
       if rng.random() < 0.5:
-        image = image[:, ::-1]
-    return image
+        cv2.flip(image, 1, dst=out)
+        return out
+    np.copyto(out, image)
+    return out
+
+  def _inception_crop(
+    self, image: np.ndarray | Encoded, rng: np.random.Generator | None
+  ) -> np.ndarray:
+    assert rng is not None
+    choose = functools.partial(inception_box, rng=rng)
+    if isinstance(image, Encoded):
+      return image.crop(choose)
+    top, left, height, width = choose(image.shape[0], image.shape[1])
+    return image[top : top + height, left : left + width]
+
+  def _square(
+    self, image: np.ndarray, rng: np.random.Generator | None
+  ) -> np.ndarray:
+    px = self.crop_px
+    if self.crop == "random":
+      assert rng is not None
+      square = resize(image, self.resize_px, self.resize_px)
+      return random_crop(square, px, rng)
+    if self.crop == "central":
+      return central_crop(resize_short_side(image, self.resize_px), px)
+    if self.crop == "square_central":
+      square = resize(image, self.resize_px, self.resize_px)
+      return central_crop(square, px)
+    if self.crop == "none":
+      return resize(image, px, px)
+    raise ValueError(f"unknown crop {self.crop!r}")
 
 
 def upstream_train(px: int = 224, *, flip: bool = True) -> Preprocess:

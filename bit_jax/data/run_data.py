@@ -7,7 +7,7 @@ import jax
 from etils import epath
 
 from bit_jax import cache, class_names
-from bit_jax.data import sources, subsets
+from bit_jax.data import held, sources, subsets
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from bit_jax.recipe import Config, DataFacts
@@ -121,6 +121,37 @@ def load_probes(names: str, data_dir: str) -> dict[str, Probe]:
       raise InputError(f"config.eval.fewshot: {name} has no evaluation split")
     probes[name] = Probe(dataset.load(train), dataset.load(test))
   return probes
+
+
+def hold(
+  data: RunData, probes: Mapping[str, Probe], config: Config
+) -> tuple[RunData, dict[str, Probe]]:
+  """Has what a run reads more than once held decoded, as far as it fits.
+
+  Args:
+    data: of the run.
+    probes: of `load_probes`.
+    config: resolved; `config.input.cache_mb` bounds all of it together. The
+      training set comes first, then the evaluation splits in their order.
+
+  Returns:
+    Both with the same examples.
+  """
+  memory = held.Memory(config.input.cache_mb)
+
+  def choose(source, again):
+    return held.hold(source, memory) if again else source
+
+  total_steps, every = config.resolved.total_steps, config.eval.every_steps
+  rows = total_steps * config.input.batch_size
+  train = choose(data.train, rows > len(data.train))
+  # The last step is evaluated whatever its number.
+  again = 0 < every < total_steps
+  evals = {name: choose(source, again) for name, source in data.evals.items()}
+  return dataclasses.replace(data, train=train, evals=evals), {
+    name: Probe(choose(probe.train, again), choose(probe.test, again))
+    for name, probe in probes.items()
+  }
 
 
 def facts(data: RunData) -> DataFacts:

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import struct
 import zlib
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from bit_jax.data.decode import decode, image_size, median_size
+from bit_jax.data import jpeg
+from bit_jax.data.decode import Encoded, decode, image_size, median_size
 from bit_jax.errors import InputError
 
 _HEIGHT, _WIDTH = 48, 64
@@ -301,3 +303,92 @@ def test_a_header_that_is_cut_short_is_named():
   data[11] = 3  # The length of the header chunk, IHDR.
   with pytest.raises(InputError, match=r"^x\.png: not a JPEG, PNG"):
     image_size(bytes(data), "x.png")
+
+
+def _boxes(height, width):
+  """Boxes at all edges, of one pixel, and the whole."""
+  for top in (0, 1, 7, height - 1):
+    for left in (0, 3, width - 1):
+      for bottom in {top + 1, (top + height + 1) // 2, height - 1, height}:
+        for right in {left + 1, (left + width + 1) // 2, width}:
+          if bottom > top:
+            yield top, left, bottom - top, right - left
+
+
+@pytest.mark.parametrize(
+  "data",
+  [
+    _encode(_RGB, "JPEG", subsampling=0),
+    _encode(_RGB[:-1, :-3], "JPEG", subsampling=2),
+    _encode(_RGB, "JPEG", progressive=True),
+    _encode(_GREY, "JPEG"),
+    _encode(Image.fromarray(_RGB).convert("CMYK"), "JPEG"),
+    *(_encode(_RGB, "JPEG", exif=_exif(orientation)) for orientation in (1, 6)),
+    _encode(_RGB, "JPEG") + b"\0",
+    _encode(_RGB, "PNG"),
+    _encode(_RGB, "WEBP"),
+    _encode(_RGB, "BMP"),
+  ],
+  ids=[
+    *("444", "odd 420", "progressive", "grey", "cmyk", "upright", "rotated"),
+    *("trailing byte", "png", "webp", "bmp"),
+  ],
+)
+def test_a_crop_is_that_of_the_whole(data):
+  whole = decode(data, "x")
+  for box in _boxes(*whole.shape[:2]):
+    seen = []
+
+    def choose(height, width, box=box, seen=seen):
+      seen.append((height, width))
+      return box
+
+    crop = Encoded(data, "x").crop(choose)
+    top, left, height, width = box
+    want = whole[top : top + height, left : left + width]
+    np.testing.assert_array_equal(crop, want)
+    assert seen == [whole.shape[:2]]
+  np.testing.assert_array_equal(Encoded(data, "x").decode(), whole)
+
+
+def test_a_crop_of_what_is_no_image_is_one_clear_error():
+  data = _encode(_RGB, "JPEG")
+  broken = (data[:-100], data[:200] + data[-2:], b"", data[:2] + data[-2:])
+  for encoded in broken:
+    with pytest.raises(InputError, match=r"^cats/1\.jpg: ") as error:
+      Encoded(encoded, "cats/1.jpg").crop(lambda height, width: (0, 0, 9, 9))
+    assert "\n" not in str(error.value)
+
+
+def test_a_crop_that_libjpeg_turbo_refuses_is_cut_from_the_whole(monkeypatch):
+  data = _encode(_RGB, "JPEG")
+  want = decode(data, "x")[2:5, 7:11]
+  monkeypatch.setattr(jpeg, "decode", lambda *_: None)
+  crop = Encoded(data, "x").crop(lambda height, width: (2, 7, 3, 4))
+  np.testing.assert_array_equal(crop, want)
+
+
+def test_a_jpeg_whose_parts_disagree_on_its_size_is_corrupt(monkeypatch):
+  data = _encode(_RGB, "JPEG")
+  header = jpeg.read_header(data)
+  assert header is not None
+  wrong = dataclasses.replace(header, height=99)
+  monkeypatch.setattr(jpeg, "read_header", lambda _: wrong)
+  monkeypatch.setattr(jpeg, "decode", lambda *_: None)
+  with pytest.raises(InputError, match=r"^x: .* corrupt .* 64 x 99 pixels"):
+    Encoded(data, "x").crop(lambda height, width: (90, 0, 9, 9))
+
+
+def test_plain_jpegs_are_not_for_opencv(monkeypatch):
+  data = _encode(_RGB, "JPEG")
+  monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("not for it"))
+  decode(data, "x")
+  Encoded(data, "x").crop(lambda height, width: (2, 7, 3, 4))
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_opencv_decodes_to_the_same_pixels(monkeypatch, subsampling):
+  data = _encode(_RGB, "JPEG", subsampling=subsampling)
+  fast = decode(data, "x")
+  monkeypatch.setattr(jpeg, "simplejpeg", None)
+  np.testing.assert_array_equal(decode(data, "x"), fast)

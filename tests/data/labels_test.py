@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bit_jax.data import labels, pipeline, preprocess, sources
+from bit_jax.data import decode, labels, pipeline, preprocess, sources
 from bit_jax.errors import InputError
 from tests.data.tiny_tfds import write_tiny_tfds
 from tests.data.tiny_vtab import (
@@ -165,7 +165,9 @@ def test_smallnorb_is_grey_and_has_its_labels(tmp_path, label_key, num_classes):
   assert source.read_labels().tolist() == list(range(num_classes))
   assert source.num_classes == num_classes
   image, _ = pipeline._read(source, 0)
-  np.testing.assert_array_equal(image, np.stack([pixels] * 3, axis=-1))
+  assert isinstance(image, decode.Encoded)
+  want = np.stack([pixels] * 3, axis=-1)
+  np.testing.assert_array_equal(image.decode(), want)
 
 
 @pytest.mark.parametrize(

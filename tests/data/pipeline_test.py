@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 
 import cv2
 import jax
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from bit_jax import parallel
-from bit_jax.data import pipeline, preprocess
+from bit_jax.data import decode, pipeline, preprocess
 from bit_jax.errors import InputError
 from tests import fakes
 
@@ -164,3 +165,92 @@ def test_bad_examples_are_named(one_device, example, message):
   source = dataclasses.replace(fakes.array_source(8, 4), examples=[example] * 8)
   with pytest.raises(InputError, match=message):
     read(source, PLAIN, one_device, total=1)
+
+
+def test_jpegs_give_what_their_pixels_give_on_any_number_of_threads(
+  mesh, one_device
+):
+  rng = np.random.default_rng(0)
+  encoded = [
+    cv2.imencode(".jpg", rng.integers(0, 256, size, np.uint8))[1].tobytes()
+    for size in [(40, 50, 3), (50, 40, 3), (33, 31, 3)]
+  ]
+
+  def source(images):
+    examples = [{"image": image, "label": 0} for image in images]
+    return dataclasses.replace(fakes.array_source(3, 4), examples=examples)
+
+  way = preprocess.upstream_train(24)
+  decoded = source([decode.decode(data, "x") for data in encoded])
+  want = read(decoded, way, one_device, num_threads=1)
+  for threads in (1, 5):
+    got = read(source(encoded), way, mesh, num_threads=threads)
+    assert_equal(got, want)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 6, 9])
+def test_any_batch_size_cuts_the_same_stream(one_device, batch_size):
+  source = fakes.array_source(10, 2)
+  batches = read(
+    source, AUGMENTED, one_device, batch_size=batch_size, total=36 // batch_size
+  )
+  (whole,) = read(source, AUGMENTED, one_device, batch_size=36, total=1)
+  joined = {k: np.concatenate([b[k] for b in batches]) for k in whole}
+  assert_equal(joined, whole)
+
+
+def test_batches_are_copied_to_the_device_beside_the_loop(
+  one_device, monkeypatch
+):
+  real, copied = parallel.to_global, []
+
+  def to_global(batch, mesh):
+    copied.append(threading.current_thread())
+    return real(batch, mesh)
+
+  monkeypatch.setattr(parallel, "to_global", to_global)
+  read(fakes.array_source(), PLAIN, one_device, total=3)
+  assert len(copied) == 3
+  assert threading.current_thread() not in copied
+
+
+def test_the_next_batches_are_made_while_one_is_used(one_device, monkeypatch):
+  source, made, third = fakes.array_source(), [], threading.Event()
+  real = parallel.to_global
+
+  def to_global(batch, mesh):
+    made.append(batch)
+    if len(made) == 3:
+      third.set()
+    return real(batch, mesh)
+
+  monkeypatch.setattr(parallel, "to_global", to_global)
+  with pipeline.train_batches(
+    source,
+    PLAIN,
+    batch_size=8,
+    seed=0,
+    start_step=0,
+    total_steps=100,
+    mesh=one_device,
+  ) as batches:
+    next(batches)
+    assert third.wait(timeout=60)
+
+
+@pytest.mark.parametrize("total", [1, 1000])
+def test_threads_end_with_the_loop(one_device, total):
+  before = set(threading.enumerate())
+  with pipeline.train_batches(
+    fakes.array_source(),
+    PLAIN,
+    batch_size=8,
+    seed=0,
+    start_step=0,
+    total_steps=total,
+    mesh=one_device,
+  ) as batches:
+    next(batches)
+  # Not Grain's own, which ends on its time.
+  left = set(threading.enumerate()) - before
+  assert not [t for t in left if t.name.startswith("rows")]

@@ -1,7 +1,8 @@
+import cv2
 import numpy as np
 import pytest
 
-from bit_jax.data import preprocess
+from bit_jax.data import decode, jpeg, preprocess
 
 
 def rng(seed=0):
@@ -119,3 +120,65 @@ def test_flip_happens_half_of_the_time_and_mirrors():
 def test_unknown_crop():
   with pytest.raises(ValueError, match="unknown crop 'five'"):
     preprocess.Preprocess("five", 8)(gradient_image(8, 8))
+
+
+WAYS = [
+  preprocess.upstream_train(24),
+  preprocess.hyperrule_train(40, 24),
+  preprocess.Preprocess("square_central", 24, 30),
+  preprocess.central(32, 24),
+  preprocess.hyperrule_test(24),
+  # Nothing is resized: the result must still not be a view of the image.
+  preprocess.Preprocess("none", 48, flip=True),
+  preprocess.Preprocess("none", 48),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_an_encoded_image_gives_what_its_pixels_give(way, kind):
+  pixels = rng().integers(0, 256, (48, 48, 3)).astype(np.uint8)
+  data = cv2.imencode(kind, pixels)[1].tobytes()
+  image = decode.decode(data, "x")
+  for seed in range(20):
+    want = way(image, rng(seed))
+    got = way(decode.Encoded(data, "x"), rng(seed))
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_results_go_where_they_are_wanted_and_images_stay(way):
+  image = rng().integers(0, 256, (48, 48, 3)).astype(np.uint8)
+  before = image.copy()
+  image.flags.writeable = False  # As those that are held in memory.
+  px = way.crop_px
+  batch = np.zeros((3, px, px, 3), np.uint8)
+  for seed in range(4):
+    want = way(image, rng(seed))
+    assert want.flags.c_contiguous
+    assert want.flags.writeable
+    assert not np.shares_memory(want, image)
+    assert way(image, rng(seed), batch[1]) is not None
+    np.testing.assert_array_equal(batch[1], want)
+  assert not batch[0].any()
+  assert not batch[2].any()
+  np.testing.assert_array_equal(image, before)
+
+
+def test_rows_below_an_inception_crop_are_not_decoded(monkeypatch):
+  pixels = rng().integers(0, 256, (64, 64, 3)).astype(np.uint8)
+  data = cv2.imencode(".jpg", pixels)[1].tobytes()
+  real, rows = jpeg.decode, []
+
+  def spy(*args):
+    image = real(*args)
+    rows.append(len(image))
+    return image
+
+  monkeypatch.setattr(jpeg, "decode", spy)
+  way = preprocess.upstream_train(16)
+  for seed in range(50):
+    way(decode.Encoded(data, "x"), rng(seed))
+  assert len(rows) == 50
+  assert max(rows) == 64
+  assert np.mean(rows) < 60

@@ -126,3 +126,42 @@ def test_a_folder_holds_the_same_files_out_when_it_has_grown(
   again = run_data.load(spec, seed=0, held_out=first.held_out)
   assert again.held_out == first.held_out
   assert (len(again.train), len(again.evals["test"])) == (9, 2)
+
+
+def held_parts(cache_mb=64, **keys):
+  """Which sources of a run on digits are held decoded."""
+  config = common.get_config()
+  config.input.cache_mb = cache_mb
+  # 901 and 896 examples.
+  config.input.batch_size = 100
+  config.resolved.total_steps = 10
+  with config.unlocked():
+    config.update_from_flattened_dict(keys)
+  data = run_data.load(make_data("digits"), seed=0)
+  probes = run_data.load_probes("digits", "")
+  new_data, new_probes = run_data.hold(data, probes, config)
+  assert new_data.train.fingerprint == data.train.fingerprint
+  pairs = {
+    "train": (data.train, new_data.train),
+    "test": (data.evals["test"], new_data.evals["test"]),
+    "probe train": (probes["digits"].train, new_probes["digits"].train),
+    "probe test": (probes["digits"].test, new_probes["digits"].test),
+  }
+  return {name for name, (old, new) in pairs.items() if old is not new}
+
+
+def test_what_is_read_more_than_once_is_held():
+  assert held_parts() == {"train"}
+  evals = {"test", "probe train", "probe test"}
+  assert held_parts(**{"eval.every_steps": 4}) == {"train", *evals}
+  assert held_parts(**{"eval.every_steps": 10}) == {"train"}
+  less_than_an_epoch = {"resolved.total_steps": 9, "eval.every_steps": 4}
+  assert held_parts(**less_than_an_epoch) == evals
+  assert held_parts(0, **{"eval.every_steps": 4}) == set()
+
+
+def test_training_examples_are_held_before_others():
+  # A set takes 3.1 MiB.
+  every = {"eval.every_steps": 4}
+  assert held_parts(4, **every) == {"train"}
+  assert held_parts(7, **every) == {"train", "test"}
