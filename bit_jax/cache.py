@@ -19,3 +19,6 @@ def enable_compilation_cache() -> None:
   """
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(folder("jax")))
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    # A run has less than ten functions; JAX leaves out what takes under 1 s.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

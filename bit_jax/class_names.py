@@ -43,10 +43,14 @@ def check(names: Sequence[str], wanted: Sequence[str], what: str) -> None:
     return
   missing, extra = set(wanted) - set(names), set(names) - set(wanted)
   if missing or extra or len(names) != len(wanted):
+    only = [
+      f"{len(few)} ({some(map(repr, few))}) only in the {where}"
+      for few, where in ((missing, "list"), (extra, "data"))
+      if few
+    ]
     raise InputError(
       f"{what} have different classes: {len(names)} and {len(wanted)}; "
-      f"{len(missing)} ({some(map(repr, missing))}) only in the list, "
-      f"{len(extra)} ({some(map(repr, extra))}) only in the data"
+      f"{', '.join(only) or 'the same names, some of them repeated'}"
     )
   pairs = zip(names, wanted, strict=True)
   i = next(i for i, (name, other) in enumerate(pairs) if name != other)

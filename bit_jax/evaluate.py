@@ -1,5 +1,6 @@
 """Exact metrics over a whole split, on any number of devices and hosts."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -21,34 +22,74 @@ def scale_images(images: jax.Array) -> jax.Array:
   return images.astype(jnp.float32) / 127.5 - 1.0
 
 
-def make_eval_step(
-  config: Config, mesh: Mesh
-) -> Callable[[Any, pipeline.Batch], dict[str, jax.Array]]:
-  """Builds the jitted function (variables, batch) -> sums over the batch.
+@dataclasses.dataclass(frozen=True)
+class InferenceStep:
+  """A function of a network that is applied but not trained, and a batch.
+
+  Attributes:
+    prepare: makes of the network's variables {"params": ..., "batch_stats":
+      ...} what `run` takes: every device holds it whole. Once an evaluation,
+      not once a batch.
+    run: jitted, (what `prepare` returned, batch) -> outputs.
+  """
+
+  prepare: Callable[[Any], Any]
+  run: Callable[[Any, pipeline.Batch], Any]
+
+
+@functools.lru_cache(maxsize=16)
+def for_inference(model: Any, mesh: Mesh) -> tuple[Any, Callable[[Any], Any]]:
+  """Returns the network to apply, and `InferenceStep.prepare` for it.
+
+  Weights are standardized when they are prepared, not with each batch.
+  """
+
+  @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
+  def fold(variables):
+    return {**variables, "params": models.fold(model, variables["params"])[1]}
+
+  applied, _ = models.fold(model, {})
+  return applied, lambda v: fold(parallel.to_devices(v, mesh))
+
+
+def make_eval_step(config: Config, mesh: Mesh) -> InferenceStep:
+  """Builds the evaluation step of a run.
 
   Args:
-    config: a resolved one; the same model and loss give the same function, so
-      that runs in one process share the compiled step.
+    config: a resolved one; the same model and loss give the same step, so that
+      runs in one process share the compiled function.
     mesh: what batches are split over.
 
   Returns:
-    A function whose result has `count`, `correct` and `correct_top5` (int32)
-    and `loss` (float32), each summed over the examples with mask 1.
+    As `make_step` does.
   """
   model: Any = models.create(
     num_classes=config.resolved.num_classes, **config.model
   )
-  return _make_eval_step(model, config.loss, mesh)
+  return make_step(model, config.loss, mesh)
 
 
 @functools.lru_cache(maxsize=16)
-def _make_eval_step(model: models.ResNetV2, loss: str, mesh: Mesh):
+def make_step(model: Any, loss: str, mesh: Mesh) -> InferenceStep:
+  """Builds the step that counts right guesses.
+
+  Args:
+    model: a network of `models.create`.
+    loss: a key of `losses.LOSSES`.
+    mesh: what batches are split over.
+
+  Returns:
+    A step whose outputs are `count`, `correct` and `correct_top5` (int32) and
+    `loss` (float32), each summed over the examples with mask 1; and for each
+    row of the batch `index` (int32) and `right` (bool): whether it is an
+    example whose first guess is right.
+  """
   top = min(5, model.num_classes)
+  model, prepare = for_inference(model, mesh)
 
   def step(variables, batch):
-    variables = parallel.gathered(variables, mesh)
     logits: Any = model.apply(variables, scale_images(batch["images"]))
-    targets = losses.dense_targets(batch["labels"], model.num_classes)
+    targets = losses.dense_targets(batch["labels"], logits.shape[-1])
     mask = batch["mask"]
     # A multi-label example counts as right if its first guess is among them.
     guesses = jax.lax.top_k(logits, top)[1]
@@ -58,9 +99,13 @@ def _make_eval_step(model: models.ResNetV2, loss: str, mesh: Mesh):
       "loss": (losses.LOSSES[loss](logits, targets) * mask).sum(),
       "correct": hits[:, 0].sum(dtype=jnp.int32),
       "correct_top5": hits.any(-1).sum(dtype=jnp.int32),
+      "index": batch["index"],
+      "right": hits[:, 0],
     }
 
-  return jax.jit(step, out_shardings=parallel.replicated(mesh))
+  return InferenceStep(
+    prepare, jax.jit(step, out_shardings=parallel.replicated(mesh))
+  )
 
 
 def default_batch_size(num_examples: int, mesh: Mesh) -> int:
@@ -69,7 +114,7 @@ def default_batch_size(num_examples: int, mesh: Mesh) -> int:
 
 
 def evaluate(
-  eval_step: Callable[[Any, pipeline.Batch], dict[str, jax.Array]],
+  eval_step: InferenceStep,
   variables: Any,
   source: Source,
   preprocess: Preprocess,
@@ -78,11 +123,12 @@ def evaluate(
   mesh: Mesh,
   num_threads: int = 0,
   after_batch: Callable[[], None] = lambda: None,
+  right: np.ndarray | None = None,
 ) -> dict[str, float]:
   """Computes metrics over every example of a source, none dropped or doubled.
 
   Args:
-    eval_step: of `make_eval_step`.
+    eval_step: of `make_eval_step` or `make_step`.
     variables: {"params": ..., "batch_stats": ...}.
     source: the split.
     preprocess: a deterministic one.
@@ -90,6 +136,7 @@ def evaluate(
     mesh: what batches are split over.
     num_threads: that decode; 0: one for each core.
     after_batch: called after each batch; what it raises ends the evaluation.
+    right: bool[examples] to be set where the first guess is right.
 
   Returns:
     `loss` (mean), `accuracy` and `top5_accuracy` (0 to 1; the latter counts
@@ -98,12 +145,14 @@ def evaluate(
   batch_size = batch_size or default_batch_size(len(source), mesh)
   parallel.check_batch_size(batch_size, mesh, "config.eval.batch_size")
   totals = dict.fromkeys(("count", "loss", "correct", "correct_top5"), 0.0)
-  in_flight = []
+  variables, in_flight = eval_step.prepare(variables), []
 
   def read_oldest():
-    sums = jax.device_get(in_flight.pop(0))
+    outputs = jax.device_get(in_flight.pop(0))
     for key in totals:
-      totals[key] += np.float64(sums[key])
+      totals[key] += np.float64(outputs[key])
+    if right is not None:
+      right[outputs["index"][outputs["right"]]] = True
 
   with pipeline.eval_batches(
     source,
@@ -113,7 +162,7 @@ def evaluate(
     num_threads=num_threads,
   ) as batches:
     for batch in batches:
-      in_flight.append(eval_step(variables, batch))
+      in_flight.append(eval_step.run(variables, batch))
       if len(in_flight) > 1:
         read_oldest()
       after_batch()

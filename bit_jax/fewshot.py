@@ -6,17 +6,19 @@ evaluators/fewshot_lsr.py does it.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import evaluate, parallel
+from bit_jax import evaluate, feature_cache, parallel
 from bit_jax.data import pipeline, sources
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
+from bit_jax.feature_cache import FeatureCache
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3
@@ -79,45 +81,69 @@ def default_preprocess(source: Source, crop_px: int = 224) -> Preprocess:
 
 
 @functools.lru_cache(maxsize=8)
-def make_feature_step(
-  model: Any, mesh: Mesh
-) -> Callable[[Any, pipeline.Batch], jax.Array]:
-  """Builds the jitted function (variables, batch) -> float32[B, D] features."""
+def make_feature_step(model: Any, mesh: Mesh) -> evaluate.InferenceStep:
+  """Builds the step whose outputs are (float32[B, D] features, labels)."""
+  model, prepare = evaluate.for_inference(model, mesh)
 
   def step(variables, batch):
-    variables = parallel.gathered(variables, mesh)
     images = evaluate.scale_images(batch["images"])
     _, features = model.apply(variables, images, return_features=True)
-    return features["pre_logits"]
+    return features["pre_logits"], batch["labels"]
 
-  return jax.jit(step, out_shardings=parallel.replicated(mesh))
+  return evaluate.InferenceStep(
+    prepare, jax.jit(step, out_shardings=parallel.replicated(mesh))
+  )
 
 
-def compute_features(
-  feature_step: Callable[[Any, pipeline.Batch], jax.Array],
-  variables: Any,
+def feature_rows(
+  feature_step: evaluate.InferenceStep,
+  prepare: Callable[[], Any],
   source: Source,
   preprocess: Preprocess,
   mesh: Mesh,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (float32[N, D] features, int[N] labels) of a source, in order."""
-  batch_size = evaluate.default_batch_size(len(source), mesh)
-  variables = jax.device_put(variables, parallel.replicated(mesh))
-  rows, in_flight = [], []
-  with pipeline.eval_batches(
-    source, preprocess, batch_size=batch_size, mesh=mesh
-  ) as batches:
-    for batch in batches:
-      in_flight.append((feature_step(variables, batch), batch["labels"]))
-      if len(in_flight) > 1:
-        rows.append(parallel.to_host(in_flight.pop(0), mesh))
-  rows.append(parallel.to_host(in_flight.pop(), mesh))
-  features, labels = map(np.concatenate, zip(*rows, strict=True))
-  return features[: len(source)], labels[: len(source)]
+  *,
+  batch_size: int,
+  cache: FeatureCache | None = None,
+) -> Iterator[np.ndarray]:
+  """Gives the features and labels of a source in order, batch by batch.
+
+  Args:
+    feature_step: of `make_feature_step`.
+    prepare: returns what its `prepare` does; called if there is something to be
+      computed.
+    source: the images.
+    preprocess: of them, a deterministic one.
+    mesh: what batches are split over.
+    batch_size: rows of a batch.
+    cache: where features are kept; None: nowhere.
+
+  Returns:
+    An iterator of arrays of `feature_cache.row_dtype` [batch_size], the last
+    one with what is left.
+  """
+
+  def compute():
+    prepared, left = prepare(), len(source)
+    with pipeline.eval_batches(
+      source, preprocess, batch_size=batch_size, mesh=mesh
+    ) as batches:
+      computed = (feature_step.run(prepared, batch) for batch in batches)
+      # While one batch is read, the next one is computed.
+      ahead = itertools.pairwise(itertools.chain(computed, [None]))
+      for outputs, _ in ahead:
+        features, labels = map(np.asarray, outputs)
+        rows = np.empty(len(labels), feature_cache.row_dtype(features.shape[1]))
+        rows["features"], rows["label"] = features, labels
+        yield rows[:left]
+        left -= len(rows)
+
+  if cache is None:
+    return compute()
+  return cache.rows(source, preprocess, batch_size, compute)
 
 
 def evaluate_few_shot(
-  feature_step: Callable[[Any, pipeline.Batch], jax.Array],
+  feature_step: evaluate.InferenceStep,
   variables: Any,
   train: Source,
   test: Source,
@@ -126,18 +152,20 @@ def evaluate_few_shot(
   *,
   shots: Sequence[int] = SHOTS,
   seeds: int = SEEDS,
+  cache: FeatureCache | None = None,
 ) -> dict[str, float]:
   """Returns the mean accuracy over balanced subsets for each number of shots.
 
   Args:
     feature_step: of `make_feature_step`.
-    variables: what its first argument is.
+    variables: {"params": ..., "batch_stats": ...}.
     train: where the k examples per class are drawn from.
     test: all of it is evaluated on.
     preprocess: of both.
     mesh: what batches are split over.
     shots: examples per class.
     seeds: subsets drawn for each of them.
+    cache: where features are kept; None: nowhere.
 
   Returns:
     {`5shot_accuracy`: 0 to 1, ...}.
@@ -156,10 +184,21 @@ def evaluate_few_shot(
   # Each example's features are computed once, however many subsets have it.
   used = np.unique(np.concatenate(list(draws.values())))
   pool = sources.subset(train, used, f"{train.name}, few-shot")
-  x, y = compute_features(feature_step, variables, pool, preprocess, mesh)
-  x_test, y_test = compute_features(
-    feature_step, variables, test, preprocess, mesh
-  )
+  prepare = functools.cache(lambda: feature_step.prepare(variables))
+  # One size for both: one compiled step.
+  size = evaluate.default_batch_size(max(len(pool), len(test)), mesh)
+
+  def compute(source):
+    rows = feature_rows(
+      *(feature_step, prepare, source, preprocess, mesh),
+      batch_size=size,
+      cache=cache,
+    )
+    rows = np.concatenate(list(rows))
+    return rows["features"], rows["label"]
+
+  x, y = compute(pool)
+  x_test, y_test = compute(test)
   result = {}
   for k in shots:
     accuracies = []

@@ -6,13 +6,12 @@ folder `mappings` of ObjectNet's distribution.
 """
 
 import collections
-import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bit_jax import class_names
+from bit_jax import class_names, files
 from bit_jax.errors import InputError, some
 
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -145,10 +144,4 @@ def _imagenet_names(mappings: pathlib.Path, num_classes: int) -> list[str]:
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    loaded = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as e:
-    raise InputError(f"label map {path} cannot be read: {e}") from e
-  if not isinstance(loaded, dict):
-    raise InputError(f"label map {path}: expected a JSON object")
-  return loaded
+  return files.read_json(path, what=f"label map {path}")

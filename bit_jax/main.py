@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -41,6 +41,13 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 )
 _PROCESS_ID = flags.DEFINE_integer(
   "process_id", -1, "Which one this is, from 0; with --coordinator_address."
+)
+
+# What config files and ml_collections raise for bad values; UsageError and
+# InputError are ValueErrors.
+_CONFIG_ERRORS = (
+  *(flags.Error, OSError, LookupError, TypeError, ValueError),
+  *(AttributeError, ImportError, SyntaxError),
 )
 
 
@@ -95,10 +102,37 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
       "config", config, flag_values=parser, sys_argv=argv
     )
     rest = parser(argv)[1:]
-  except (flags.Error, LookupError, TypeError, ValueError, AttributeError) as e:
+  except _CONFIG_ERRORS as e:
     raise UsageError(explain(e)[0]) from e
   if rest:
     raise UsageError(f"unexpected argument {rest[0]!r}; see --help")
+
+
+def load_config(path: str, overrides: Sequence[str]) -> ConfigDict:
+  """Returns a config as the command line gives it.
+
+  Args:
+    path: `configs/NAME.py:key=value,...`.
+    overrides: `--config.key=value`.
+
+  Raises:
+    InputError: a value is wrong.
+    UsageError: the file, an argument or a key is.
+  """
+  argv = ["load_config", f"--config={path}"]
+  parser = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file(
+    "config", None, flag_values=parser, sys_argv=argv
+  )
+  try:
+    parser(argv)
+    config: Any = holder.value
+    config.to_dict()  # A file that is not there is an error from here.
+  except _CONFIG_ERRORS as e:
+    message, code = explain(e)
+    raise (InputError if code == 1 else UsageError)(message) from e
+  override(config, overrides)
+  return config
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -113,11 +147,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if len(rest) > 1:
       raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
     return rest
-  # What config files and ml_collections raise for bad values.
-  except (
-    *(flags.Error, UsageError, OSError, LookupError),
-    *(TypeError, ValueError, AttributeError, ImportError, SyntaxError),
-  ) as e:
+  except _CONFIG_ERRORS as e:
     _fail(*explain(e))
 
 

@@ -74,10 +74,33 @@ def gathered(tree: Any, mesh: Mesh) -> Any:
 def to_host(tree: Any, mesh: Mesh) -> Any:
   """Returns arrays of any sharding as NumPy arrays, on every host.
 
-  All hosts must call it. One array at a time is gathered on the devices.
+  All hosts must call it. What a host cannot reach is gathered on the devices,
+  one array at a time.
   """
-  gather = _make_gather(mesh)
-  return jax.tree.map(lambda x: np.asarray(gather(x)), tree)
+
+  def read(x):
+    # A gather is compiled for every shape: seconds, in all.
+    if not (x.is_fully_replicated or x.is_fully_addressable):
+      x = _make_gather(mesh)(x)
+    return np.asarray(x)
+
+  return jax.tree.map(read, tree)
+
+
+def to_devices(tree: Any, mesh: Mesh) -> Any:
+  """Returns arrays that every device holds whole; all hosts must call it.
+
+  Args:
+    tree: NumPy arrays, equal on all hosts, or jax.Array of any sharding. Those
+      that are on every device already are not copied.
+    mesh: as of `make_mesh`.
+  """
+  if all(
+    getattr(x, "is_fully_replicated", True) for x in jax.tree.leaves(tree)
+  ):
+    return jax.device_put(tree, replicated(mesh))
+  # device_put would compile a gather for every array.
+  return _make_gather(mesh)(tree)
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ A release is named as in the official bucket, without `.npz`:
 are those of the bucket, and downloaded once if it is not there.
 """
 
+import difflib
 import http.client
 import importlib.resources
 import os
@@ -53,6 +54,19 @@ VARIANTS = {  # of each release
   },
 }
 _BY_STEM = {name.rsplit("/", 1)[-1]: name for name in VARIANTS}
+
+
+def similar(name: str) -> list[str]:
+  """Returns the releases, three at most, whose names are nearly this one.
+
+  Only the one meant, where no more than upper case or `.npz` tells them apart.
+  """
+  by_lower = {release.lower(): release for release in VARIANTS}
+  lower = name.removesuffix(".npz").lower()
+  if lower in by_lower:
+    return [by_lower[lower]]
+  found = difflib.get_close_matches(lower, by_lower, cutoff=0.8)
+  return [by_lower[release] for release in found]
 
 
 def of_file(stem: str) -> str:

@@ -27,8 +27,9 @@ _FREE_KEYS = (
   *("data.dir", "data.class_list", "data.subset_file"),
   "eval.batch_size",
   "eval.every_steps",
-  "input.num_threads",
+  *("input.cache_mb", "input.num_threads"),
   "log_every_steps",
+  "model.remat",
   "parallel.",
   "resume_changed",
   "watchdog_mins",
@@ -100,7 +101,7 @@ def check_unchanged(workdir: epath.Path, config: Config) -> None:
   path = workdir / CONFIG
   if not workdir.exists() or not _exists(path):
     return
-  changed = differences(_read_json(path), _plain(config))
+  changed = differences(files.read_json(path), _plain(config))
   if changed and not config.resume_changed:
     raise _refuse(workdir, changed)
 
@@ -150,16 +151,6 @@ def _exists(path: epath.Path) -> bool:
     raise InputError(f"{path} cannot be read: {e}") from e
 
 
-def _read_json(path: epath.Path, kind: type = dict) -> Any:
-  try:
-    value = json.loads(path.read_text())
-  except (OSError, ValueError) as e:
-    raise InputError(f"{path} cannot be read: {e}") from e
-  if not isinstance(value, kind):
-    raise InputError(f"{path}: expected a JSON {kind.__name__}")
-  return value
-
-
 def _write_json(path: epath.Path, value: Any) -> None:
   files.write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -167,13 +158,13 @@ def _write_json(path: epath.Path, value: Any) -> None:
 def read_held_out(workdir: epath.Path) -> list[str]:
   """Returns the files that the run in workdir keeps for evaluation, if any."""
   path = workdir / _HELD_OUT
-  return _read_json(path, list) if _exists(path) else []
+  return files.read_json(path, list) if _exists(path) else []
 
 
 def read_result(workdir: epath.Path) -> dict[str, Any] | None:
   """Returns the result of a finished run, None where it is not finished."""
   path = workdir / _RESULT
-  return _read_json(path) if _exists(path) else None
+  return files.read_json(path) if _exists(path) else None
 
 
 def write_result(workdir: epath.Path, result: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from bit_jax import (
   checkpoint,
   evaluate,
   fewshot,
+  paths,
   recipe,
   run_config,
   stopping,
@@ -38,6 +39,20 @@ def _check_finite(
         f"checkpoint is {last}. A lower config.optim.lr or a longer warm-up "
         f"may help, in another --workdir or with --config.resume_changed=true"
       )
+
+
+def has_fixed_features(state: TrainState, frozen: Sequence[str]) -> bool:
+  """Tells whether training changes nothing before the head.
+
+  Args:
+    state: the train state.
+    frozen: patterns of parameters that are not trained.
+  """
+  matched = paths.flatten(paths.match(state.params, frozen))
+  # Running statistics move, whatever is frozen.
+  return not state.batch_stats and all(
+    is_frozen or path.startswith("head/") for path, is_frozen in matched.items()
+  )
 
 
 @dataclasses.dataclass
@@ -70,6 +85,7 @@ class Upkeep:
 
   def __post_init__(self):
     self._flag: Any = False
+    self._probed: dict[str, dict[str, float]] = {}
     self.agree = stopping.make_agreement(self.mesh)
     self.metadata = run_config.checkpoint_metadata(
       self.config,
@@ -139,20 +155,24 @@ class Upkeep:
   def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
     config, mesh, scalars = self.config, self.mesh, {}
     eval_step = evaluate.make_eval_step(config, mesh)
+    # One size for all splits: one compiled step.
+    longest = max(map(len, self.data.evals.values()), default=0)
+    batch_size = config.eval.batch_size
+    batch_size = batch_size or evaluate.default_batch_size(longest, mesh)
     for name, source in self.data.evals.items():
       values = evaluate.evaluate(
         eval_step,
         state.variables,
         source,
         recipe.eval_preprocess(config),
-        batch_size=config.eval.batch_size,
+        batch_size=batch_size,
         mesh=mesh,
         num_threads=config.input.num_threads,
         after_batch=lambda: self._heed_stop(step),
       )
       scalars |= {f"eval/{name}/{k}": v for k, v in values.items()}
     for name, probe in self.probes.items():
-      values = fewshot.evaluate_few_shot(
+      values = self._probed.get(name) or fewshot.evaluate_few_shot(
         fewshot.make_feature_step(make_model(config), mesh),
         state.variables,
         probe.train,
@@ -161,5 +181,7 @@ class Upkeep:
         mesh,
         shots=config.eval.fewshot_shots,
       )
+      if has_fixed_features(state, config.optim.freeze):
+        self._probed[name] = values
       scalars |= {f"eval/fewshot_{name}/{k}": v for k, v in values.items()}
     return scalars

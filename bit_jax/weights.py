@@ -108,7 +108,7 @@ def abstract_params(
   """Returns {path: jax.ShapeDtypeStruct} of a variant; computes nothing."""
   model = models.create(variant, num_classes=num_classes, norm=norm)
   image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-  tree = jax.eval_shape(model.init, jax.random.key(0), image)
+  tree = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
   return paths.flatten(tree["params"])
 
 
@@ -197,12 +197,9 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
   name, path = str(path), epath.Path(path)
   if not path.exists():
     if name not in releases.VARIANTS:
-      stem = name.removesuffix(".npz")
-      hint = f"; the release is called {stem}"
-      raise InputError(
-        f"weights {path}: no such file or folder"
-        f"{hint if stem in releases.VARIANTS else ''}"
-      )
+      near = releases.similar(name)
+      hint = f"; there is a release called {' or '.join(near)}" if near else ""
+      raise InputError(f"weights {path}: no such file or folder{hint}")
     path = epath.Path(releases.fetch(name))
   if path.is_dir():
     yield _load_folder(path)

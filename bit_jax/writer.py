@@ -24,6 +24,9 @@ from etils import epath
 from bit_jax import remote
 from bit_jax.metrics_file import METRICS_FILE, truncate_after
 
+# Between two signs of life, where metrics are written less often.
+_BAR_SECS, _LINE_SECS = 1.0, 60.0
+
 
 class MetricWriter:
   """The interface; by itself it ignores all that is written to it.
@@ -36,6 +39,9 @@ class MetricWriter:
     self, step: int, scalars: Mapping[str, SupportsFloat]
   ) -> None:
     """Writes metrics such as {"train/loss": 6.9} of one step."""
+
+  def progress(self, step: int) -> None:
+    """Tells of a finished step of which no metrics are written."""
 
   def flush(self) -> None:
     """Lets what was written be seen soon by others; does not wait for it."""
@@ -115,7 +121,8 @@ class ProgressWriter(MetricWriter):
 
   On a terminal: a bar with the loss, the speed and the time left, and a line
   above it for each write of other metrics than training ones. Elsewhere (a log
-  file, a pipe): a plain line for every write.
+  file, a pipe): a plain line for every write, and for a step in each minute
+  without any.
 
   The speed is that between two writes, without the time that evaluation took
   between them. Speed and time left need two training writes: the first one
@@ -143,6 +150,7 @@ class ProgressWriter(MetricWriter):
     self._clock = clock
     self._first_write: tuple[int, float] | None = None
     self._last_write: tuple[int, float] | None = None
+    self._shown = clock()
     self._bar: tqdm.tqdm | None = None
     if _is_terminal(self._stream) and total_steps > start_step:
       self._bar = tqdm.tqdm(
@@ -161,6 +169,7 @@ class ProgressWriter(MetricWriter):
       for name, value in scalars.items()
       if not name.endswith("_hash")  # To compare runs by, not to read.
     }
+    self._shown = self._clock()
     is_train = any(name.startswith("train/") for name in values)
     pace = self._pace(int(step), is_train)
     if self._bar is not None and is_train:
@@ -174,6 +183,21 @@ class ProgressWriter(MetricWriter):
       line = " ".join([f"step {int(step)}", *words])
       line += f" [{', '.join(pace)}]" if pace else ""
       tqdm.tqdm.write(line, file=self._stream)
+
+  def progress(self, step: int) -> None:
+    now, bar = self._clock(), self._bar
+    if now - self._shown < (_LINE_SECS if bar is None else _BAR_SECS):
+      return
+    self._shown = now
+    if bar is not None:
+      bar.n = step
+      bar.refresh()
+      return
+    pace = ", ".join(self._pace(step, is_train=True))
+    line = f"step {step} of {self._total_steps}" + (
+      f" [{pace}]" if pace else ""
+    )
+    tqdm.tqdm.write(line, file=self._stream)
 
   def close(self) -> None:
     if self._bar is not None:
@@ -227,6 +251,10 @@ class MultiWriter(MetricWriter):
     values = {name: float(value) for name, value in scalars.items()}
     for writer in self._writers:
       writer.write_scalars(step, values)
+
+  def progress(self, step: int) -> None:
+    for writer in self._writers:
+      writer.progress(step)
 
   def flush(self) -> None:
     for writer in self._writers:

@@ -186,7 +186,7 @@ ensure_pod() {
 # after a reboot, as the run is.
 
 # Ubuntu 22.04 has Python 3.10; uv brings a newer one. jax[tpu] gets the version
-# that requirements.txt asks for; epath-gcs is for gs:// paths.
+# that requirements.txt asks for; gcs is for gs:// paths.
 install_script() {
   echo "# install"
   echo "installed=$commit-$(cksum <<< "$setup" | tr ' ' -)"
@@ -207,7 +207,7 @@ if ! [ -x .venv/bin/python ] && ! python3 -c "$is_new"; then
 fi
 scripts/setup_env.sh
 .venv/bin/python -m pip install --quiet --requirement requirements.txt \
-  'jax[tpu]' 'etils[epath-gcs]'
+  'jax[tpu]' --editable '.[gcs]'
 END
   echo "${setup:-:}"
   cat << 'END'

@@ -109,6 +109,46 @@ def test_the_same_model_shares_one_compiled_step(mesh, one_device):
   assert evaluate.make_eval_step(make_config(7, "sigmoid"), mesh) is not step
 
 
+def test_weights_are_standardized_once_an_evaluation(params, mesh):
+  step, calls = evaluate.make_eval_step(make_config(7), mesh), []
+
+  def prepare(variables):
+    calls.append(variables)
+    return step.prepare(variables)
+
+  evaluate.evaluate(
+    dataclasses.replace(step, prepare=prepare),
+    {"params": params},
+    fakes.array_source(21, 7),
+    PLAIN,
+    batch_size=8,
+    mesh=mesh,
+  )
+  assert len(calls) == 1
+  prepared = step.prepare({"params": params})["params"]
+  kernel = prepared["block1"]["unit01"]["conv1"]["kernel"]
+  np.testing.assert_allclose(kernel.mean((0, 1, 2)), 0, atol=1e-5)
+  assert kernel.sharding.is_fully_replicated
+  assert len(kernel.devices()) == 4
+
+
+def test_which_examples_are_right(params, mesh):
+  source = fakes.array_source(21, 7)
+  right = np.zeros(21, bool)
+  got = evaluate.evaluate(
+    evaluate.make_eval_step(make_config(7), mesh),
+    {"params": params},
+    source,
+    PLAIN,
+    batch_size=8,
+    mesh=mesh,
+    right=right,
+  )
+  wanted = logits_of(params, source).argmax(-1) == source.examples.labels
+  np.testing.assert_array_equal(right, wanted)
+  assert got["accuracy"] == right.mean()
+
+
 def test_batch_size_that_devices_cannot_share(params, mesh):
   with pytest.raises(InputError, match=r"config.eval.batch_size=6.*devices, 4"):
     evaluate.evaluate(

@@ -1,3 +1,4 @@
+import functools
 import pathlib
 
 import jax
@@ -60,10 +61,16 @@ PLAIN = preprocess.Preprocess("none", 32)
 
 def test_features_come_in_order_without_padding(network, one_device):
   step, variables, model = network
-  source = fakes.array_source(67, 4)  # One more than a batch and a bit.
-  features, labels = fewshot.compute_features(
-    step, variables, source, PLAIN, one_device
+  source = fakes.array_source(67, 4)
+  prepare = functools.partial(step.prepare, variables)
+  blocks = list(
+    fewshot.feature_rows(
+      step, prepare, source, PLAIN, one_device, batch_size=32
+    )
   )
+  assert [len(block) for block in blocks] == [32, 32, 3]
+  rows = np.concatenate(blocks)
+  features, labels = rows["features"], rows["label"]
   np.testing.assert_array_equal(labels, source.examples.labels)
   images = np.float32(source.examples.images) / 127.5 - 1
   apply = jax.jit(lambda v, x: model.apply(v, x, return_features=True))

@@ -600,7 +600,7 @@ class TestTpuPod:
       assert folder in lines(self.out / "set_up")
       [pip] = lines(self.out / f"other-{i}")
       assert pip.endswith(
-        "--requirement requirements.txt jax[tpu] etils[epath-gcs]"
+        "--requirement requirements.txt jax[tpu] --editable .[gcs]"
       )
     assert lines(self.out / "own") == [folder]
 

@@ -13,7 +13,7 @@ import pytest
 from absl import flags
 
 from bit_jax import main, train
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 UPSTREAM, DOWNSTREAM = "configs/upstream.py", "configs/downstream.py"
@@ -164,6 +164,33 @@ def test_errors_while_running_are_one_line(monkeypatch, capsys):
   assert run(f"--config={UPSTREAM}", "--workdir=/tmp/w", capsys=capsys) == (
     (1, "error: a b\n")
   )
+
+
+def test_a_config_is_loaded_as_by_the_command():
+  config = main.load_config(
+    f"{UPSTREAM}:model=R14x0.5",
+    ["--config.seed=3", "--config.optim.freeze=('head/',)"],
+  )
+  assert config.model.variant == "R14x0.5"
+  assert config.seed == 3
+  assert config.optim.freeze == ("head/",)
+
+
+@pytest.mark.parametrize(
+  ("path", "overrides", "error", "message"),
+  [
+    ("configs/no.py", [], UsageError, "configs/no.py"),
+    (f"{UPSTREAM}:modle=x", [], UsageError, "modle=x"),
+    (f"{UPSTREAM}:preset=x", [], InputError, "preset=x"),
+    (UPSTREAM, ["--config.sed=1"], UsageError, "sed"),
+    (UPSTREAM, ["--config.seed=x"], UsageError, "seed"),
+    (UPSTREAM, ["--seed=1"], UsageError, "seed"),
+    (UPSTREAM, ["seed"], UsageError, "unexpected argument 'seed'"),
+  ],
+)
+def test_configs_that_cannot_be_loaded(path, overrides, error, message):
+  with pytest.raises(error, match=message):
+    main.load_config(path, overrides)
 
 
 def write_folder(path, num_classes=3, per_class=5):

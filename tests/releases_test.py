@@ -39,6 +39,19 @@ def test_names():
   assert set(releases.VARIANTS.values()) == set(models.VARIANTS)
 
 
+@pytest.mark.parametrize(
+  ("name", "meant"),
+  [
+    ("bit-m-r50x1.npz", ["BiT-M-R50x1"]),
+    ("BiT-M-R50-1", ["BiT-M-R50x1", "BiT-S-R50x1", "BiT-M-R50x3"]),
+    ("distill/R50x1", ["distill/R50x1_224", "distill/R50x1_160"]),
+    ("/tmp/params.npz", []),
+  ],
+)
+def test_names_that_are_nearly_right(name, meant):
+  assert releases.similar(name) == meant
+
+
 def test_releases_are_recognised_by_their_file():
   assert releases.of_file("BiT-M-R50x1") == "BiT-M-R50x1"
   assert releases.of_file("R50x1_224") == "distill/R50x1_224"

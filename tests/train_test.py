@@ -406,13 +406,15 @@ def test_a_signal_during_evaluation_saves_and_evaluates_again(
   batches = []
 
   def make_eval_step(*args):
-    def step(*batch):
+    step = real(*args)
+
+    def run(*batch):
       batches.append(batch)
       if len(batches) == 1:  # A second signal would end this process.
         send(signal.SIGTERM)
-      return real(*args)(*batch)
+      return step.run(*batch)
 
-    return step
+    return dataclasses.replace(step, run=run)
 
   with monkeypatch.context() as patch:
     patch.setattr(evaluate, "make_eval_step", make_eval_step)

@@ -197,6 +197,41 @@ def test_progress_speed_leaves_out_evaluation_and_time_left_does_not():
   ]
 
 
+def test_progress_tells_of_a_step_in_each_minute_without_metrics():
+  stream, clock = io.StringIO(), _Clock()
+  progress = writer.ProgressWriter(1000, 0, 0, stream, clock)
+  progress.write_scalars(1, {"train/loss": 1.0})
+  for step in range(2, 10):
+    clock.secs += 25
+    progress.progress(step)
+  progress.write_scalars(10, {"train/loss": 0.5})
+  clock.secs += 50
+  progress.progress(11)
+  assert stream.getvalue().splitlines() == [
+    "step 1 train/loss 1",
+    "step 4 of 1000 [0.04 steps/s, 6:55:00 left]",
+    "step 7 of 1000 [0.04 steps/s, 6:53:45 left]",
+    "step 10 train/loss 0.5 [0.06 steps/s, 6:06:40 left]",
+  ]
+
+
+def test_progress_moves_the_bar_between_metrics():
+  def use(stream):
+    clock = _Clock()
+    progress = writer.ProgressWriter(1000, 100, 64, stream, clock)
+    progress.write_scalars(200, {"train/loss": 2.5})
+    for step in (201, 202, 203):
+      clock.secs += 0.6
+      progress.progress(step)
+    progress.close()
+
+  received = _on_terminal(24, 100, use)
+  assert "| 202/1000 [" in received
+  assert "| 201/1000" not in received
+  assert "loss 2.5]" in received.split("202/1000")[1]
+  assert "of 1000" not in received
+
+
 def test_progress_survives_nan_and_steps_past_the_end():
   stream, clock = io.StringIO(), _Clock()
   progress = writer.ProgressWriter(10, 0, 1, stream, clock)

@@ -7,8 +7,11 @@ digits as in the paper: classes never seen before, few examples of each.
 
 import dataclasses
 import functools
+import gzip
 import hashlib
+import importlib.util
 import math
+import pathlib
 import unicodedata
 from typing import Any
 
@@ -148,10 +151,8 @@ def digits(split: str) -> Source:
     InputError: there is no such split.
   """
   _check_split("digits", split)
-  # Takes a second to import, which users of other sets should not wait for.
-  from sklearn.datasets import load_digits
-
-  counts, labels = load_digits(return_X_y=True)
+  table = _read_digits()
+  counts, labels = table[:, :-1], table[:, -1]
   rank_in_class = np.empty_like(labels)
   for label in np.unique(labels):
     rank_in_class[labels == label] = np.arange(np.sum(labels == label))
@@ -173,6 +174,17 @@ def digits(split: str) -> Source:
   )
 
 
+def _read_digits() -> np.ndarray:
+  """Returns uint8[1797, 65]: the counts of an image, row by row, its label."""
+  # Importing scikit-learn would take a second and a half.
+  spec = importlib.util.find_spec("sklearn")
+  assert spec is not None
+  assert spec.origin is not None
+  path = pathlib.Path(spec.origin).parent / "datasets/data/digits.csv.gz"
+  with gzip.open(path, "rt") as file:
+    return np.loadtxt(file, delimiter=",", dtype=np.uint8)
+
+
 @functools.cache
 def letter_masks() -> np.ndarray:
   """Renders each letter of `glyphs` in eight faces of the DejaVu fonts.
@@ -184,7 +196,7 @@ def letter_masks() -> np.ndarray:
     uint8[8, 200, 48, 48], read-only, 255 for ink, coverage at edges. Its first
     face is upright Sans.
   """
-  # Slow to import, as above.
+  # Slow to import, which users of other sets should not wait for.
   import matplotlib
   from matplotlib.ft2font import FT2Font
 

@@ -66,9 +66,10 @@ def load(
       class has too few images, or a file of `held_out` is gone.
   """
   root = _find_root(path, _LAYOUT)
+  folders = listing.split_folders(root, _LAYOUT) or {"train": root}
   files = {
     split: _images_by_class(root, folder, _LAYOUT)
-    for split, folder in _split_folders(root).items()
+    for split, folder in folders.items()
   }
   _check_classes(path, files)
   class_names = tuple(files["train"])
@@ -180,31 +181,6 @@ def _find_root(path: str, expected: str) -> str:
     problem = "is not a folder" if os.path.exists(root) else "does not exist"
     raise InputError(f"folder:{path} {problem}; {expected}")
   return root
-
-
-def _split_folders(root: str) -> dict[str, str]:
-  """Returns the folder of each split; only `train` where there are no splits.
-
-  Raises:
-    InputError: there are evaluation splits but no train.
-  """
-  folders = {name.lower(): name for name in _subfolders(root)}
-  evaluation = [name for name in listing.EVAL_SPLITS if name in folders]
-  only_splits = set(folders) <= {"train", *listing.EVAL_SPLITS}
-  if "train" in folders:
-    train = os.path.join(root, folders["train"])
-    # Among other classes, a folder of images named train shows trains.
-    if only_splits or not listing.has_images(train):
-      return {
-        split: os.path.join(root, folders[split])
-        for split in ("train", *evaluation)
-      }
-  elif evaluation and only_splits:
-    raise InputError(
-      f"{root}: there is no train folder beside "
-      f"{' and '.join(folders[name] for name in evaluation)}; {_LAYOUT}"
-    )
-  return {"train": root}
 
 
 def _images_by_class(

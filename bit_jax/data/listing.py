@@ -4,7 +4,8 @@ import os
 
 from bit_jax.errors import InputError
 
-EVAL_SPLITS = ("val", "valid", "validation", "test")
+# What is evaluated on stands first.
+EVAL_SPLITS = ("test", "validation", "valid", "val")
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -39,6 +40,34 @@ def has_images(folder: str) -> bool:
   return any(
     is_image(entry.name) and not entry.is_dir() for entry in entries(folder)
   )
+
+
+def split_folders(root: str, expected: str) -> dict[str, str]:
+  """Returns the path of each split's folder, train first; {} without splits.
+
+  The names of split folders may be in upper case. Among folders that are no
+  splits, a folder of images named train is a class that shows trains.
+
+  Args:
+    root: a folder.
+    expected: what should be there, for the message.
+
+  Raises:
+    InputError: there are evaluation splits but no train, or a folder cannot be
+      read.
+  """
+  folders = {e.name.lower(): e.path for e in entries(root) if e.is_dir()}
+  names = ("train", *reversed(EVAL_SPLITS))
+  found = {name: folders[name] for name in names if name in folders}
+  divided = len(found) == len(folders)
+  if "train" in found:
+    divided = divided or not has_images(found["train"])
+  elif found and divided:
+    others = " and ".join(os.path.basename(path) for path in found.values())
+    raise InputError(
+      f"{root}: there is no train folder beside {others}; {expected}"
+    )
+  return found if divided else {}
 
 
 def images_below(root: str, folder: str) -> list[str]:

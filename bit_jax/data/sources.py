@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax.data import folder, slicing, tfds_source
+from bit_jax.data import folder, listing, slicing, tfds_source
 from bit_jax.data.source import Examples, Source, Subset
 from bit_jax.errors import InputError
-
-_EVAL_SPLITS = ("test", "validation", "val", "valid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Dataset:
   def default_splits(self) -> tuple[str, str]:
     """Returns the names of the splits to train and to evaluate on.
 
-    The second is test, or else validation (val, valid), or else ''. Splits
+    The second is test, or else validation (valid, val), or else ''. Splits
     without labels, such as ImageNet's test, are passed over.
 
     Raises:
@@ -70,7 +68,7 @@ class Dataset:
         f"{self.name}: there is no train split, only "
         f"{', '.join(self.split_sizes)}; choose what to train on"
       )
-    return "train", next(filter(self._is_labelled, _EVAL_SPLITS), "")
+    return "train", next(filter(self._is_labelled, listing.EVAL_SPLITS), "")
 
   def _is_labelled(self, split: str) -> bool:
     if split not in dict(self.defined) and not self.split_sizes.get(split):

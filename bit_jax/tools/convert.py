@@ -14,7 +14,7 @@ import dataclasses
 import pathlib
 import sys
 
-from bit_jax import class_names, errors, layouts, weights
+from bit_jax import cache, class_names, errors, layouts, weights
 from bit_jax.errors import InputError
 
 _DEFAULTS = {".npz": layouts.OFFICIAL, ".safetensors": layouts.TIMM}
@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--layout", choices=layouts.LAYOUTS, default="")
   parser.add_argument("--labels", metavar="FILE", default="")
   args = parser.parse_args(argv)
+  cache.enable_compilation_cache()  # Checkpoints are checked on the device.
   return errors.exit_status(
     lambda: convert(args.src, args.dst, args.layout, args.labels)
   )

@@ -190,10 +190,14 @@ def write(
     "</div>",
   ]
   page.write(page_file, f"Near-duplicates {sets}", body, _STYLE)
+  # Of the closest pairs, however far they are, the share would say nothing.
+  meaning = "choose a --threshold to know how many examples are affected"
+  if threshold is not None:
+    share = shares[limit] / len(query)
+    meaning = f"{share:.2%} of the query examples have such a neighbour"
   return (
-    f"near-duplicates {sets}: {found}, {identical:,} identical; "
-    f"{shares[limit] / len(query):.2%} of the query examples have such a "
-    f"neighbour; wrote {', '.join(filter(None, (page_file, json_file)))}"
+    f"near-duplicates {sets}: {found}, {identical:,} identical; {meaning}; "
+    f"wrote {', '.join(filter(None, (page_file, json_file)))}"
   )
 
 

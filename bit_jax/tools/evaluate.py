@@ -12,16 +12,12 @@ first five, is right, how many images counted, and how many were left out.
 
 import argparse
 import dataclasses
-import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from bit_jax import (
   benchmarks,
@@ -38,37 +34,6 @@ from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError, exit_status, some
 
 _CROP_PX = 224  # Of weights that do not say.
-
-
-@functools.lru_cache(maxsize=8)
-def make_step(model: models.ResNetV2, mesh: Mesh):
-  """Builds the jitted function (variables, batch) -> sums, for `evaluate`.
-
-  Args:
-    model: the network.
-    mesh: what batches are split over; their labels are uint8[B, classes].
-
-  Returns:
-    A function whose result has the sums of `evaluate.make_eval_step`, the loss
-    being 0, and the rows of `index` int32[B] whose first guess is right as
-    `right` bool[B].
-  """
-
-  def step(variables, batch):
-    logits: Any = model.apply(variables, evaluate.scale_images(batch["images"]))
-    guesses = jax.lax.top_k(logits, min(5, model.num_classes))[1]
-    hits = jnp.take_along_axis(batch["labels"], guesses, axis=1)
-    hits = hits * batch["mask"][:, None] > 0
-    return {
-      "count": batch["mask"].astype(jnp.int32).sum(),
-      "loss": jnp.zeros(()),
-      "correct": hits[:, 0].sum(dtype=jnp.int32),
-      "correct_top5": hits.any(-1).sum(dtype=jnp.int32),
-      "index": batch["index"],
-      "right": hits[:, 0],
-    }
-
-  return jax.jit(step, out_shardings=parallel.replicated(mesh))
 
 
 def choose_preprocess(
@@ -124,23 +89,16 @@ def run(
   mesh = parallel.make_mesh()
   if batch_size:
     parallel.check_batch_size(batch_size, mesh, "--batch_size")
-  step = make_step(model, mesh)
-  outputs = []
-
-  def recorded(variables, batch):
-    outputs.append(step(variables, batch))
-    return outputs[-1]
-
+  right = np.zeros(len(benchmark), bool)
   metrics = evaluate.evaluate(
-    recorded,
-    jax.device_put(
-      {"params": loaded.params, "batch_stats": loaded.batch_stats},
-      parallel.replicated(mesh),
-    ),
+    # Of a benchmark's labels, no loss has a meaning.
+    evaluate.make_step(model, "softmax", mesh),
+    {"params": loaded.params, "batch_stats": loaded.batch_stats},
     benchmark,
     prepare,
     batch_size=batch_size,
     mesh=mesh,
+    right=right,
   )
   keys = ("accuracy", "top5_accuracy", "examples")
   result: dict[str, Any] = {key: metrics[key] for key in keys}
@@ -148,9 +106,6 @@ def run(
     result[key] = getattr(benchmark, key)
   result["preprocess"] = dataclasses.asdict(prepare)
   if per_class:
-    right = np.zeros(len(benchmark), bool)
-    for output in jax.device_get(outputs):
-      right[output["index"][output["right"]]] = True
     result["per_class"] = {
       name: {"accuracy": float(right[rows].mean()), "examples": len(rows)}
       for name, rows in benchmark.members.items()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import cache, fewshot, models, parallel, weights
+from bit_jax import cache, feature_cache, fewshot, models, parallel, weights
 from bit_jax.data import run_data
 from bit_jax.errors import exit_status
 
@@ -35,6 +35,7 @@ def run(
   shots: Sequence[int] = fewshot.SHOTS,
   seeds: int = fewshot.SEEDS,
   crop_px: int = 224,
+  keep: bool = True,
 ) -> dict[str, float]:
   """Returns {`5shot_accuracy`: 0 to 1, ...} of weights on a data set.
 
@@ -46,6 +47,7 @@ def run(
     shots: examples per class.
     seeds: subsets drawn for each number of shots.
     crop_px: image size, unless the set has one of its own.
+    keep: features are kept in the user's cache folder for the next time.
 
   Raises:
     InputError: weights or data are not there or do not fit.
@@ -66,6 +68,7 @@ def run(
     mesh,
     shots=shots,
     seeds=seeds,
+    cache=feature_cache.of(loaded, mesh) if keep else None,
   )
 
 
@@ -86,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument("--seeds", type=int, default=fewshot.SEEDS)
   parser.add_argument("--crop_px", type=int, default=224)
+  parser.add_argument(
+    "--no_cache", action="store_true", help="neither read nor keep features"
+  )
   parser.add_argument("--json", action="store_true", help="print JSON")
   args = parser.parse_args(argv)
   if args.seeds < 1 or args.crop_px < 32:
@@ -100,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       shots=args.shots,
       seeds=args.seeds,
       crop_px=args.crop_px,
+      keep=not args.no_cache,
     )
     if args.json:
       print(json.dumps(result))

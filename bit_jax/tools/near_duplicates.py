@@ -33,12 +33,14 @@ each.
 
 Memory: the query's features are held, 4 bytes each (8 kB an example for R50x1),
 on the host and, split, on the devices; the index is streamed, whatever its
-size. Let the larger set be the index.
+size. Let the larger set be the index. Features of both are kept in the user's
+cache folder, 8 GiB of them in all, so that the same sets are searched again in
+seconds; `--no_cache` does without.
 """
 
 import argparse
 import dataclasses
-import itertools
+import functools
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,13 +52,14 @@ import numpy as np
 from bit_jax import (
   cache,
   evaluate,
+  feature_cache,
   fewshot,
   models,
   neighbours,
   parallel,
   weights,
 )
-from bit_jax.data import pipeline, sources
+from bit_jax.data import sources
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Examples, Source
 from bit_jax.errors import InputError, exit_status
@@ -99,32 +102,40 @@ def _search(
   preprocess: Preprocess,
   count: int,
   within: bool,
+  *,
+  keep: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns what `neighbours.search` does, of two sources."""
   mesh = parallel.make_mesh()
   model: Any = models.create(
     loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
   )
-  feature_step = fewshot.make_feature_step(model, mesh)
-  variables = jax.device_put(
-    {"params": loaded.params, "batch_stats": loaded.batch_stats},
-    parallel.replicated(mesh),
-  )
+  step = fewshot.make_feature_step(model, mesh)
+  variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
+  prepare = functools.cache(lambda: step.prepare(variables))
+  kept = feature_cache.of(loaded, mesh) if keep else None
   # One size for both: one compiled step, and equal pixels give equal features.
   batch_size = evaluate.default_batch_size(max(len(query), len(index)), mesh)
+  shape = batch_size, loaded.params["head"]["kernel"].shape[0]
 
   def features(source):
-    images = dataclasses.replace(source, examples=_Images(source.examples))
-    with pipeline.eval_batches(
-      images, preprocess, batch_size=batch_size, mesh=mesh
-    ) as batches:
-      computed = (feature_step(variables, batch) for batch in batches)
-      blocks = map(neighbours.normalize, computed)
-      yield from _with_progress(blocks, len(source), source.name)
+    images = dataclasses.replace(
+      source,
+      examples=_Images(source.examples),
+      fingerprint=f"{source.fingerprint} without labels",
+      multi_label=False,
+    )
+    rows = fewshot.feature_rows(
+      *(step, prepare, images, preprocess, mesh),
+      batch_size=batch_size,
+      cache=kept,
+    )
+    for block in _with_progress(rows, len(source), source.name):
+      # All of one size, for which one function is compiled.
+      yield neighbours.normalize(np.resize(block["features"], shape))
 
-  held = np.empty((len(query), loaded.params["head"]["kernel"].shape[0]), "f")
-  ahead = itertools.pairwise(itertools.chain(features(query), [None]))
-  for i, (block, _) in enumerate(ahead):
+  held = np.empty((len(query), shape[1]), "f")
+  for i, block in enumerate(features(query)):
     rows = held[i * batch_size : (i + 1) * batch_size]
     rows[:] = np.asarray(block)[: len(rows)]
   if within:
@@ -168,7 +179,8 @@ def _run(args: argparse.Namespace) -> str:
   # Not a central crop: images may well differ outside of it.
   whole = Preprocess("none", crop_px)
   distances, numbers = _search(
-    loaded, query, index, whole, args.neighbours, within
+    *(loaded, query, index, whole, args.neighbours, within),
+    keep=not args.no_cache,
   )
   return duplicates_page.write(
     args.out,
@@ -202,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--data_dir", default="", metavar="DIR", help="where TFDS sets are")
   add("--out", required=True, metavar="FILE", help="the HTML page to write")
   add("--json", default="", metavar="FILE", help="the list of pairs to write")
+  add("--no_cache", action="store_true", help="neither read nor keep features")
   add("--threshold", type=float, help="take pairs up to this distance")
   add("--neighbours", type=int, default=1, help="of an example; %(default)s")
   add("--max_pairs", type=int, default=200, help="on the page; %(default)s")

@@ -75,30 +75,14 @@ def find(
 
 
 def _split_folders(root: str, split: str) -> dict[str, str]:
-  """Returns the folder of each split; the rules are those of data/folder.py."""
-  folders = {
-    entry.name.lower(): entry.path
-    for entry in listing.entries(root)
-    if entry.is_dir()
-  }
-  found = {
-    n: folders[n] for n in ("train", *listing.EVAL_SPLITS) if n in folders
-  }
-  divided = len(found) == len(folders)
-  if "train" in found and not divided:
-    divided = not listing.has_images(found["train"])
-  if not found or not divided:
-    return {split or "train": root}
-  if split:
+  """Returns the folder of each split; `split` may name the only one."""
+  found = listing.split_folders(root, _LAYOUT)
+  if split and found:
     raise InputError(
       f"--split={split}: {root} has {', '.join(found)} folders, which are the "
       "splits; leave --split out or give one of these folders"
     )
-  if "train" not in found:
-    raise InputError(
-      f"{root}: there is no train folder beside {', '.join(found)}; {_LAYOUT}"
-    )
-  return found
+  return found or {split or "train": root}
 
 
 def _class_paths(folder: str) -> dict[str, str]:

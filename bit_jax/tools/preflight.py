@@ -25,14 +25,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
-from bit_jax import main as command
 from bit_jax import parallel, validate
 from bit_jax.data import run_data
-from bit_jax.errors import InputError, UsageError, exit_status
+from bit_jax.errors import InputError, exit_status
+from bit_jax.main import load_config
 from bit_jax.recipe import Config, DataFacts
 from bit_jax.tools import aot
 
@@ -45,37 +43,6 @@ _PUBLISHED = {
   "imagenet21k": DataFacts(14_197_122, 21_843, (375, 500)),
   "jft300m": DataFacts(300_000_000, 18_291, (375, 500)),
 }
-
-
-def load_config(path: str, overrides: Sequence[str]) -> Config:
-  """Returns a config as the command line of `bit_jax.main` gives it.
-
-  Args:
-    path: `configs/NAME.py:key=value,...`.
-    overrides: `--config.key=value`.
-
-  Raises:
-    InputError: a value is wrong.
-    UsageError: the file, an argument or a key is.
-  """
-  argv = ["preflight", f"--config={path}"]
-  parser = flags.FlagValues()
-  holder = config_flags.DEFINE_config_file(
-    "config", None, flag_values=parser, sys_argv=argv
-  )
-  try:
-    parser(argv)
-    config: Any = holder.value
-    config.to_dict()  # A file that is not there is an error from here.
-  # What config files and ml_collections raise for bad values.
-  except (
-    *(flags.Error, OSError, LookupError, TypeError, ValueError),
-    *(AttributeError, ImportError, SyntaxError),
-  ) as e:
-    message, code = command.explain(e)
-    raise (InputError if code == 1 else UsageError)(message) from e
-  command.override(config, overrides)
-  return config
 
 
 def find_facts(

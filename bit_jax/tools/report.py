@@ -9,7 +9,6 @@ mailed and read offline, on a phone as well.
 
 import argparse
 import html
-import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import metrics_file
+from bit_jax import files, metrics_file
 from bit_jax.errors import InputError, exit_status
 from bit_jax.tools import chart, page
 
@@ -143,15 +142,7 @@ def _read_run(workdir: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
   """Reads a JSON object; {} if there is no such file."""
-  if not path.exists():
-    return {}
-  try:
-    content = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as e:
-    raise InputError(f"{path}: expected a JSON object: {e}") from e
-  if not isinstance(content, dict):
-    raise InputError(f"{path}: expected a JSON object")
-  return content
+  return files.read_json(path) if path.exists() else {}
 
 
 def _get(config: dict[str, Any], section: str, key: str) -> str:

@@ -17,11 +17,37 @@ def params_npz(tmp_path_factory):
   return str(path)
 
 
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+  """Where features are kept."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  return tmp_path / "cache" / "bit_jax" / "features"
+
+
 def test_random_features_beat_chance_and_more_shots_help(params_npz, capsys):
   argv = [params_npz, "--dataset=digits", "--shots=1,20", "--seeds=2"]
   assert fewshot.main([*argv, "--json"]) == 0
   result = json.loads(capsys.readouterr().out)
   assert 0.2 < result["1shot_accuracy"] < result["20shot_accuracy"] < 1
+
+
+def test_the_same_features_are_computed_once(
+  params_npz, kept, monkeypatch, capsys
+):
+  argv = [params_npz, "--dataset=digits", "--shots=1,20", "--seeds=2", "--json"]
+  assert fewshot.main([*argv, "--no_cache"]) == 0
+  assert not kept.exists()
+  assert fewshot.main(argv) == 0
+  with monkeypatch.context() as patch:
+    patch.setattr(fewshot.fewshot, "pipeline", None)
+    assert fewshot.main(argv) == 0
+  without, first, again = capsys.readouterr().out.splitlines()
+  assert without == first == again
+  # Other draws, the same test set.
+  before = set(kept.iterdir())
+  assert len(before) == 2
+  assert fewshot.main([*argv, "--seeds=3"]) == 0
+  assert len(set(kept.iterdir()) - before) == 1
 
 
 @pytest.mark.parametrize(

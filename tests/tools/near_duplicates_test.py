@@ -20,6 +20,13 @@ from tests import fakes
 _CLASSES = ("a & b", "c")
 
 
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+  """Where features are kept."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  return tmp_path / "cache" / "bit_jax" / "features"
+
+
 def _encode(image, suffix=".png", *options):
   return cv2.imencode(suffix, image, options)[1].tobytes()
 
@@ -63,9 +70,8 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture
-def search_photos(params_npz, photos, tmp_path, monkeypatch, capsys):
+def search_photos(params_npz, photos, tmp_path, capsys):
   """Runs the command; returns pairs, page, its line and its progress."""
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   page, pairs = tmp_path / "new" / "page.html", tmp_path / "pairs.json"
 
   def search(*flags):
@@ -94,7 +100,8 @@ def test_copies_are_closer_than_all_else(search_photos):
   assert distances[2] < 0.7 * distances[3]
   assert [pair["identical"] for pair in pairs] == [True] + 11 * [False]
   assert "12 pairs" in line
-  assert "1 identical" in line
+  assert "1 identical; choose a --threshold to know how many" in line
+  assert "%" not in line
   assert line.count("\n") == 1
   assert progress == ""
   assert page.count("<b>identical</b>") == 1
@@ -223,6 +230,17 @@ def test_list_takes_the_place_of_an_older_one_as_a_whole(tmp_path):
   assert older.read_text() == "older"
 
 
+def test_the_same_search_again_computes_nothing(
+  search_photos, kept, monkeypatch
+):
+  without = search_photos("--no_cache")
+  assert not kept.exists()
+  first = search_photos()
+  assert len(list(kept.iterdir())) == 2
+  monkeypatch.setattr(near_duplicates.fewshot, "pipeline", None)
+  assert search_photos() == first == without
+
+
 def test_large_images_are_reduced(tmp_path):
   image = np.full((300, 600, 3), (10, 200, 30), np.uint8)
   source = fakes.array_source()
@@ -315,7 +333,6 @@ def test_labels_may_be_missing_or_several(
 def test_bad_input_is_found_before_the_long_computation(
   params_npz, photos, tmp_path, monkeypatch, capsys, flags, message
 ):
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.chdir(tmp_path)
   monkeypatch.delattr(near_duplicates, "_search")
   argv = [params_npz, f"--query={photos}", f"--index={photos}"]
@@ -328,8 +345,7 @@ def test_bad_input_is_found_before_the_long_computation(
   assert not (tmp_path / "page.html").exists()
 
 
-def test_missing_weights_end_in_one_line(photos, tmp_path, capsys, monkeypatch):
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_missing_weights_end_in_one_line(photos, tmp_path, capsys):
   argv = ["/no/such.npz", f"--query={photos}", f"--index={photos}"]
   assert near_duplicates.main([*argv, f"--out={tmp_path}/page.html"]) == 1
   assert capsys.readouterr().err == (
@@ -337,10 +353,7 @@ def test_missing_weights_end_in_one_line(photos, tmp_path, capsys, monkeypatch):
   )
 
 
-def test_broken_weights_end_in_one_line(
-  params, photos, tmp_path, capsys, monkeypatch
-):
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_broken_weights_end_in_one_line(params, photos, tmp_path, capsys):
   broken = jax.tree.map(lambda x: x * np.float32(np.nan), params)
   path = tmp_path / "broken.npz"
   weights.save_npz(path, weights.Weights(broken, {}, "R14x0.25"))

@@ -487,7 +487,7 @@ def test_tells_how_far_it_is(src, out, monkeypatch, capsys):
     ({"src": "blank"}, "blank: ' b' cannot be the name of a class"),
     ({"src": "splits"}, "class 'b' is in val but not train"),
     ({"src": "splits", "split": "test"}, "has train, val folders"),
-    ({"src": "no_train"}, "there is no train folder beside val, test"),
+    ({"src": "no_train"}, "there is no train folder beside val and test"),
     ({"class_list": "gone"}, "--class_list=gone cannot be read"),
     ({"labels": "gone"}, "--labels=gone cannot be read: .*No such file"),
     ({"labels": "columns"}, "columns line 2: expected IMAGE,CLASS;CLASS"),

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from bit_jax import parallel, recipe
-from bit_jax.errors import InputError, UsageError
+from bit_jax.errors import InputError
 from bit_jax.recipe import DataFacts
 from bit_jax.tools import aot, preflight
 from configs import upstream
@@ -211,28 +211,6 @@ def test_bad_flags_are_named(arg, capsys):
 
 
 # The config.
-
-
-def test_config_is_that_of_main():
-  config = preflight.load_config(
-    SMALL, ["--config.seed=3", "--config.optim.freeze=('head/',)"]
-  )
-  assert config.model.variant == "R14x0.25"
-  assert config.seed == 3
-  assert config.optim.freeze == ("head/",)
-
-
-@pytest.mark.parametrize(
-  ("path", "error", "message"),
-  [
-    ("configs/no.py", UsageError, "configs/no.py"),
-    ("configs/upstream.py:modle=x", UsageError, "modle=x"),
-    ("configs/upstream.py:preset=x", InputError, "preset=x"),
-  ],
-)
-def test_configs_that_cannot_be_loaded(path, error, message):
-  with pytest.raises(error, match=message):
-    preflight.load_config(path, [])
 
 
 def test_overrides_come_in_any_order(measured):

@@ -298,7 +298,7 @@ def _result_of_another_kind(workdir):
     (_without_workdir, "run: there is no such work directory"),
     (_without_metrics, "run: expected the work directory of a run, with a "),
     (_malformed_line, "metrics.jsonl, line 2: expected a JSON object"),
-    (_malformed_config, "config.json: expected a JSON object"),
+    (_malformed_config, "config.json cannot be read: Expecting"),
     (_result_of_another_kind, "result.json: expected a JSON object"),
   ],
 )
