@@ -145,10 +145,18 @@ def compiler_version(device: Any) -> str:
 
 
 def device_bytes(tree: Any) -> int:
-  """Returns the bytes that one device holds of abstract arrays."""
+  """Returns the bytes that one device holds of abstract arrays.
+
+  Args:
+    tree: of arrays or jax.ShapeDtypeStruct; without a sharding a device holds
+      the whole.
+  """
+
+  def shape(x):
+    return x.sharding.shard_shape(x.shape) if x.sharding else x.shape
+
   return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
+    math.prod(shape(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
 
 
@@ -164,21 +172,45 @@ def argument_bytes(config: Config, mesh: Mesh) -> int:
 
 def compile_step(config: Config, mesh: Mesh) -> Needs:
   """Compiles the update step of a resolved config for a mesh's devices."""
-  start = time.monotonic()
-  lowered = step.make_update_step(config, mesh).lower(
+  return compile_function(
+    step.make_update_step(config, mesh),
     step.make_abstract_state(config, mesh),
     step.make_abstract_batch(config, mesh),
-  )
+    accum_steps=config.optim.accum_steps,
+  )[1]
+
+
+def compile_function(
+  function: Callable[..., Any], *arguments: Any, accum_steps: int = 1
+) -> tuple[Any, Needs]:
+  """Compiles a jitted function without calling it.
+
+  `bytes_accessed` tells in how many passes over memory it is done: the same
+  number on every run, whatever else the machine does, and whatever the level
+  of optimization below HLO.
+
+  Args:
+    function: of `jax.jit`.
+    *arguments: trees of arrays or jax.ShapeDtypeStruct; their shardings, if
+      any, say what devices it is compiled for.
+    accum_steps: how often the body of its loop runs, if it has one.
+
+  Returns:
+    The `jax.stages.Compiled`, to be called; None where the compiler gave up for
+    lack of memory. And what it needs.
+  """
+  start = time.monotonic()
+  lowered = function.lower(*arguments)
   lowered_at = time.monotonic()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    return refused(str(error), argument_bytes(config, mesh))
-  return needs_of(
+    return None, refused(str(error), device_bytes(arguments))
+  return compiled, needs_of(
     compiled,
-    accum_steps=config.optim.accum_steps,
+    accum_steps=accum_steps,
     trace_secs=lowered_at - start,
     compile_secs=time.monotonic() - lowered_at,
   )

@@ -1,0 +1,186 @@
+"""The largest batch that fits: by trying, or by what the compiler says."""
+
+import dataclasses
+import functools
+import os
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from bit_jax.errors import InputError, one_line
+from bit_jax.tools import aot
+from scripts import benchmark_steps as steps
+from scripts.benchmark_flags import Case, python_path
+
+# What a trial's error starts with where memory was too small.
+DOES_NOT_FIT = "does not fit"
+
+_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+
+# Units; whatever fits then is not what is looked for.
+_MOST = 2**17
+
+
+def largest(
+  fits: Callable[[int], bool], *, start: int, unit: int, share: float = 1 / 32
+) -> int:
+  """Finds the largest batch that fits, by doubling, then bisection.
+
+  Args:
+    fits: asked about multiples of unit.
+    start: tried first; rounded up to a multiple of unit.
+    unit: the batch is a multiple of it.
+    share: of the result; the search ends where it is known that closely.
+
+  Returns:
+    0 where even `unit` does not fit.
+  """
+  low, high = 0, -(-start // unit)
+  while fits(high * unit):
+    low, high = high, 2 * high
+    if low > _MOST:
+      return low * unit
+  while not low:
+    if high == 1:
+      return 0
+    if fits(high // 2 * unit):
+      low = high // 2
+    else:
+      high //= 2
+  while high - low > max(1, int(low * share)):
+    middle = (low + high) // 2
+    if fits(middle * unit):
+      low = middle
+    else:
+      high = middle
+  return low * unit
+
+
+def by_compiler(
+  case: Case, mesh: Mesh, gib: Sequence[float], compiler: Callable[..., Any]
+) -> dict[str, Any]:
+  """Finds the largest batch by compiling only; nothing runs.
+
+  Args:
+    case: says what to train; its batch is where the search starts.
+    mesh: what to compile for.
+    gib: memory of a device, GiB; empty: what its programs may use.
+    compiler: (case, mesh) -> `aot.Needs`, e.g. `benchmark_aot.compile_case`.
+
+  Raises:
+    InputError: the memory is neither given nor known.
+  """
+  device = mesh.devices.flat[0]
+  limits = [int(g * aot.GIB) for g in gib] or [aot.usable_bytes(device)]
+  if not limits[0]:
+    raise InputError(
+      f"the memory of {device.device_kind} is unknown: --memory_gib= says it"
+    )
+
+  @functools.cache
+  def total_bytes(batch):
+    needs = compiler(dataclasses.replace(case, batch=batch), mesh)
+    return float("inf") if needs.refusal else needs.total_bytes
+
+  config = steps.make_config(case, mesh)
+  unit = mesh.size * config.optim.accum_steps
+  subjects = []
+  for limit in limits:
+    batch = largest(
+      # Bound now: this one's limit.
+      lambda batch, limit=limit: total_bytes(batch) <= limit,
+      start=case.batch,
+      unit=unit,
+    )
+    subjects.append(
+      {"name": "bit_jax", "memory_gib": limit / aot.GIB, "max_batch": batch}
+    )
+  return {
+    "subjects": subjects,
+    "compiler": aot.compiler_version(device),
+    "notes": ["by the compiler's memory analysis, not run"],
+  }
+
+
+def run_trial(build: Callable[[], object]) -> None:
+  """Builds a subject, which makes some steps.
+
+  Raises:
+    InputError: its memory does not suffice, which starts with DOES_NOT_FIT, or
+      it is not installed.
+  """
+  try:
+    build()
+  except ImportError as e:
+    raise InputError(one_line(e)) from e
+  # jaxlib's and PyTorch's errors share no type.
+  except Exception as e:
+    if _OUT_OF_MEMORY.search(str(e)):
+      raise InputError(f"{DOES_NOT_FIT}: {one_line(e)[:200]}") from e
+    raise
+
+
+def try_batch(command: Sequence[str]) -> bool:
+  """Runs a trial, where running out of memory can do no harm.
+
+  Args:
+    command: exits 0 if the batch fits, else with an error that says
+      DOES_NOT_FIT.
+
+  Raises:
+    InputError: it fails in another way.
+  """
+  # In one piece, as a training run has it: less is lost between the pieces.
+  env = {
+    **os.environ,
+    "PYTHONPATH": python_path(),
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
+  }
+  done = subprocess.run(
+    command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+  )
+  if not done.returncode:
+    return True
+  lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
+  if lines[-1].startswith(f"error: {DOES_NOT_FIT}"):
+    return False
+  raise InputError(
+    f"a trial ended with {done.returncode}: {lines[-1].removeprefix('error: ')}"
+  )
+
+
+def by_trials(
+  case: Case,
+  names: Sequence[str],
+  command: Callable[[str, int], Sequence[str]],
+  unit: int,
+) -> dict[str, Any]:
+  """Finds the largest batch of each implementation by training with it.
+
+  Args:
+    case: its batch is where the search starts.
+    names: of the implementations.
+    command: (name, batch) -> of a trial.
+    unit: the batch is a multiple of it.
+  """
+  subjects, notes = [], []
+  for name in names:
+    try:
+      batch = largest(
+        lambda batch, name=name: try_batch(command(name, batch)),
+        start=case.batch,
+        unit=unit,
+      )
+    except InputError as e:
+      if name == names[0]:
+        raise
+      notes.append(f"{name} is not compared: {e}")
+      continue
+    row = {"name": name, "max_batch": batch}
+    if subjects and batch:
+      row["first_is_larger"] = subjects[0]["max_batch"] / batch
+    subjects.append(row)
+  return {"subjects": subjects, "notes": notes}

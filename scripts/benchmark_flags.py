@@ -1,0 +1,220 @@
+"""The benchmark's flags, and the combinations that they name."""
+
+import argparse
+import dataclasses
+import itertools
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bit_jax.errors import UsageError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODES = ("train", "infer", "max_batch", "input", "start")
+# Names of --peers, and for timm's the mode of torch.compile; None: eager.
+TIMM = {
+  "timm": None,
+  "timm_compiled": "default",
+  "timm_max_autotune": "max-autotune",
+}
+TF_DATA = "tf.data"
+_DEFAULT_PEERS = ("timm", "timm_compiled", TF_DATA)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One combination that is measured.
+
+  Attributes:
+    mode: train, infer, input, start or max_batch.
+    variant: of the network.
+    px: side of its input.
+    batch: global batch size.
+    dtype: of the convolutions.
+    overrides: further keys, e.g. ("optim.accum_steps=4",).
+    config: file and arguments, as of bit_jax.main.
+    classes: outputs of the head.
+  """
+
+  mode: str
+  variant: str = "R50x1"
+  px: int = 224
+  batch: int = 32
+  dtype: str = "float32"
+  overrides: tuple[str, ...] = ()
+  config: str = "configs/upstream.py"
+  classes: int = 1000
+
+  @property
+  def arguments(self) -> list[str]:
+    """What bit_jax.main is told on its command line, besides the config."""
+    keys = (
+      f"model.variant={self.variant}",
+      f"model.dtype={self.dtype}",
+      f"input.batch_size={self.batch}",
+      f"input.crop_px={self.px}",
+      f"input.resize_px={round(self.px * 8 / 7)}",
+    )
+    return [f"--config.{key}" for key in (*keys, *self.overrides)]
+
+
+def make_cases(
+  args: argparse.Namespace, overrides: Sequence[str]
+) -> list[Case]:
+  """Returns all combinations that the flags name.
+
+  Raises:
+    UsageError: an argument is unknown, or a mode does not suit --aot.
+  """
+  keys = []
+  for item in overrides:
+    key, equals, value = item.removeprefix("--config.").partition("=")
+    if not item.startswith("--config.") or not equals:
+      raise UsageError(f"unexpected argument {item!r}; see --help")
+    keys.append(f"{key}={value}")
+  swept = []
+  for item in args.sweep:
+    key, _, values = item.partition("=")
+    if not values:
+      raise UsageError(f"--sweep={item}: expected KEY=VALUE,VALUE")
+    swept.append([f"{key}={value}" for value in values.split(",")])
+  if args.aot and {"input", "start"} & {*args.mode}:
+    raise UsageError("--aot goes with --mode=train, infer or max_batch")
+  cases = {}
+  for mode, variant, px, batch, dtype, *chosen in itertools.product(
+    args.mode, args.variant, args.px, args.batch, args.dtype, *swept
+  ):
+    case = Case(
+      *(mode, variant, px, batch, dtype, (*keys, *chosen)),
+      config=args.config,
+      classes=args.classes,
+    )
+    if mode == "input":  # No network is in it.
+      case = dataclasses.replace(
+        case, variant=args.variant[0], dtype=args.dtype[0]
+      )
+    cases[case] = None
+  return list(cases)
+
+
+def command(case: Case, args: argparse.Namespace) -> list[str]:
+  """Returns the command line that measures one case."""
+  flags = {
+    "mode": case.mode,
+    "variant": case.variant,
+    "px": case.px,
+    "batch": case.batch,
+    "dtype": case.dtype,
+    "config": case.config,
+    "classes": case.classes,
+    "peers": ",".join(args.peers),
+    "devices": args.devices,
+    "rounds": args.rounds,
+    "round_secs": args.round_secs,
+    "images": args.images,
+    "precision": args.precision,
+    "clock": args.clock,
+    "aot": args.aot,
+    "memory_gib": ",".join(f"{gib:g}" for gib in args.memory_gib),
+  }
+  return [
+    *(sys.executable, "-m", "scripts.benchmark"),
+    *(f"--{key}={value}" for key, value in flags.items() if value != ""),
+    *(["--peers="] if not args.peers else []),
+    *(f"--config.{item}" for item in case.overrides),
+  ]
+
+
+def python_path() -> str:
+  """Returns $PYTHONPATH with which a process finds this package."""
+  return os.pathsep.join(
+    filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))
+  )
+
+
+def _some(kind: Callable[[str], Any], allowed: Sequence[Any] = ()):
+  """Returns a parser of values separated by commas."""
+
+  def parse(text):
+    try:
+      values = [kind(part) for part in text.split(",") if part]
+    except ValueError:
+      values = []
+    good = all(v in allowed if allowed else v > 0 for v in values)
+    if not values or not good:
+      expected = (
+        f"some of {', '.join(allowed)}" if allowed else "numbers above 0"
+      )
+      raise argparse.ArgumentTypeError(f"expected {expected}, by commas")
+    return values
+
+  return parse
+
+
+def _at_least(least: float):
+  """Returns a parser of a number; of a whole one if `least` is."""
+
+  def parse(text):
+    try:
+      number = type(least)(text)
+    except ValueError:
+      number = -1
+    if not least <= number < 1e9:
+      raise argparse.ArgumentTypeError(f"expected {least} or more")
+    return number
+
+  return parse
+
+
+def _peers(text):
+  names = [name for name in text.split(",") if name]
+  if not {*names} <= {*TIMM, TF_DATA}:
+    raise argparse.ArgumentTypeError(
+      f"expected some of {', '.join((*TIMM, TF_DATA))}, by commas, or nothing"
+    )
+  return names
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+  """Returns the parser of the command's flags."""
+  parser = argparse.ArgumentParser(
+    prog="python -m scripts.benchmark",
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add, whole = parser.add_argument, _some(int)
+  add("--mode", type=_some(str, MODES), default=["train"])
+  add("--variant", type=lambda text: text.split(","), default=["R50x1"])
+  add("--px", type=whole, default=[224])
+  add("--batch", type=whole, default=[32], help="global; where a search starts")
+  add(
+    "--dtype",
+    type=_some(str, ("float32", "bfloat16")),
+    default=["float32"],
+  )
+  add("--classes", type=_at_least(1), default=1000)
+  add("--config", default="configs/upstream.py", metavar="FILE:ARGS")
+  add("--sweep", action="append", default=[], metavar="KEY=VALUE,VALUE")
+  add(
+    "--peers",
+    type=_peers,
+    default=list(_DEFAULT_PEERS),
+    help=f"some of {', '.join((*TIMM, TF_DATA))}; '' for none",
+  )
+  add("--devices", type=_at_least(0), default=0, help="0: all")
+  add("--rounds", type=_at_least(1), default=5)
+  add(
+    "--round_secs", type=_at_least(0.0), default=2.0, help="of each, at least"
+  )
+  add("--clock", choices=("wall", "cpu"), default="wall", help="of steps")
+  add("--images", type=_at_least(2), default=500, help="made for --mode=input")
+  add("--precision", choices=("default", "highest"), default="default")
+  add("--aot", "--topology", default="", help="of TPU chips, e.g. v3:16x16")
+  add("--memory_gib", type=_some(float), default=[], help="of a device")
+  add("--check", type=pathlib.Path, help="a file of --aot and --json")
+  add("--json", type=pathlib.Path)
+  add("--trial", default="", help=argparse.SUPPRESS)
+  return parser

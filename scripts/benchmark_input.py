@@ -1,0 +1,178 @@
+"""Images a second that the input pipeline gives, beside tf.data's."""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bit_jax import recipe, validate
+from bit_jax.data import folder, pipeline, run_data
+from bit_jax.data.source import Source
+from bit_jax.errors import InputError, one_line
+from bit_jax.recipe import Config, DataFacts
+from scripts import benchmark_peers as peers
+from scripts import benchmark_steps as steps
+from scripts.benchmark_flags import Case
+from scripts.benchmark_steps import Subject
+
+# That a peer is given; more would only fill memory.
+_PEER_IMAGES = 2000
+
+
+def make_photo(seed: int) -> bytes:
+  """Returns a JPEG of ILSVRC-2012's most frequent size, 500 x 375 pixels.
+
+  Upscaled noise of several scales, stronger in some places than in others: at
+  quality 95 about as large as ImageNet's, 100 kB, and as slow to decode.
+  """
+  rng, (height, width) = np.random.default_rng(seed), (375, 500)
+
+  def noise(cell_px, channels=3):
+    shape = (height // cell_px + 2, width // cell_px + 2, channels)
+    drawn = rng.standard_normal(shape, np.float32)
+    return cv2.resize(
+      drawn, (width, height), interpolation=cv2.INTER_CUBIC
+    ).reshape(height, width, channels)
+
+  image = 128 + 45 * noise(125) + 20 * noise(40)
+  texture = 14 * noise(4, 1) + 16 * noise(2, 1) + 17 * noise(1, 1)
+  image += texture * np.clip(0.6 + 0.5 * noise(50, 1), 0, 1.5)
+  image = np.clip(image, 0, 255).astype(np.uint8)
+  ok, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+  assert ok
+  return encoded.tobytes()
+
+
+def num_cores() -> int:
+  """Returns how many cores this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def photo_folder(count: int) -> Iterator[pathlib.Path]:
+  """Gives a temporary folder with CLASS/NUMBER.jpg, two classes."""
+  with tempfile.TemporaryDirectory(prefix="bit_jax_benchmark") as path:
+    for i in range(count):
+      of_class = pathlib.Path(path, "ab"[i % 2])
+      of_class.mkdir(exist_ok=True)
+      (of_class / f"{i}.jpg").write_bytes(make_photo(i))
+    yield pathlib.Path(path)
+
+
+class Pipeline:
+  """The training batches of bit_jax.
+
+  Its batches end on the devices; the time to start and stop its threads counts.
+  """
+
+  name = "bit_jax"
+  compile_secs = 0.0
+
+  def __init__(self, source: Source, config: Config, mesh: Mesh):
+    """Takes the training examples and a resolved config."""
+    self._source, self._config, self._mesh = source, config, mesh
+    self._done = 0
+
+  def run(self, steps: int) -> None:
+    """Reads some batches, each time others."""
+    config, start = self._config, self._done
+    self._done += steps
+    with pipeline.train_batches(
+      self._source,
+      recipe.train_preprocess(config),
+      batch_size=config.input.batch_size,
+      seed=config.seed,
+      start_step=start,
+      total_steps=self._done,
+      mesh=self._mesh,
+      num_threads=config.input.num_threads,
+    ) as batches:
+      for batch in batches:
+        jax.block_until_ready(batch)
+
+  def memory(self) -> dict[str, Any]:
+    """Returns nothing: it is not known apart."""
+    return {}
+
+
+def _encoded(source: Source) -> list[bytes]:
+  """Returns JPEGs of a source, for a peer that takes nothing else."""
+  images = []
+  for i in range(min(len(source), _PEER_IMAGES)):
+    image = source.examples[i]["image"]
+    if not (isinstance(image, bytes) and image.startswith(b"\xff\xd8")):
+      raise InputError(f"{source.name} does not hold JPEGs only")
+    images.append(image)
+  return images
+
+
+def make_peers(
+  names: Sequence[str], source: Source, config: Config
+) -> tuple[list[Subject], list[str]]:
+  """Returns tf.data, if it is among the names, or a line on why it is not."""
+  if peers.TfData.name not in names:
+    return [], []
+  if config.input.train != "inception":
+    return [], ["tf.data is not compared: it does inception crops only"]
+  px, batch = config.resolved.crop_px, config.input.batch_size
+  try:
+    return [peers.TfData(_encoded(source), px, batch)], []
+  except (ImportError, InputError) as e:
+    return [], [f"tf.data is not compared: {one_line(e)}"]
+
+
+def run(
+  case: Case,
+  mesh: Mesh,
+  *,
+  peer_names: Sequence[str],
+  num_images: int,
+  rounds: int,
+  round_secs: float,
+) -> dict[str, Any]:
+  """Measures a case in mode input.
+
+  Args:
+    case: with config.data.name set, its data; else photos made here.
+    mesh: of the devices batches go to.
+    peer_names: others to compare with.
+    num_images: that are made.
+    rounds: see `benchmark_steps.interleave`.
+    round_secs: likewise.
+
+  Raises:
+    InputError: the data is not there.
+  """
+  config = steps.load_config(case)
+  with contextlib.ExitStack() as stack:
+    if any(item.startswith("data.") for item in case.overrides):
+      data = f"config.data.name={config.data.name}"
+      source = run_data.load(config.data, seed=config.seed).train
+    else:
+      path = stack.enter_context(photo_folder(num_images))
+      data = f"{num_images} photos made of noise"
+      source = folder.load_all(str(path))
+    validate.check(config, mesh)
+    config = recipe.resolve(config, DataFacts.of(source))
+    others, notes = make_peers(peer_names, source, config)
+    subjects: list[Subject] = [Pipeline(source, config, mesh), *others]
+    secs = steps.interleave(subjects, rounds=rounds, round_secs=round_secs)
+  cores = num_cores()
+  return {
+    "subjects": [
+      row | {"images_per_sec_per_core": row["images_per_sec"] / cores}
+      for row in steps.report(subjects, secs, batch=config.input.batch_size)
+    ],
+    "cores": cores,
+    "data": data,
+    "notes": notes,
+  }

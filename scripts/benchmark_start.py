@@ -1,0 +1,113 @@
+"""Seconds to the first step, with an empty and a filled compilation cache."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bit_jax.errors import InputError, one_line
+from scripts import benchmark_steps as steps
+from scripts.benchmark_flags import ROOT, Case
+
+# What bit_jax.main prints: "imported in 1.0 s" and "first step after 1.0 s:
+# data 1.0, state 1.0, compiling and running the step 1.0".
+_IMPORTED = re.compile(r"imported in ([\d.]+) s")
+_FIRST_STEP = re.compile(r"first step after ([\d.]+) s: (.*)")
+_PART = re.compile(r"([a-z][a-z ]*?) ([\d.]+)(?:,|$)")
+
+
+def parse(line: str, found: dict[str, float]) -> bool:
+  """Reads a line that bit_jax.main prints.
+
+  Args:
+    line: of its output.
+    found: gets seconds by name: imports, and what the first step's line has.
+
+  Returns:
+    True if it is the line of the first step.
+  """
+  if match := _IMPORTED.search(line):
+    found["imports"] = float(match[1])
+  if match := _FIRST_STEP.search(line):
+    found["after imports"] = float(match[1])
+    found |= {name: float(secs) for name, secs in _PART.findall(match[2])}
+  return bool(match)
+
+
+def start(command: list[str], env: Mapping[str, str]) -> dict[str, float]:
+  """Starts a run, and ends it when its first step is done.
+
+  Args:
+    command: a training run.
+    env: its environment.
+
+  Returns:
+    Seconds by name: `first step` from the start of the process, and `parse`'s.
+
+  Raises:
+    InputError: it ends without a step.
+  """
+  found: dict[str, float] = {}
+  begun = time.monotonic()
+  with subprocess.Popen(
+    command,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    cwd=ROOT,
+  ) as process:
+    assert process.stdout
+    line = ""
+    try:
+      for line in process.stdout:
+        if parse(line, found):
+          found["first step"] = time.monotonic() - begun
+          return found
+    finally:
+      process.kill()
+  raise InputError(f"{' '.join(command)}: {one_line(line)}")
+
+
+def run(case: Case, *, rounds: int) -> dict[str, Any]:
+  """Measures a case in mode start, on glyphs unless the case names other data.
+
+  Args:
+    case: what to start.
+    rounds: of a start with an empty compilation cache, then with a filled one.
+
+  Raises:
+    InputError: the run fails.
+  """
+  found: dict[str, list[dict[str, float]]] = {"empty cache": [], "filled": []}
+  arguments = case.arguments
+  if not any(item.startswith("data.") for item in case.overrides):
+    arguments = [*arguments, "--config.data.name=glyphs"]
+  for _ in range(rounds):
+    with tempfile.TemporaryDirectory(prefix="bit_jax_benchmark") as path:
+      cache = {"JAX_COMPILATION_CACHE_DIR": f"{path}/cache"}
+      for name, times in found.items():
+        command = [
+          *(sys.executable, "-m", "bit_jax.main", f"--config={case.config}"),
+          *(f"--workdir={path}/{name}", *arguments),
+        ]
+        times.append(start(command, {**os.environ, **cache}))
+  return {
+    "subjects": [
+      {
+        "name": name,
+        "first_step_secs": steps.summary(t["first step"] for t in times),
+        "parts_secs": {
+          part: steps.summary(t[part] for t in times)
+          for part in times[0]
+          if part != "first step"
+        },
+      }
+      for name, times in found.items()
+    ],
+    "notes": [],
+  }

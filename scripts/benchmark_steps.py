@@ -1,0 +1,300 @@
+"""Times training and inference of our network beside others', in turns."""
+
+import dataclasses
+import math
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bit_jax import (
+  evaluate,
+  main,
+  models,
+  parallel,
+  recipe,
+  step,
+  validate,
+)
+from bit_jax.errors import InputError
+from bit_jax.recipe import Config, DataFacts
+from bit_jax.tools import aot
+from scripts import benchmark_mfu as mfu
+from scripts.benchmark_flags import Case
+
+# BiT-S's data: only its numbers are needed.
+_EXAMPLES = 1_281_167
+
+
+def load_config(case: Case) -> Config:
+  """Returns the config of a case, not resolved.
+
+  Raises:
+    InputError: a value is wrong.
+    UsageError: a key or an argument is unknown.
+  """
+  return main.load_config(case.config, case.arguments)
+
+
+def make_config(case: Case, mesh: Mesh) -> Config:
+  """Returns the resolved config of a case.
+
+  Raises:
+    InputError: a value is wrong, or does not suit the devices.
+    UsageError: a key or an argument is unknown.
+  """
+  config = load_config(case)
+  validate.check(config, mesh)
+  facts = DataFacts(_EXAMPLES, case.classes, (375, 500))
+  return recipe.resolve(config, facts)
+
+
+def make_infer_step(config: Config, mesh: Mesh) -> evaluate.InferenceStep:
+  """Builds what makes logits of a batch, as in an evaluation.
+
+  Args:
+    config: a resolved one.
+    mesh: batches, and the logits, are split over it.
+  """
+  model, prepare = evaluate.for_inference(step.make_model(config), mesh)
+
+  def infer(variables, batch):
+    return model.apply(variables, evaluate.scale_images(batch["images"]))
+
+  return evaluate.InferenceStep(
+    prepare, jax.jit(infer, out_shardings=parallel.split(mesh))
+  )
+
+
+def make_abstract_prepared(config: Config, mesh: Mesh) -> Any:
+  """Returns what inference is prepared with as jax.ShapeDtypeStruct."""
+  model = step.make_model(config)
+
+  def fold(variables):
+    return {**variables, "params": models.fold(model, variables["params"])[1]}
+
+  variables = step.make_abstract_state(config, mesh).variables
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=parallel.replicated(mesh)
+    ),
+    jax.eval_shape(fold, variables),
+  )
+
+
+def forward_flops(config: Config) -> int:
+  """Returns the model FLOPs of a forward pass of one batch."""
+  model: Any = step.make_model(config)
+  px, rows = config.resolved.crop_px, config.input.batch_size
+  image = jax.ShapeDtypeStruct((1, px, px, 3), np.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), image)
+  return rows * mfu.matmul_flops(model.apply, variables, image)
+
+
+def make_batch(config: Config, mesh: Mesh) -> dict[str, jax.Array]:
+  """Returns a batch of noise on the devices, the same on every call."""
+  rng, batch = np.random.default_rng(0), {}
+  for key, x in step.make_abstract_batch(config, mesh).items():
+    limits = {"images": 256, "labels": config.resolved.num_classes}
+    values = rng.integers(0, limits.get(key, 2**31), x.shape).astype(x.dtype)
+    batch[key] = jax.device_put(values, x.sharding)
+  return batch
+
+
+class Subject(Protocol):
+  """What is timed.
+
+  Attributes:
+    name: in tables.
+    compile_secs: it took to make it ready; 0: nothing was compiled.
+  """
+
+  name: str
+  compile_secs: float
+
+  def run(self, steps: int) -> None:
+    """Makes some steps and waits until they are done."""
+
+  def memory(self) -> dict[str, Any]:
+    """Returns bytes of memory by what they are."""
+    ...
+
+
+class Ours:
+  """The update step, or inference, of bit_jax on a batch that is there."""
+
+  name = "bit_jax"
+
+  def __init__(self, config: Config, mesh: Mesh, *, train: bool):
+    """Compiles, and makes two steps.
+
+    Raises:
+      InputError: the compiler finds too little memory.
+    """
+    state: Any = step.make_init(config, mesh)(0)
+    if train:
+      self._function, self._state = step.make_update_step(config, mesh), state
+    else:
+      infer = make_infer_step(config, mesh)
+      self._function = infer.run
+      self._state = infer.prepare(state.variables)
+    del state  # Its momentum, where it is not needed.
+    self._train, self._batch = train, make_batch(config, mesh)
+    self._device = mesh.devices.flat[0]
+    parts = config.optim.accum_steps if train else 1
+    self._compiled, self.needs = aot.compile_function(
+      self._function, self._state, self._batch, accum_steps=parts
+    )
+    if self._compiled is None:
+      raise InputError(f"does not fit: {self.needs.refusal}")
+    self.compile_secs = self.needs.compile_secs
+    self.run(2)
+    self._rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+      1 if sys.platform == "darwin" else 1024
+    )
+
+  def run(self, steps: int) -> None:
+    """Makes some steps and waits until they are done."""
+    results = []
+    for _ in range(steps):
+      result = self._compiled(self._state, self._batch)
+      if self._train:
+        # The old state's memory is used up.
+        self._state, result = result
+      results.append(result)
+    jax.block_until_ready((self._state, results))
+
+  def memory(self) -> dict[str, Any]:
+    """Returns the device's peak, if it tells, the compiler's sum, and RSS."""
+    found = {"compiler_bytes": self.needs.total_bytes}
+    stats = self._device.memory_stats() or {}
+    if peak := stats.get("peak_bytes_in_use"):
+      found["peak_bytes"] = peak
+    if self._device.platform == "cpu":
+      # Of the process until now, before others were loaded into it.
+      found["rss_bytes"] = self._rss_bytes
+    return found
+
+
+def interleave(
+  subjects: Sequence[Subject],
+  *,
+  rounds: int,
+  round_secs: float,
+  clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+  """Times subjects in turns, so that all see the machine's good and bad times.
+
+  Args:
+    subjects: warmed up.
+    rounds: turns of each.
+    round_secs: a turn takes at least, if a step does not take longer.
+    clock: seconds.
+
+  Returns:
+    Seconds of a step in each round, by name.
+  """
+
+  def timed(subject, steps):
+    start = clock()
+    subject.run(steps)
+    return clock() - start
+
+  steps = {
+    s.name: max(1, math.ceil(round_secs / max(timed(s, 1), 1e-9)))
+    for s in subjects
+  }
+  found: dict[str, list[float]] = {s.name: [] for s in subjects}
+  for _ in range(rounds):
+    for s in subjects:
+      found[s.name].append(timed(s, steps[s.name]) / steps[s.name])
+  return found
+
+
+def summary(numbers: Iterable[float]) -> dict[str, Any]:
+  """Returns median, min, max and the numbers themselves."""
+  rounds = list(numbers)
+  return {
+    "median": statistics.median(rounds),
+    "min": min(rounds),
+    "max": max(rounds),
+    "rounds": rounds,
+  }
+
+
+def report(
+  subjects: Sequence[Subject], secs: Mapping[str, list[float]], *, batch: int
+) -> list[dict[str, Any]]:
+  """Returns what is known of each subject, the first being compared with.
+
+  Args:
+    subjects: that were timed.
+    secs: of `interleave`.
+    batch: images of a step.
+  """
+  found, reference = [], secs[subjects[0].name]
+  for s in subjects:
+    step_secs = summary(secs[s.name])
+    row = {
+      "name": s.name,
+      "images_per_sec": batch / step_secs["median"],
+      "step_secs": step_secs,
+      "memory": s.memory(),
+      "compile_secs": s.compile_secs,
+    }
+    if s is not subjects[0]:
+      # Above 1: the first is faster. Rounds are compared with their neighbours.
+      pairs = zip(secs[s.name], reference, strict=True)
+      row["first_is_faster"] = summary(theirs / ours for theirs, ours in pairs)
+    found.append(row)
+  return found
+
+
+def run(
+  case: Case,
+  mesh: Mesh,
+  make_peers: Callable[..., tuple[list[Subject], list[str]]],
+  *,
+  rounds: int,
+  round_secs: float,
+  clock: Callable[[], float],
+  tf32: bool,
+) -> dict[str, Any]:
+  """Measures a case in mode train or infer.
+
+  Args:
+    case: what to measure.
+    mesh: of the devices to use.
+    make_peers: (case, config) -> warmed-up subjects, and what is to be said
+      about those that are missing.
+    rounds: see `interleave`.
+    round_secs: likewise.
+    clock: likewise.
+    tf32: float32 may be multiplied as TF32.
+  """
+  config, train = make_config(case, mesh), case.mode == "train"
+  flops = forward_flops(config) * (3 if train else 1)
+  device = mesh.devices.flat[0]
+  peak = mfu.find_peak(device, config.model.dtype, tf32=tf32, clock=clock)
+  ours = Ours(config, mesh, train=train)
+  peers, notes = make_peers(case, config)
+  subjects = [ours, *peers]
+  secs = interleave(subjects, rounds=rounds, round_secs=round_secs, clock=clock)
+  # The virtual devices of a CPU share its cores.
+  sharing = 1 if device.platform == "cpu" else mesh.size
+  rows = report(subjects, secs, batch=config.input.batch_size)
+  for row in rows:
+    row["mfu"] = mfu.mfu(flops, row["step_secs"]["median"], peak, sharing)
+  return {
+    "subjects": rows,
+    "flops_per_step": flops,
+    "needs": dataclasses.asdict(ours.needs),
+    "peak": dataclasses.asdict(peak),
+    "notes": notes,
+  }

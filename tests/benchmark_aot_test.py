@@ -1,0 +1,163 @@
+import copy
+import dataclasses
+import importlib.util
+import json
+import os
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bit_jax.errors import InputError
+from bit_jax.tools import aot
+from scripts import benchmark_aot
+from scripts import benchmark_steps as steps
+from scripts.benchmark_flags import Case
+
+TINY = Case("train", "R14x0.5", 32, 4, classes=10)
+NEEDS = aot.Needs(
+  100, temp_bytes=200, flops=1e9, bytes_accessed=300.0, estimated_secs=0.01
+)
+
+
+@pytest.fixture
+def stored():
+  case = dataclasses.asdict(
+    dataclasses.replace(TINY, overrides=("optim.accum_steps=2",))
+  )
+  return {
+    "case": json.loads(json.dumps(case)),
+    "topology": "v3:1x1",
+    "compiler": "libtpu 1",
+    "needs": dataclasses.asdict(NEEDS),
+  }
+
+
+@pytest.fixture
+def path(tmp_path, stored):
+  path = tmp_path / "figures.json"
+  # The others are measured, and a search for the largest batch.
+  others = [{"case": {}}, {"case": {}, "topology": "v3:1x1"}]
+  path.write_text(json.dumps({"cases": [stored, *others]}))
+  return path
+
+
+def test_cases_are_read_back(path, stored):
+  assert benchmark_aot.read(path) == [stored]  # Only what was compiled.
+  case = benchmark_aot.to_case(stored)
+  assert case.overrides == ("optim.accum_steps=2",)
+  assert case.variant == "R14x0.5"
+  hash(case)
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("{", "not what --json writes"),
+    ('{"cases": [3]}', "not what --json writes"),
+    ('{"cases": []}', "no case"),
+    (
+      '{"cases": [{"topology": "x", "needs": {}, "case": {}}]}',
+      "not what --json writes",
+    ),
+    (None, "No such file"),
+  ],
+)
+def test_files_that_cannot_be_compared_with(text, message, tmp_path):
+  path = tmp_path / "x.json"
+  if text is not None:
+    path.write_text(text)
+  with pytest.raises(InputError, match=message) as e:
+    benchmark_aot.read(path)
+  assert str(path) in str(e.value)
+
+
+def test_a_file_is_of_one_compiler(path, stored):
+  other = stored | {"compiler": "libtpu 2"}
+  path.write_text(json.dumps({"cases": [stored, other]}))
+  with pytest.raises(InputError, match="more than one compiler"):
+    benchmark_aot.read(path)
+
+
+@pytest.mark.parametrize("key", list(benchmark_aot.FIGURES))
+def test_what_is_over_one_percent_worse_is_named(key, stored):
+  def found(factor):
+    new = copy.deepcopy(stored)
+    new["needs"][key] *= factor
+    return benchmark_aot.compare([stored], [new])
+
+  assert found(1.0) == ([], [])
+  assert found(1.0099) == ([], [])
+  assert found(0.9901) == ([], [])
+  worse, better = found(1.02)
+  assert len(worse) == 1
+  assert not better
+  for part in ("R14x0.5 float32 train", "accum_steps=2", "v3:1x1"):
+    assert part in worse[0]
+  assert benchmark_aot.FIGURES[key] in worse[0]
+  worse, better = found(0.98)
+  assert not worse
+  assert len(better) == 1
+
+
+def test_what_no_longer_fits_is_worse(stored):
+  new = copy.deepcopy(stored)
+  new["needs"]["refusal"] = "out of memory"
+  assert "out of memory" in benchmark_aot.compare([stored], [new])[0][0]
+
+
+def test_training_and_inference_are_compiled_for_a_mesh(mesh):
+  needs = [
+    benchmark_aot.compile_case(dataclasses.replace(TINY, mode=mode), mesh)
+    for mode in ("train", "infer", "max_batch")
+  ]
+  train, infer, search = needs
+  assert train.bytes_accessed > 2 * infer.bytes_accessed > 0
+  # Parameters and momentum against parameters.
+  assert train.argument_bytes > 1.9 * infer.argument_bytes
+  assert search.flops == train.flops
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(InputError, match=r"^--aot=v3:1x1 needs libtpu: pip"):
+    benchmark_aot.make_mesh("v3:1x1")
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+def test_a_step_is_compiled_for_a_tpu_twice_the_same():
+  with mock.patch.dict(os.environ):  # Topologies leave traces there.
+    mesh = benchmark_aot.make_mesh("v3:1x1")
+    found = [benchmark_aot.run(TINY, mesh, "v3:1x1") for _ in range(2)]
+  assert found[0]["compiler"].startswith("libtpu ")
+  for key in benchmark_aot.FIGURES:
+    assert found[0]["needs"][key] == found[1]["needs"][key] > 0
+
+
+# The compiler's figures of any function.
+
+
+def test_bytes_accessed_tell_the_number_of_passes():
+  x = jax.ShapeDtypeStruct((64, 1024), jnp.float32)
+  size = 64 * 1024 * 4
+
+  def passes(function):
+    compiled, needs = aot.compile_function(jax.jit(function), x)
+    assert compiled(jnp.ones((64, 1024))).shape[0] == 64
+    return needs.bytes_accessed / size
+
+  assert passes(lambda x: 2 * x + 1) == pytest.approx(2, rel=0.01)
+  # Read once for the mean, and once more to use it.
+  centred = passes(lambda x: x - x.mean(1, keepdims=True))
+  assert centred == pytest.approx(3, rel=0.05)
+
+
+def test_device_bytes_with_and_without_sharding(mesh):
+  config = steps.make_config(TINY, mesh)
+  batch = steps.step.make_abstract_batch(config, mesh)
+  assert aot.device_bytes(batch) == 32 * 32 * 3 + 8
+  whole = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
+  assert aot.device_bytes(whole) == 4 * (32 * 32 * 3 + 8)

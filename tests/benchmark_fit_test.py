@@ -1,0 +1,118 @@
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+
+from bit_jax.errors import InputError
+from bit_jax.tools import aot
+from scripts import benchmark_fit as fit
+from scripts.benchmark_flags import Case
+
+TINY = Case("max_batch", "R14x0.5", 32, 8, classes=10)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 31, 32, 33, 100, 1000])
+@pytest.mark.parametrize("start", [1, 16, 256])
+@pytest.mark.parametrize("unit", [1, 4])
+def test_largest_is_found(limit, start, unit):
+  asked = []
+
+  def fits(batch):
+    assert batch % unit == 0
+    asked.append(batch)
+    return batch <= limit * unit
+
+  found = fit.largest(fits, start=start, unit=unit)
+  assert found in asked
+  # As close as 1/32 of it.
+  assert limit * (1 - 1 / 32) <= found / unit <= limit
+  assert len(set(asked)) == len(asked) < 24
+
+
+def test_the_search_starts_with_whole_units():
+  asked = []
+  fit.largest(lambda batch: asked.append(batch), start=5, unit=4)
+  assert asked == [8, 4]
+
+
+def test_largest_has_ends():
+  assert fit.largest(lambda batch: False, start=8, unit=2) == 0
+  assert fit.largest(lambda batch: True, start=8, unit=2) > 10**5
+
+
+def test_by_compiler_compares_needs_with_memory(mesh):
+  batches = []
+
+  def compiler(case, mesh):
+    batches.append(case.batch)
+    refusal = "no" if case.batch > 10_000 else ""
+    return aot.Needs(2**20, temp_bytes=case.batch * 2**20, refusal=refusal)
+
+  found = fit.by_compiler(TINY, mesh, [1 / 8, 1.0, 100.0], compiler)
+  limits = {s["memory_gib"]: s["max_batch"] for s in found["subjects"]}
+  assert limits == {0.125: 124, 1.0: 1008, 100.0: 9984}
+  assert len(batches) == len(set(batches))  # None is compiled twice.
+  assert not any(batch % 4 for batch in batches)
+
+
+def test_memory_that_is_unknown_is_asked_for(mesh):
+  with pytest.raises(InputError, match="cpu is unknown: --memory_gib="):
+    fit.by_compiler(TINY, mesh, [], mock.Mock())
+
+
+def script(text):
+  return [sys.executable, "-c", f"import sys; {text}"]
+
+
+def test_trials():
+  assert fit.try_batch(script("pass"))
+  small = "print('a warning', file=sys.stderr); sys.exit('error: does not fit')"
+  assert not fit.try_batch(script(small))
+  with pytest.raises(InputError, match="ended with 3: $"):
+    fit.try_batch(script("sys.exit(3)"))
+  with pytest.raises(InputError, match="ended with 1: no torch"):
+    fit.try_batch(script("sys.exit('error: no torch')"))
+
+
+@pytest.mark.parametrize(
+  ("error", "message"),
+  [
+    (RuntimeError("CUDA out of memory. Tried\nto"), "does not fit: CUDA out"),
+    (RuntimeError("RESOURCE_EXHAUSTED: 1 GiB"), "does not fit: RESOURCE"),
+    (ImportError("No module named 'torch'"), "No module"),
+  ],
+)
+def test_a_trial_says_what_it_lacks(error, message):
+  with pytest.raises(InputError, match=f"^{message}"):
+    fit.run_trial(mock.Mock(side_effect=error))
+
+
+def test_a_trial_does_not_hide_defects():
+  with pytest.raises(KeyError):
+    fit.run_trial(mock.Mock(side_effect=KeyError("x")))
+
+
+def test_implementations_are_compared(monkeypatch):
+  def run(command, **kwargs):
+    name, batch = command
+    assert kwargs["env"]["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
+    error = b"error: No module" if name == "b" else b"error: does not fit: x"
+    good = int(batch) <= {"ours": 96, "a": 64, "b": 0}[name]
+    return subprocess.CompletedProcess(command, 0 if good else 1, b"", error)
+
+  monkeypatch.setattr(subprocess, "run", run)
+
+  def command(name, batch):
+    return [name, str(batch)]
+
+  found = fit.by_trials(TINY, ["ours", "a", "b"], command, unit=2)
+  assert found["subjects"] == [
+    {"name": "ours", "max_batch": 96},
+    {"name": "a", "max_batch": 64, "first_is_larger": 1.5},
+  ]
+  assert found["notes"] == [
+    "b is not compared: a trial ended with 1: No module"
+  ]
+  with pytest.raises(InputError, match="No module"):  # Ours must work.
+    fit.by_trials(TINY, ["b"], command, unit=2)
