@@ -1,9 +1,7 @@
 """The layers of BiT's network: standardized convolutions and normalizations.
 
 Statistics are in float32 at least, whatever the input: bf16 is promoted,
-float64 never demoted. They take one pass over memory: the sums of x - shift and
-of its square, where the shift is a value of x itself, so that the difference
-of the two loses nothing however far from zero x is.
+float64 never demoted.
 """
 
 import dataclasses
@@ -12,17 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
+
+from bit_jax import ops
+from bit_jax.ops import at_least_float32
 
 GROUPS = 32  # Paper section 3.1; fewer only where a layer has fewer channels.
-
-# What rematerialization may be told to keep: see `models.REMAT`.
-CONVOLUTION, STATISTICS = "convolution", "statistics"
-
-
-def at_least_float32(dtype: Any) -> Any:
-  """Returns float64 for float64, else float32."""
-  return jnp.promote_types(dtype, jnp.float32)
 
 
 def _compute_dtype(dtype: Any, param: jax.Array) -> Any:
@@ -44,7 +36,8 @@ def standardize(kernel: jax.Array, eps: float = 1e-10) -> jax.Array:
     [H, W, I, O] in float32, or float64 for a float64 kernel.
   """
   kernel = kernel.astype(at_least_float32(kernel.dtype))
-  # The result does not depend on the shift, so neither does the gradient.
+  # One pass, from the sums of kernel - shift and of its square. The result does
+  # not depend on the shift, so neither does the gradient.
   centred = kernel - jax.lax.stop_gradient(kernel[:1, :1, :1])
   mean = centred.mean((0, 1, 2))
   variance = jnp.square(centred).mean((0, 1, 2)) - jnp.square(mean)
@@ -75,38 +68,9 @@ class StdConv(nn.Module):
     shape = (self.kernel_px, self.kernel_px, x.shape[-1], self.features)
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
     dtype = _compute_dtype(self.dtype, kernel)
-    padding = (self.kernel_px - 1) // 2
     if self.standardized:
       kernel = standardize(kernel)
-    y = jax.lax.conv_general_dilated(
-      x.astype(dtype),
-      kernel.astype(dtype),
-      (self.stride, self.stride),
-      [(padding, padding)] * 2,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return checkpoint_name(y, CONVOLUTION)
-
-
-def _near_mean(x: jax.Array) -> jax.Array:
-  """Returns a value [N, C] near the mean of each channel of [N, H, W, C].
-
-  This is where code depends on the kind of device. A TPU computes sums while
-  the convolution before them writes its output, if they need nothing of that
-  output first: there it is zero, which costs a sixth less memory traffic in all
-  (README, "Notes on speed") and the digits that mean² / variance has.
-  """
-  n, h, w, c = x.shape
-
-  def zeros(x):
-    return jnp.zeros((n, c), x.dtype)
-
-  def centre(x):
-    return x[:, h // 2, w // 2]
-
-  return jax.lax.platform_dependent(
-    jax.lax.stop_gradient(x), tpu=zeros, default=centre
-  )
+    return ops.conv(x.astype(dtype), kernel.astype(dtype), self.stride)
 
 
 class GroupNorm(nn.Module):
@@ -122,28 +86,11 @@ class GroupNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Normalizes [N, H, W, C] over (H, W, channels of a group)."""
-    channels, dtype = x.shape[-1], at_least_float32(x.dtype)
+    channels = x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (channels,))
     bias = self.param("bias", nn.initializers.zeros, (channels,))
     groups = min(self.groups, channels)
-
-    def group_mean(per_channel):  # [N, C] -> [N, C]
-      grouped = per_channel.reshape(-1, groups, channels // groups)
-      mean = grouped.mean(-1, keepdims=True)
-      return jnp.broadcast_to(mean, grouped.shape).reshape(-1, channels)
-
-    shift = _near_mean(x).astype(dtype)
-    y = x.astype(dtype) - shift[:, None, None]
-    mean = checkpoint_name(y.mean((1, 2)), STATISTICS)
-    mean_square = checkpoint_name(jnp.square(y).mean((1, 2)), STATISTICS)
-    # How far the mean of a channel is from that of its group.
-    offset = mean + (shift - group_mean(shift))
-    offset = offset - group_mean(offset)
-    variance = mean_square - jnp.square(mean) + jnp.square(offset)
-    variance = jnp.maximum(group_mean(variance), 0)
-    gain = jax.lax.rsqrt(variance + self.eps) * scale
-    y = y * gain[:, None, None] + ((offset - mean) * gain + bias)[:, None, None]
-    return y.astype(x.dtype)
+    return ops.group_norm(x, scale, bias, groups, self.eps)
 
 
 class BatchNorm(nn.Module):

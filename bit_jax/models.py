@@ -15,18 +15,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from bit_jax import paths
+from bit_jax import ops, paths
 from bit_jax.errors import InputError
-from bit_jax.layers import (
-  CONVOLUTION,
-  GROUPS,
-  STATISTICS,
-  Layers,
-  at_least_float32,
-  standardize,
-)
+from bit_jax.layers import GROUPS, Layers, at_least_float32, standardize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +135,7 @@ class ResidualUnit(nn.Module):
 
 def _rematerialized(module: Any, remat: str) -> Any:
   """Returns a class of modules called with (x, train) that keeps less."""
-  kept = [CONVOLUTION, STATISTICS] if remat == "norm" else []
+  kept = [ops.CONVOLUTION, ops.STATISTICS] if remat == "norm" else []
   policy = jax.checkpoint_policies.save_only_these_names(*kept)
   return nn.remat(module, policy=policy, static_argnums=(2,))
 
@@ -174,25 +166,6 @@ class Stage(nn.Module):
     return x
 
 
-def _max_pool(x: jax.Array) -> jax.Array:
-  """Takes the maxima of 3x3 windows, stride 2, with a border of zeros.
-
-  As in the official code: a border of -inf, the default of most frameworks, is
-  a different network. The zeros are put in afterwards, so that no copy of x
-  with a border is made.
-  """
-
-  def sees_border(size, pooled):
-    first = 2 * np.arange(pooled) - 1
-    return (first < 0) | (first + 2 >= size)
-
-  border: Any = ((1, 1), (1, 1))  # Flax's own annotation wants a name.
-  y = nn.max_pool(x, (3, 3), strides=(2, 2), padding=border)
-  rows = sees_border(x.shape[1], y.shape[1])[:, None, None]
-  columns = sees_border(x.shape[2], y.shape[2])[:, None]
-  return jnp.where((rows | columns) & (y < 0), 0, y)
-
-
 class Root(nn.Module):
   """The first convolution, and for large images a max-pool."""
 
@@ -206,7 +179,7 @@ class Root(nn.Module):
     kernel_px = 3 if self.small_images else 7
     conv = self.layers.conv
     x = conv(self.channels, "conv_root", kernel_px=kernel_px, stride=2)(x)
-    return x if self.small_images else _max_pool(x)
+    return x if self.small_images else ops.max_pool(x)
 
 
 class ResNetV2(nn.Module):

@@ -237,38 +237,6 @@ def test_ablations_have_the_same_convolutions_and_their_own_norms():
   assert models.init_batch_stats(gn_model, 32) == {}
 
 
-def reference_max_pool(x):
-  """3x3 windows, stride 2, of an image with a border of zeros."""
-  x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  rows = range(0, x.shape[1] - 2, 2)
-  columns = range(0, x.shape[2] - 2, 2)
-  return np.stack(
-    [
-      np.stack([x[:, i : i + 3, j : j + 3].max((1, 2)) for j in columns], 1)
-      for i in rows
-    ],
-    1,
-  )
-
-
-@pytest.mark.parametrize("shape", [(4, 4), (5, 5), (4, 5), (1, 2)])
-def test_max_pool_sees_a_border_of_zeros(shape):
-  x = np.random.default_rng(0).normal(-1, 1, (2, *shape, 3))
-  x = x.astype(np.float32)
-  got, pull_back = jax.vjp(models._max_pool, x)
-  np.testing.assert_array_equal(got, reference_max_pool(x))
-  grads = np.random.default_rng(1).normal(size=got.shape).astype(np.float32)
-  # Of a linear function, which the pool is near x, differences are exact.
-  (gradient,) = pull_back(grads)
-  step = np.random.default_rng(2).normal(size=x.shape) * 1e-6
-  change = reference_max_pool(np.float64(x) + step) - reference_max_pool(
-    np.float64(x)
-  )
-  np.testing.assert_allclose(
-    (gradient * step).sum(), (grads * change).sum(), rtol=1e-4
-  )
-
-
 def kept_bytes(remat):
   """Returns the bytes that the forward pass leaves for the backward pass."""
   model = models.create("R26x0.25", num_classes=3, remat=remat)

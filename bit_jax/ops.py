@@ -1,0 +1,200 @@
+"""Operations whose best form depends on the kind of device.
+
+This is the only place where code asks for it, with `jax.lax.platform_dependent`
+(when a function is lowered, so also when it is compiled for a device that is
+not there). The forms of an operation differ by rounding. README, "Notes on
+speed", has what was measured.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+# What rematerialization may be told to keep: see `models.REMAT`.
+CONVOLUTION, STATISTICS = "convolution", "statistics"
+
+
+def at_least_float32(dtype: Any) -> Any:
+  """Returns float64 for float64, else float32."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """Convolves with a border of (side of the kernel - 1) // 2 zeros.
+
+  Args:
+    x: [N, H, W, I].
+    kernel: [k, k, I, O] of x's dtype, k odd.
+    stride: in both directions.
+
+  Returns:
+    [N, H / stride, W / stride, O] of x's dtype.
+  """
+
+  def direct(x, kernel):
+    padding = (kernel.shape[0] - 1) // 2
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (stride, stride),
+      [(padding, padding)] * 2,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+  def matrix_product(x, kernel):
+    return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
+
+  if kernel.shape[0] == 1:
+    y = jax.lax.platform_dependent(
+      x, kernel, cpu=matrix_product, default=direct
+    )
+  else:
+    y = direct(x, kernel)
+  return checkpoint_name(y, CONVOLUTION)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """Takes the maxima of 3x3 windows, stride 2, with a border of zeros.
+
+  As in the official code: a border of -inf, the default of most frameworks, is
+  a different network.
+
+  Args:
+    x: [N, H, W, C].
+
+  Returns:
+    [N, (H + 1) // 2, (W + 1) // 2, C].
+  """
+  return jax.lax.platform_dependent(x, cpu=_pool_slices, default=_pool_windows)
+
+
+def _pool_windows(x: jax.Array) -> jax.Array:
+  # The zeros are put in afterwards: no copy of x with a border is made.
+  def sees_border(size, pooled):
+    first = 2 * np.arange(pooled) - 1
+    return (first < 0) | (first + 2 >= size)
+
+  border: Any = ((1, 1), (1, 1))  # Flax's own annotation wants a name.
+  y = nn.max_pool(x, (3, 3), strides=(2, 2), padding=border)
+  rows = sees_border(x.shape[1], y.shape[1])[:, None, None]
+  columns = sees_border(x.shape[2], y.shape[2])[:, None]
+  return jnp.where((rows | columns) & (y < 0), 0, y)
+
+
+def _pool_slices(x: jax.Array) -> jax.Array:
+  # XLA's gradient of a pool takes a CPU longer than the root's convolution.
+  def larger(a, b):  # Of equal ones, the gradient goes to the first.
+    return jnp.where(a >= b, a, b)
+
+  for axis in (1, 2):
+    border = [(0, 0)] * 4
+    border[axis] = (1, 1)
+    x = jnp.pad(x, border)
+    pooled = (x.shape[axis] - 1) // 2
+    x = functools.reduce(
+      larger,
+      (
+        jax.lax.slice_in_dim(x, i, i + 2 * pooled - 1, stride=2, axis=axis)
+        for i in range(3)
+      ),
+    )
+  return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def group_norm(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps: float
+) -> jax.Array:
+  """Normalizes over (H, W, channels of a group), arXiv 1803.08494.
+
+  The gradient is written down, since XLA takes more passes over memory for what
+  it derives; it keeps x and the statistics.
+
+  Args:
+    x: [N, H, W, C]; statistics are in float32 at least.
+    scale: [C].
+    bias: [C].
+    groups: consecutive channels form so many of them.
+    eps: added to the variance.
+
+  Returns:
+    [N, H, W, C] of x's dtype.
+  """
+  return _group_norm_forward(x, scale, bias, groups, eps)[0]
+
+
+def _group_norm_forward(x, scale, bias, groups, eps):
+  mean, variance = jax.lax.platform_dependent(
+    x,
+    cpu=functools.partial(_two_passes, groups=groups),
+    tpu=functools.partial(_one_pass, groups=groups, shift_by=None),
+    default=functools.partial(_one_pass, groups=groups, shift_by=_centre),
+  )
+  mean = checkpoint_name(mean, STATISTICS)
+  gain = checkpoint_name(jax.lax.rsqrt(variance + eps), STATISTICS)
+  y = x.astype(mean.dtype) - mean[:, None, None]
+  y = y * (gain * scale)[:, None, None] + bias
+  return y.astype(x.dtype), (x, mean, gain, scale)
+
+
+def _group_norm_backward(groups, eps, kept, grads):
+  del eps
+  x, mean, gain, scale = kept
+  dtype, pixels = mean.dtype, x.shape[1] * x.shape[2]
+  centred, g = x.astype(dtype) - mean[:, None, None], grads.astype(dtype)
+  # Per channel: of the gradient, and of it times the normalized x.
+  total, along = g.sum((1, 2)), (g * centred).sum((1, 2)) * gain
+  of_mean = _group_mean(total * scale, groups) / pixels
+  of_gain = _group_mean(along * scale, groups) / pixels
+  dx = (
+    g * (gain * scale)[:, None, None]
+    - centred * (gain * gain * of_gain)[:, None, None]
+    - (gain * of_mean)[:, None, None]
+  )
+  return dx.astype(x.dtype), along.sum(0), total.sum(0)
+
+
+group_norm.defvjp(_group_norm_forward, _group_norm_backward)
+
+
+def _group_mean(per_channel: jax.Array, groups: int) -> jax.Array:
+  """Replaces each channel of [N, C] by the mean of its group."""
+  grouped = per_channel.reshape(len(per_channel), groups, -1)
+  mean = grouped.mean(-1, keepdims=True)
+  return jnp.broadcast_to(mean, grouped.shape).reshape(per_channel.shape)
+
+
+def _two_passes(x, *, groups):
+  """Returns mean and variance [N, C] of each channel's group."""
+  y = x.astype(at_least_float32(x.dtype))
+  mean = _group_mean(y.mean((1, 2)), groups)
+  variance = jnp.square(y - mean[:, None, None]).mean((1, 2))
+  return mean, _group_mean(variance, groups)
+
+
+def _one_pass(x, *, groups, shift_by):
+  """As `_two_passes`, from the sums of x - shift and of its square.
+
+  Without a shift, variance has lost the digits of mean² / variance. But a TPU
+  then adds up while the convolution before writes its output, which it cannot
+  if it needs a value of that output first.
+  """
+  y = x.astype(at_least_float32(x.dtype))
+  shift = shift_by(y) if shift_by else jnp.zeros(y[:, 0, 0].shape, y.dtype)
+  y = y - shift[:, None, None]
+  mean, square = y.mean((1, 2)), jnp.square(y).mean((1, 2))
+  base = _group_mean(shift, groups)
+  offset = mean + (shift - base)
+  centre = _group_mean(offset, groups)
+  variance = square - jnp.square(mean) + jnp.square(offset - centre)
+  return base + centre, jnp.maximum(_group_mean(variance, groups), 0)
+
+
+def _centre(y: jax.Array) -> jax.Array:
+  """Returns a value [N, C] of each channel."""
+  return y[:, y.shape[1] // 2, y.shape[2] // 2]
