@@ -5,9 +5,12 @@ for a whole pod on any x86 machine, without a TPU.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import math
+import operator
 import os
 import re
 import time
@@ -337,10 +340,13 @@ class Preflight:
     while rows % parts == 0 and config.model.norm != "bn":
       accumulate.append({"optim.accum_steps": parts})
       parts *= 2
-    for more in accumulate:
-      for overrides in shard:
-        if overrides or more:
-          yield overrides | more
+    # Last, since it makes each step compute a third more.
+    rematerialize = [{}]
+    if config.model.remat in ("none", "norm"):
+      rematerialize.append({"model.remat": "unit"})
+    for parts in itertools.product(rematerialize, accumulate, shard):
+      if overrides := functools.reduce(operator.or_, reversed(parts)):
+        yield overrides
 
   def find_fitting(
     self, tell: Callable[[Attempt], object]

@@ -338,7 +338,8 @@ def test_nothing_fits(mesh):
   flight, compiled = make_flight(make_config(), mesh, MIB, temp_bytes=8 * MIB)
   with pytest.raises(InputError, match=r"nothing .* more devices, a smaller"):
     preflight.run(flight)
-  assert compiled == [(False, 1), (True, 1), (True, 2), (True, 4)]
+  # Sharded and in parts, then both again with rematerialization.
+  assert compiled == [(False, 1), *2 * [(True, 1), (True, 2), (True, 4)]]
 
 
 def test_no_suggestions_compiles_only_what_is_asked(capsys):
@@ -378,16 +379,23 @@ def test_alternatives_depend_on_config_and_devices(mesh, one_device):
   two, four, eight = (
     f"--config.optim.accum_steps={parts}" for parts in (2, 4, 8)
   )
-  assert flags_of(make_config(batch_size=8), mesh) == [
-    *(shard, two, f"{shard} {two}"),
-  ]
-  assert flags_of(make_config(batch_size=8), one_device) == [two, four, eight]
+
+  def twice(*flags):
+    """Then with rematerialization, which comes last and may come alone."""
+    again = "--config.model.remat=unit"
+    return [*flags, again, *(f"{flag} {again}" for flag in flags)]
+
+  whole = make_config(batch_size=8)
+  assert flags_of(whole, mesh) == twice(shard, two, f"{shard} {two}")
+  assert flags_of(whole, one_device) == twice(two, four, eight)
   sharded = make_config(batch_size=8, parallel__shard_state=True)
-  assert flags_of(sharded, mesh) == [two]
+  assert flags_of(sharded, mesh) == twice(two)
   halved = make_config(optim__accum_steps=2)
-  assert flags_of(halved, mesh) == [shard, four, f"{shard} {four}"]
+  assert flags_of(halved, mesh) == twice(shard, four, f"{shard} {four}")
   # BatchNorm's statistics are of the whole batch.
-  assert flags_of(make_config(model__norm="bn"), mesh) == [shard]
+  assert flags_of(make_config(model__norm="bn"), mesh) == twice(shard)
+  least = make_config(batch_size=8, model__remat="stage")
+  assert flags_of(least, mesh) == [shard, two, f"{shard} {two}"]
 
 
 @pytest.mark.parametrize(
