@@ -173,7 +173,9 @@ def _count(jaxpr: Any) -> int:
       left = eqn.invars[0].aval.shape
       total += 2 * out.size * math.prod(left[i] for i in contracted)
     times = params["length"] if eqn.primitive.name == "scan" else 1
-    total += times * sum(map(_count, _inner(params)))
+    # One branch runs; those for other kinds of device compute the same.
+    combine = max if eqn.primitive.name == "cond" else sum
+    total += times * combine(map(_count, _inner(params)))
   return total
 
 

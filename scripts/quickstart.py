@@ -6,6 +6,7 @@ HyperRule's shape (downstream), and so is the same network from random weights.
 All runs happen in this process and share one compiled step each.
 
   scripts/quickstart.sh [--workdir=workdir/quickstart] [--seeds=3]
+      [--dtype=float32]
 
 Writes WORKDIR/results.json (accuracies) and WORKDIR/report.html. Run again, it
 goes on where it was stopped.
@@ -31,7 +32,7 @@ SHOTS = (1, 5, 10)
 KINDS = ("pretrained", "scratch")
 
 
-def upstream_config():
+def upstream_config(dtype):
   """Returns the recipe `small` on glyphs, shortened to 1000 small batches."""
   config = upstream.get_config(f"preset=small,dataset=glyphs,model={MODEL}")
   config.total_steps = 1000
@@ -39,10 +40,11 @@ def upstream_config():
   # Ten times the paper's: 1000 steps are few. Chosen on letters and on digits
   # of the training half only.
   config.optim.lr = 0.3
+  config.model.dtype = dtype
   return config
 
 
-def downstream_config(shots, seed, checkpoint):
+def downstream_config(shots, seed, checkpoint, dtype):
   """Returns the recipe `quick` on digits."""
   config = downstream.get_config(
     f"preset=quick,dataset=digits,model={MODEL},examples_per_class={shots}"
@@ -50,6 +52,7 @@ def downstream_config(shots, seed, checkpoint):
   config.seed = seed
   config.init.checkpoint = checkpoint
   config.log_every_steps = 10
+  config.model.dtype = dtype
   return config
 
 
@@ -141,6 +144,12 @@ def main():
   parser.add_argument(
     "--seeds", type=int, default=3, help="fine-tuning runs of each kind"
   )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help="of the convolutions",
+  )
   args = parser.parse_args()
   if args.seeds < 1:
     parser.error("--seeds: expected 1 or more")
@@ -153,7 +162,7 @@ def main():
 
   say("1. pre-training on letters")
   pretrained_dir = args.workdir / "upstream"
-  train.train_and_evaluate(upstream_config(), pretrained_dir)
+  train.train_and_evaluate(upstream_config(args.dtype), pretrained_dir)
 
   say("\n2. fine-tuning on digits, and the same from scratch")
   results = {}
@@ -162,7 +171,7 @@ def main():
     for seed in range(args.seeds):
       for kind in KINDS:
         checkpoint = str(pretrained_dir) if kind == "pretrained" else ""
-        config = downstream_config(shots, seed, checkpoint)
+        config = downstream_config(shots, seed, checkpoint, args.dtype)
         result = quiet_run(config, run_dir(shots, seed, kind))
         row[kind].append(result["eval/test/accuracy"])
       say(
