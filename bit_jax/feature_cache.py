@@ -1,26 +1,31 @@
 """Features of networks that are not trained, kept between runs.
 
 A file holds the features of one set of images. Its name is a digest of all that
-they depend on: weights, code, images, preprocessing, devices, batch size and
-versions; so the features that are read are those that would be computed, bit
-for bit, on a machine of the same kind. Files appear whole or not at all, and
-the ones that were not used for longest make room for new ones.
+they depend on: weights, code, images as they are stored, labels, preprocessing,
+devices, batch size and versions; so the features that are read are those that
+would be computed, bit for bit, on a machine of the same kind. The images are
+read for that, but not decoded. Files appear whole or not at all, and the ones
+that were not used for longest make room for new ones.
 """
 
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 import jax
 import numpy as np
+import PIL
 from jax.sharding import Mesh
 
 from bit_jax import cache, paths, weights
+from bit_jax.data import jpeg
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 
@@ -67,7 +72,7 @@ class FeatureCache:
       compute: gives arrays of `row_dtype` [batch_size], of the last one what is
         left.
     """
-    what = [self.network, source.fingerprint, repr(preprocess), batch_size]
+    what = [self.network, _content(source), repr(preprocess), batch_size]
     name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
     path = self.folder / f"{name}.npy"
     stored = _open(path, len(source))
@@ -104,7 +109,10 @@ def of(loaded: weights.Weights, mesh: Mesh) -> FeatureCache:
     "variant": loaded.variant,
     "options": repr(sorted(loaded.model_options.items())),
     "devices": [device.device_kind, mesh.size, device.client.platform_version],
-    "versions": [jax.__version__, np.__version__, cv2.__version__],
+    "versions": [
+      *(jax.__version__, importlib.metadata.version("jaxlib"), np.__version__),
+      *(cv2.__version__, PIL.__version__, jpeg.version()),
+    ],
     "rounding": [
       os.environ.get("XLA_FLAGS", ""),
       *(str(getattr(jax.config, option)) for option in _ROUNDING),
@@ -120,12 +128,25 @@ def of(loaded: weights.Weights, mesh: Mesh) -> FeatureCache:
   return FeatureCache(cache.folder("features"), digest.hexdigest())
 
 
+def _content(source: Source) -> str:
+  """Returns a digest of all examples, images as they are stored."""
+  digest = hashlib.blake2b()
+  for i in range(len(source)):
+    example = source.examples[i]
+    image = example["image"]
+    is_array = isinstance(image, np.ndarray)
+    shape = image.shape if is_array else len(image)
+    digest.update(f"{shape} {np.asarray(example['label']).tolist()} ".encode())
+    digest.update(image.tobytes() if is_array else image)
+  return digest.hexdigest()
+
+
 class _Part:
   """A .npy file that is being written; the first error gives it up."""
 
   def __init__(self, path: pathlib.Path, dtype: np.dtype, count: int):
     self._path, self._file = path, None
-    self._part = path.with_suffix(f".{os.getpid()}.part")
+    self._part = path.with_suffix(f".{platform.node()}.{os.getpid()}.part")
     header = {
       "descr": np.lib.format.dtype_to_descr(dtype),
       "fortran_order": False,

@@ -2,8 +2,9 @@
 
 This is the only place where code asks for it, with `jax.lax.platform_dependent`
 (when a function is lowered, so also when it is compiled for a device that is
-not there). The forms of an operation differ by rounding. README, "Notes on
-speed", has what was measured.
+not there). The forms of an operation differ by rounding, and statistics on TPUs
+by what `_one_pass` says. README, "Notes on speed", has what was measured. For
+`jax.export`, the batch may be a symbol, height and width may not.
 """
 
 import functools
@@ -12,7 +13,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 # What rematerialization may be told to keep: see `models.REMAT`.
@@ -76,7 +76,7 @@ def max_pool(x: jax.Array) -> jax.Array:
 def _pool_windows(x: jax.Array) -> jax.Array:
   # The zeros are put in afterwards: no copy of x with a border is made.
   def sees_border(size, pooled):
-    first = 2 * np.arange(pooled) - 1
+    first = 2 * jnp.arange(pooled) - 1
     return (first < 0) | (first + 2 >= size)
 
   border: Any = ((1, 1), (1, 1))  # Flax's own annotation wants a name.
@@ -89,7 +89,7 @@ def _pool_windows(x: jax.Array) -> jax.Array:
 def _pool_slices(x: jax.Array) -> jax.Array:
   # XLA's gradient of a pool takes a CPU longer than the root's convolution.
   def larger(a, b):  # Of equal ones, the gradient goes to the first.
-    return jnp.where(a >= b, a, b)
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
   for axis in (1, 2):
     border = [(0, 0)] * 4
@@ -113,7 +113,9 @@ def group_norm(
   """Normalizes over (H, W, channels of a group), arXiv 1803.08494.
 
   The gradient is written down, since XLA takes more passes over memory for what
-  it derives; it keeps x and the statistics.
+  it derives; it keeps x and the statistics. So there is no forward-mode
+  derivative, and inside `jax.shard_map` it needs check_vma=False and a sum of
+  the gradients of scale and bias over the devices.
 
   Args:
     x: [N, H, W, C]; statistics are in float32 at least.
@@ -139,12 +141,12 @@ def _group_norm_forward(x, scale, bias, groups, eps):
   gain = checkpoint_name(jax.lax.rsqrt(variance + eps), STATISTICS)
   y = x.astype(mean.dtype) - mean[:, None, None]
   y = y * (gain * scale)[:, None, None] + bias
-  return y.astype(x.dtype), (x, mean, gain, scale)
+  return y.astype(x.dtype), (x, mean, gain, scale, bias)
 
 
 def _group_norm_backward(groups, eps, kept, grads):
   del eps
-  x, mean, gain, scale = kept
+  x, mean, gain, scale, bias = kept
   dtype, pixels = mean.dtype, x.shape[1] * x.shape[2]
   centred, g = x.astype(dtype) - mean[:, None, None], grads.astype(dtype)
   # Per channel: of the gradient, and of it times the normalized x.
@@ -156,7 +158,8 @@ def _group_norm_backward(groups, eps, kept, grads):
     - centred * (gain * gain * of_gain)[:, None, None]
     - (gain * of_mean)[:, None, None]
   )
-  return dx.astype(x.dtype), along.sum(0), total.sum(0)
+  dscale, dbias = along.sum(0).astype(scale.dtype), total.sum(0)
+  return dx.astype(x.dtype), dscale, dbias.astype(bias.dtype)
 
 
 group_norm.defvjp(_group_norm_forward, _group_norm_backward)
@@ -164,7 +167,7 @@ group_norm.defvjp(_group_norm_forward, _group_norm_backward)
 
 def _group_mean(per_channel: jax.Array, groups: int) -> jax.Array:
   """Replaces each channel of [N, C] by the mean of its group."""
-  grouped = per_channel.reshape(len(per_channel), groups, -1)
+  grouped = per_channel.reshape(per_channel.shape[0], groups, -1)
   mean = grouped.mean(-1, keepdims=True)
   return jnp.broadcast_to(mean, grouped.shape).reshape(per_channel.shape)
 
@@ -180,9 +183,10 @@ def _two_passes(x, *, groups):
 def _one_pass(x, *, groups, shift_by):
   """As `_two_passes`, from the sums of x - shift and of its square.
 
-  Without a shift, variance has lost the digits of mean² / variance. But a TPU
-  then adds up while the convolution before writes its output, which it cannot
-  if it needs a value of that output first.
+  Without a shift, the variance is off by about 2e-7 x mean² (float32), which is
+  too much from a mean of 300 deviations on. But a TPU then adds up while the
+  convolution before writes its output, which it cannot if it needs a value of
+  that output first.
   """
   y = x.astype(at_least_float32(x.dtype))
   shift = shift_by(y) if shift_by else jnp.zeros(y[:, 0, 0].shape, y.dtype)

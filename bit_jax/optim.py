@@ -94,7 +94,9 @@ def make_tx(
   if weight_decay:
     scale = 1 / (1 - momentum) if decoupled else 1.0
     decay = optax.add_decayed_weights(weight_decay * scale, is_kernel)
-  trace = optax.trace(momentum, accumulator_dtype=jnp.dtype(momentum_dtype))
+  # None: that of the parameters, which may be float64.
+  kept = None if momentum_dtype == "float32" else jnp.dtype(momentum_dtype)
+  trace = optax.trace(momentum, accumulator_dtype=kept)
   order = (trace, decay) if decoupled else (decay, trace)
   tx = optax.chain(*order, optax.scale_by_learning_rate(schedule))
   if not frozen:

@@ -35,6 +35,10 @@ _FREE_KEYS = (
   "watchdog_mins",
 )
 
+# What keys that came later were as good as before.
+_MOMENTUM_DTYPE = "optim.momentum_dtype"
+_ADDED = {_MOMENTUM_DTYPE: "float32"}
+
 
 def _plain(config) -> dict[str, Any]:
   """Returns the config as JSON would read it back."""
@@ -61,7 +65,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   Returns:
     Lines such as `optim.lr: 0.003 -> 0.001`; empty if the run may go on.
   """
-  old, new = _flat(old), _flat(new)
+  old, new = _ADDED | _flat(old), _ADDED | _flat(new)
 
   def value(flat, key):
     found = flat.get(key, "absent")
@@ -111,6 +115,13 @@ def check_checkpoint(
 ) -> None:
   """Raises InputError if a checkpoint was saved by a run of another config."""
   changed = differences(metadata.get("config", {}), _plain(config))
+  for line in changed:
+    if line.startswith(_MOMENTUM_DTYPE):
+      # Restored in another type, its bits would not be those that were saved.
+      raise InputError(
+        f"{path} cannot be gone on from with {line}; use another --workdir, "
+        f"with --config.init.checkpoint={path}"
+      )
   if changed and not config.resume_changed:
     raise _refuse(path, changed)
 

@@ -48,11 +48,21 @@ def test_the_second_time_nothing_is_computed(cache):
   assert [p.suffix for p in cache.folder.iterdir()] == [".npy"]
 
 
+def changed(source, key):
+  """Returns a source of which one value of one example differs."""
+  examples = [dict(source.examples[i]) for i in range(NUM_ROWS)]
+  value = np.array(examples[7][key])
+  value.flat[-1] += 1
+  examples[7][key] = value
+  return dataclasses.replace(source, examples=examples)
+
+
 def test_all_that_features_depend_on_counts(cache):
   source = fakes.array_source(NUM_ROWS)
   get(cache, source)
   for other in (
-    {"source": dataclasses.replace(source, fingerprint="other")},
+    {"source": changed(source, "image")},
+    {"source": changed(source, "label")},
     {"way": preprocess.Preprocess("central", 32, 48)},
     {"cache": dataclasses.replace(cache, network="other")},
   ):
@@ -60,7 +70,7 @@ def test_all_that_features_depend_on_counts(cache):
   assert not get(cache, source)[1]
   rows = cache.rows(source, PLAIN, 5, lambda: make_blocks(size=5))
   assert [len(x) for x in rows] == [5, 5, 1]
-  assert len(list(cache.folder.iterdir())) == 5
+  assert len(list(cache.folder.iterdir())) == 6
 
 
 def test_rows_that_were_not_all_wanted_leave_nothing_behind(cache):

@@ -2,8 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
-from bit_jax import ops
+from bit_jax import models, ops, paths, weights
 
 KINDS = ("cpu", "tpu", "default")
 
@@ -135,3 +136,29 @@ def test_convolutions_of_one_pixel(form, stride):
   want = np.float64(x)[:, ::stride, ::stride] @ np.float64(kernel)[0, 0]
   got = jax.jit(ops.conv, static_argnums=2)(x, kernel, stride)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_of_any_batch_can_be_exported():
+  model = models.create("R26x0.25", num_classes=3)
+  params = paths.unflatten(weights.abstract_params("R26x0.25", 3))
+  shape = export.symbolic_shape("b, 64, 64, 3")
+  images = jax.ShapeDtypeStruct(shape, jnp.float32)
+  exported = export.export(
+    jax.jit(lambda p, x: model.apply({"params": p}, x)),
+    platforms=["cpu", "cuda", "tpu"],
+  )(params, images)
+  assert [str(n) for n in exported.out_avals[0].shape] == ["b", "3"]
+
+
+def test_the_pool_passes_numbers_that_are_none_on():
+  x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1].set(jnp.nan)
+  for pool in (ops._pool_slices, ops._pool_windows):
+    assert np.isnan(pool(x)).all()
+
+
+def test_gradients_have_the_types_of_what_they_belong_to():
+  x, scale = jnp.ones((1, 2, 2, 4), jnp.bfloat16), jnp.ones(4, jnp.bfloat16)
+  y, pull_back = jax.vjp(
+    lambda *args: ops.group_norm(*args, 2, 1e-5), x, scale, scale
+  )
+  assert {g.dtype for g in (y, *pull_back(y))} == {jnp.dtype(jnp.bfloat16)}

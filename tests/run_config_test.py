@@ -152,3 +152,23 @@ def test_a_warm_up_as_long_as_the_run_is_told(total, warmup, warned):
   resolved.total_steps, resolved.warmup_steps = total, warmup
   text = run_config._schedule_warning(resolved)
   assert ("warning: the warm-up" in text) is warned
+
+
+def test_keys_that_came_later_do_not_stop_older_runs():
+  new = {"optim": {"lr": 0.1, "momentum_dtype": "float32"}}
+  old = {"optim": {"lr": 0.1}}
+  assert run_config.differences(old, new) == []
+  new["optim"]["momentum_dtype"] = "bfloat16"
+  assert run_config.differences(old, new) == [
+    "optim.momentum_dtype: 'float32' -> 'bfloat16'"
+  ]
+
+
+def test_momentum_of_another_type_is_refused_whatever_is_asked():
+  config = make(**{"optim.momentum_dtype": "bfloat16", "resume_changed": True})
+  saved = {"config": run_config._plain(config)}
+  saved["config"]["optim"]["momentum_dtype"] = "float32"
+  with pytest.raises(
+    InputError, match="momentum_dtype: 'float32' -> 'bfloat16'"
+  ):
+    run_config.check_checkpoint(epath.Path("saved"), saved, config)

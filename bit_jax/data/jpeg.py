@@ -12,6 +12,7 @@ another way.
 """
 
 import dataclasses
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,11 @@ _EXIF = b"Exif\0\0"
 _ROWS_AHEAD = 1
 # OpenCV and Pillow, which have limits, judge larger images.
 _MAX_PIXELS = 2**27
+
+
+def version() -> str:
+  """Returns what decodes here, '' where that is left to others."""
+  return importlib.metadata.version("simplejpeg") if simplejpeg else ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,8 +126,8 @@ class Preprocess:
     if self.flip:
       assert rng is not None
       # Official JAX/TF2 code flips always; the paper's text says at random.
-      if rng.random() < 0.5:
-        cv2.flip(image, 1, dst=out)
+      if rng.random() < 0.5 and image.shape == out.shape:
+        cv2.flip(image, 1, dst=out)  # Of other shapes, copyto complains.
         return out
     np.copyto(out, image)
     return out
