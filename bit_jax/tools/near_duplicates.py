@@ -122,7 +122,6 @@ def _search(
     images = dataclasses.replace(
       source,
       examples=_Images(source.examples),
-      fingerprint=f"{source.fingerprint} without labels",
       multi_label=False,
     )
     rows = fewshot.feature_rows(
