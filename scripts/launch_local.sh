@@ -84,13 +84,19 @@ make_command() {
     "--process_id=$id")
 }
 
+# Before any process starts: one that had started would have to be killed.
+check_gpus() {
+  local all
+  IFS=, read -ra all <<< "$CUDA_VISIBLE_DEVICES"
+  ((processes * devices <= ${#all[@]})) \
+    || die 1 "CUDA_VISIBLE_DEVICES: expected $((processes * devices)) GPUs"
+}
+
 # Prints the GPUs of one process, separated by commas.
 devices_of() {
   local first=$(($1 * devices)) all
   if [[ ${CUDA_VISIBLE_DEVICES:-} ]]; then
     IFS=, read -ra all <<< "$CUDA_VISIBLE_DEVICES"
-    ((first + devices <= ${#all[@]})) \
-      || die 1 "CUDA_VISIBLE_DEVICES: expected $((processes * devices)) GPUs"
     all=("${all[@]:first:devices}")
   else
     read -ra all <<< "$(seq -s ' ' "$first" $((first + devices - 1)))"
@@ -137,6 +143,9 @@ done
 (($# > 1)) || die 2 'the arguments of bit_jax.main are missing; put them after --'
 shift
 arguments=("$@")
+if [[ $gpus && ${CUDA_VISIBLE_DEVICES:-} ]]; then
+  check_gpus
+fi
 port=${port:-$(find_port)}
 
 if [[ $dry_run ]]; then
@@ -154,10 +163,12 @@ fi
 
 command -v "$python" > /dev/null \
   || die 1 "$(quote "$python") is not there; run scripts/setup_env.sh"
+temporary=''
 if [[ $log_dir ]]; then
   mkdir -p "$log_dir" || exit 1
 else
-  log_dir=$(mktemp -d "${TMPDIR:-/tmp}/bit_jax.XXXXXX")
+  temporary=$(mktemp -d "${TMPDIR:-/tmp}/bit_jax.XXXXXX")
+  log_dir=$temporary
 fi
 if ((processes > 1)); then
   echo "process 0 writes here, the others to $(log_of '*')" >&2
@@ -217,4 +228,8 @@ while ((running)); do
     wait "$!" || true
   fi
 done
+# After a failure the logs are worth a look.
+if [[ $temporary ]] && ((result == 0)); then
+  rm -r "$temporary"
+fi
 exit "$result"

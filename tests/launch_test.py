@@ -197,8 +197,19 @@ class TestLocal:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     done = run(LOCAL, "--gpus", "--", "--x")
     assert done.returncode == 1
-    assert "expected 2 GPUs" in done.stderr
+    assert done.stderr.splitlines() == [
+      "error: CUDA_VISIBLE_DEVICES: expected 2 GPUs"
+    ]
     assert not (tmp_path / "started-0").exists()
+
+  @pytest.mark.parametrize(("do_1", "kept"), [("exit 0", 0), ("exit 1", 1)])
+  def test_logs_that_nobody_named_stay_after_a_failure_only(
+    self, tmp_path, monkeypatch, do_1, kept
+  ):
+    monkeypatch.setenv("DO_0", "exit 0")
+    monkeypatch.setenv("DO_1", do_1)
+    run(LOCAL, "--", "--x")
+    assert len(list(tmp_path.glob("bit_jax.*"))) == kept
 
   def test_process_0_writes_to_the_terminal_the_others_to_logs(
     self, tmp_path, monkeypatch
