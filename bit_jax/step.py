@@ -11,7 +11,15 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bit_jax import digest, evaluate, losses, models, optim, parallel
+from bit_jax import (
+  digest,
+  evaluate,
+  initialization,
+  losses,
+  models,
+  optim,
+  parallel,
+)
 from bit_jax.data import pipeline
 from bit_jax.recipe import Config
 
@@ -126,13 +134,15 @@ def _init_fn(config):
 
   def init(seed):
     rng = jax.random.key(seed)
-    params = models.init_params(
+    params = initialization.init_params(
       model, jax.random.fold_in(rng, 0), config.resolved.crop_px
     )
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      batch_stats=models.init_batch_stats(model, config.resolved.crop_px),
+      batch_stats=initialization.init_batch_stats(
+        model, config.resolved.crop_px
+      ),
       opt_state=tx.init(params),
       rng=jax.random.key_data(jax.random.fold_in(rng, 1)),
     )

@@ -60,9 +60,8 @@ from typing import Any
 
 import jax
 
-from bit_jax import files, parallel
+from bit_jax import aot, files, parallel
 from bit_jax.errors import InputError, exit_status, one_line
-from bit_jax.tools import aot
 from scripts import benchmark_aot, benchmark_fit
 from scripts import benchmark_flags as flags
 from scripts import benchmark_input as input_pipeline

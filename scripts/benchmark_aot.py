@@ -14,9 +14,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bit_jax import parallel, step
+from bit_jax import aot, parallel, step
 from bit_jax.errors import InputError
-from bit_jax.tools import aot
 from scripts import benchmark_steps as steps
 from scripts.benchmark_flags import Case
 

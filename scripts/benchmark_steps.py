@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bit_jax import (
+  aot,
   evaluate,
   main,
   models,
@@ -24,7 +25,6 @@ from bit_jax import (
 )
 from bit_jax.errors import InputError
 from bit_jax.recipe import Config, DataFacts
-from bit_jax.tools import aot
 from scripts import benchmark_mfu as mfu
 from scripts.benchmark_flags import Case
 

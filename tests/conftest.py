@@ -1,7 +1,9 @@
 """Four virtual CPU devices, and compiled functions kept between runs."""
 
+import importlib.util
 import os
 import pathlib
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,3 +31,12 @@ def mesh():
 def one_device():
   """A mesh of one device."""
   return parallel.make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture
+def libtpu():
+  """What a test that compiles for TPUs needs; it is skipped without."""
+  if importlib.util.find_spec("libtpu") is None:
+    pytest.skip("libtpu is not installed; pip install -e '.[preflight]'")
+  with mock.patch.dict(os.environ):  # Topologies leave traces there.
+    yield

@@ -5,7 +5,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from bit_jax import evaluate, models, parallel
+from bit_jax import evaluate, initialization, models, parallel
 from bit_jax.data import preprocess
 from bit_jax.errors import InputError
 from tests import fakes
@@ -27,8 +27,7 @@ def make_config(num_classes, loss="softmax"):
 def params():
   """A network whose head tells 7 classes apart at random."""
   model = models.create("R14x0.25", num_classes=7)
-  init = jax.jit(models.init_params, static_argnums=(0, 2))
-  params = init(model, jax.random.key(0), 32)
+  params = initialization.init_params(model, jax.random.key(0), 32)
   shape = params["head"]["kernel"].shape
   params["head"]["kernel"] = jax.random.normal(jax.random.key(1), shape)
   return params
@@ -163,8 +162,7 @@ def test_batch_size_that_devices_cannot_share(params, mesh):
 
 def test_fewer_than_five_classes(one_device):
   model = models.create("R14x0.25", num_classes=2)
-  init = jax.jit(models.init_params, static_argnums=(0, 2))
-  params = init(model, jax.random.key(0), 32)
+  params = initialization.init_params(model, jax.random.key(0), 32)
   got = evaluate.evaluate(
     evaluate.make_eval_step(make_config(2), one_device),
     {"params": params},

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bit_jax import array_files, layouts, models, paths, releases, weights
+from bit_jax import (
+  array_files,
+  initialization,
+  layouts,
+  models,
+  paths,
+  releases,
+  weights,
+)
 from bit_jax.errors import InputError
 from tests.goldens import seeded_weights
 
@@ -23,8 +31,9 @@ def official():
 
 def small_params(num_classes=3, seed=0):
   model = models.create("R14x0.25", num_classes=num_classes)
-  init = jax.jit(models.init_params, static_argnums=(0, 2))
-  return jax.device_get(init(model, jax.random.key(seed), 32))
+  return jax.device_get(
+    initialization.init_params(model, jax.random.key(seed), 32)
+  )
 
 
 def save(path, arrays):
@@ -421,15 +430,14 @@ def make_network(**options):
   """Random weights whose statistics and norms are not what they start as."""
   model = models.create("R14x0.25", num_classes=3, **options)
   rng = np.random.default_rng(0)
-  init = jax.jit(models.init_params, static_argnums=(0, 2))
 
   def change(tree):
     return jax.tree.map(
       lambda x: (x + rng.uniform(0, 0.1, x.shape)).astype(x.dtype), tree
     )
 
-  params = change(init(model, jax.random.key(0), 32))
-  stats = change(models.init_batch_stats(model, 32))
+  params = change(initialization.init_params(model, jax.random.key(0), 32))
+  stats = change(initialization.init_batch_stats(model, 32))
   return model, {"params": params, "batch_stats": stats}
 
 
@@ -557,22 +565,3 @@ def test_weights_of_another_variant():
   shapes = weights.abstract_params("R14x0.5", 3)
   with pytest.raises(InputError, match="R14x0.25 with 3 classes"):
     weights.with_head(loaded, paths.unflatten(shapes), keep=False)
-
-
-def test_init_params_has_the_distribution_of_flax():
-  model = models.create("R14x0.5", num_classes=3, head_bias=-2.0)
-  rng = jax.random.key(0)
-  init = jax.jit(models.init_params, static_argnums=(0, 2))
-  ours = paths.flatten(init(model, rng, 32))
-  images = np.zeros((1, 32, 32, 3), np.float32)
-  flax = paths.flatten(jax.jit(model.init)(rng, images)["params"])
-  assert {k: v.shape for k, v in ours.items()} == {
-    k: v.shape for k, v in flax.items()
-  }
-  for path, value in flax.items():
-    if "conv" not in path:
-      np.testing.assert_array_equal(ours[path], value)
-    elif value.size > 10_000:
-      for moment in (np.std, np.max, np.min):
-        np.testing.assert_allclose(moment(ours[path]), moment(value), rtol=0.05)
-      assert abs(ours[path].mean()) < 4 * value.std() / np.sqrt(value.size)

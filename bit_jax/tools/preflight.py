@@ -27,12 +27,12 @@ from typing import Any
 import jax
 from etils import epath
 
-from bit_jax import parallel, validate
+from bit_jax import aot, parallel, validate
 from bit_jax.data import run_data
 from bit_jax.errors import InputError, exit_status
 from bit_jax.main import load_config
+from bit_jax.preflight import Attempt, Preflight
 from bit_jax.recipe import Config, DataFacts
-from bit_jax.tools import aot
 
 # Sizes from the sets' papers; the image size is the most frequent of
 # ILSVRC-2012, and assumed to be that of the larger sets.
@@ -98,7 +98,7 @@ def _gib(number: float) -> str:
   return f"{number / aot.GIB:.2f}"
 
 
-def _numbers(flight: aot.Preflight, attempt: aot.Attempt) -> dict[str, Any]:
+def _numbers(flight: Preflight, attempt: Attempt) -> dict[str, Any]:
   """Returns an attempt as JSON has it."""
   usable, total = flight.usable_bytes, attempt.total_bytes
   return {
@@ -112,7 +112,7 @@ def _numbers(flight: aot.Preflight, attempt: aot.Attempt) -> dict[str, Any]:
   }
 
 
-def _run_numbers(flight: aot.Preflight, origin: str, topology: str) -> dict:
+def _run_numbers(flight: Preflight, origin: str, topology: str) -> dict:
   """Returns what is known before the step is compiled."""
   config, mesh = flight.config, flight.mesh
   device = mesh.devices.flat[0]
@@ -158,7 +158,7 @@ def _describe_run(n: Mapping[str, Any]) -> str:
 
 
 def _describe_attempt(
-  flight: aot.Preflight, attempt: aot.Attempt, compiler: str
+  flight: Preflight, attempt: Attempt, compiler: str
 ) -> str:
   needs, usable = attempt.needs, flight.usable_bytes
   if needs.refusal:
@@ -190,9 +190,7 @@ def _describe_attempt(
   )
 
 
-def _refusal(
-  flight: aot.Preflight, asked: aot.Attempt, advice: str
-) -> InputError:
+def _refusal(flight: Preflight, asked: Attempt, advice: str) -> InputError:
   if asked.needs.refusal:
     found = f"the compiler refuses: {asked.needs.refusal}"
   else:
@@ -204,7 +202,7 @@ def _refusal(
 
 
 def run(
-  flight: aot.Preflight,
+  flight: Preflight,
   *,
   origin: str = "",
   topology: str = "",
@@ -324,7 +322,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
       usable = aot.usable_bytes(mesh.devices.flat[0])
     run(
-      aot.Preflight(config, facts, mesh, usable, aot.compile_step),
+      Preflight(config, facts, mesh, usable, aot.compile_step),
       origin=origin,
       topology=args.topology,
       suggest=not args.no_suggestions,

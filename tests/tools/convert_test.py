@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bit_jax import layouts, models, weights
+from bit_jax import initialization, layouts, models, weights
 from bit_jax.tools import convert
 
 
 @pytest.fixture(scope="module")
 def params():
   model = models.create("R14x0.25", num_classes=3)
-  init = jax.jit(models.init_params, static_argnums=(0, 2))
-  return jax.device_get(init(model, jax.random.key(0), 32))
+  return jax.device_get(
+    initialization.init_params(model, jax.random.key(0), 32)
+  )
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import json
 import jax
 import pytest
 
-from bit_jax import models, weights
+from bit_jax import initialization, models, weights
 from bit_jax.tools import fewshot
 
 
@@ -11,8 +11,9 @@ from bit_jax.tools import fewshot
 def params_npz(tmp_path_factory):
   path = tmp_path_factory.mktemp("weights") / "params.npz"
   model = models.create("R14x0.25", num_classes=7)
-  init = jax.jit(models.init_params, static_argnums=(0, 2))
-  params = jax.device_get(init(model, jax.random.key(0), 32))
+  params = jax.device_get(
+    initialization.init_params(model, jax.random.key(0), 32)
+  )
   weights.save_npz(path, weights.Weights(params, {}, "R14x0.25"))
   return str(path)
 
