@@ -38,6 +38,7 @@ _FREE_KEYS = (
 # What keys that came later were as good as before.
 _MOMENTUM_DTYPE = "optim.momentum_dtype"
 _ADDED = {_MOMENTUM_DTYPE: "float32"}
+_ABSENT = "absent"
 
 
 def _plain(config) -> dict[str, Any]:
@@ -55,6 +56,15 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
+def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what of a config, as plain nested dicts, changes the numbers."""
+  flat = _ADDED | _flat(tree)
+  if str(flat.get("data.name")).startswith("folder:"):
+    # It may be elsewhere, later or on another host; its fingerprint tells.
+    flat["data.name"] = "folder"
+  return {k: v for k, v in flat.items() if not k.startswith(_FREE_KEYS)}
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Lists the keys that would change a run's numbers, with both values.
 
@@ -65,26 +75,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   Returns:
     Lines such as `optim.lr: 0.003 -> 0.001`; empty if the run may go on.
   """
+  a, b = _compared(old), _compared(new)
+  changed = [
+    key
+    for key in sorted(a.keys() | b.keys())
+    if a.get(key, _ABSENT) != b.get(key, _ABSENT)
+  ]
   old, new = _ADDED | _flat(old), _ADDED | _flat(new)
-
-  def value(flat, key):
-    found = flat.get(key, "absent")
-    if key == "data.name" and str(found).startswith("folder:"):
-      return "folder"  # It may have moved; its fingerprint is compared.
-    return found
-
   return [
-    f"{key}: {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
-    for key in sorted(old.keys() | new.keys())
-    if not key.startswith(_FREE_KEYS) and value(old, key) != value(new, key)
+    f"{key}: {old.get(key, _ABSENT)!r} -> {new.get(key, _ABSENT)!r}"
+    for key in changed
   ]
 
 
 def comparable(config: Config) -> str:
   """Returns all of a resolved config that changes a run's numbers, as text."""
-  flat = _flat(_plain(config))
-  kept = {k: v for k, v in flat.items() if not k.startswith(_FREE_KEYS)}
-  return json.dumps(kept, sort_keys=True)
+  return json.dumps(_compared(_plain(config)), sort_keys=True)
 
 
 def _refuse(what: object, changed: list[str]) -> InputError:

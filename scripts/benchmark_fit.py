@@ -1,11 +1,11 @@
 """The largest batch that fits: by trying, or by what the compiler says."""
 
 import dataclasses
-import functools
+import math
 import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -59,6 +59,69 @@ def largest(
   return low * unit
 
 
+def largest_on_line(
+  total_bytes: Callable[[int], float],
+  limit: float,
+  *,
+  start: int,
+  unit: int,
+  share: float = 1 / 32,
+) -> int:
+  """Finds the largest batch that fits where memory is nearly linear in it.
+
+  Args:
+    total_bytes: of a batch, a multiple of unit; infinite where it is too much
+      to be known.
+    limit: bytes that there are.
+    start: tried first, with its fourfold; rounded up to a multiple of unit.
+    unit: the batch is a multiple of it.
+    share: of the result; the search ends where the line through what is known
+      says that no more can be gained.
+
+  Returns:
+    A batch that was tried and fits; 0 where even `unit` does not.
+  """
+  first = -(-start // unit)
+  known: dict[int, float] = {}  # Bytes by units.
+
+  def ask(units):
+    known[units] = total_bytes(units * unit)
+    return known[units]
+
+  while ask(first) == math.inf and first > 1:
+    first = -(-first // 4)
+  ask(4 * first)
+  while True:
+    low = max((n for n, size in known.items() if size <= limit), default=0)
+    high = min(
+      (n for n, size in known.items() if n > low and size > limit),
+      default=_MOST,
+    )
+    guess = _on_line(known, limit)
+    enough = int(max(1.0, share * low))
+    if high - low == 1 or (low and guess - low < enough):
+      return low * unit
+    if not low < guess < high:
+      # The line misleads, or the next batch is unknown: between the two.
+      guess = (low + high) // 2 if high < _MOST else low + enough
+    ask(guess)
+
+
+def _on_line(known: Mapping[int, float], limit: float) -> int:
+  """Returns where the line through what is known closest to a limit meets it.
+
+  Args:
+    known: {batch: bytes}.
+    limit: bytes.
+  """
+  finite = {n: size for n, size in known.items() if size < math.inf}
+  closest = sorted(finite, key=lambda n: abs(finite[n] - limit))[:2]
+  if len(closest) < 2 or finite[closest[0]] == finite[closest[1]]:
+    return 0
+  a, b = closest
+  return math.floor(a + (limit - finite[a]) * (b - a) / (finite[b] - finite[a]))
+
+
 def by_compiler(
   case: Case, mesh: Mesh, gib: Sequence[float], compiler: Callable[..., Any]
 ) -> dict[str, Any]:
@@ -67,37 +130,45 @@ def by_compiler(
   Args:
     case: says what to train; its batch is where the search starts.
     mesh: what to compile for.
-    gib: memory of a device, GiB; empty: what its programs may use.
+    gib: memory of a device, GiB; empty: what its programs may use. What is
+      more than that is answered by the line through the two largest batches
+      that were compiled, since the compiler gives up there.
     compiler: (case, mesh) -> `aot.Needs`, e.g. `benchmark_aot.compile_case`.
 
   Raises:
     InputError: the memory is neither given nor known.
   """
   device = mesh.devices.flat[0]
-  limits = [int(g * aot.GIB) for g in gib] or [aot.usable_bytes(device)]
+  usable = aot.usable_bytes(device)
+  limits = [int(g * aot.GIB) for g in gib] or [usable]
   if not limits[0]:
     raise InputError(
       f"the memory of {device.device_kind} is unknown: --memory_gib= says it"
     )
+  known: dict[int, float] = {}
 
-  @functools.cache
   def total_bytes(batch):
-    needs = compiler(dataclasses.replace(case, batch=batch), mesh)
-    return float("inf") if needs.refusal else needs.total_bytes
+    if batch not in known:
+      needs = compiler(dataclasses.replace(case, batch=batch), mesh)
+      known[batch] = math.inf if needs.refusal else needs.total_bytes
+    return known[batch]
 
   config = steps.make_config(case, mesh)
   unit = mesh.size * config.optim.accum_steps
   subjects = []
-  for limit in limits:
-    batch = largest(
-      # Bound now: this one's limit.
-      lambda batch, limit=limit: total_bytes(batch) <= limit,
-      start=case.batch,
-      unit=unit,
-    )
-    subjects.append(
-      {"name": "bit_jax", "memory_gib": limit / aot.GIB, "max_batch": batch}
-    )
+  for limit in sorted(limits):
+    row = {"name": "bit_jax", "memory_gib": limit / aot.GIB}
+    if usable and limit > usable:
+      first = -(-case.batch // unit) * unit
+      batch = _on_line(
+        known or {n: total_bytes(n) for n in (first, 4 * first)}, limit
+      )
+      row |= {"max_batch": batch // unit * unit, "extrapolated": True}
+    else:
+      row["max_batch"] = largest_on_line(
+        total_bytes, limit, start=case.batch, unit=unit
+      )
+    subjects.append(row)
   return {
     "subjects": subjects,
     "compiler": aot.compiler_version(device),

@@ -159,7 +159,9 @@ def rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     else:
       if "memory_gib" in subject:
         row["GiB"] = f"{subject['memory_gib']:g}"
-      row["largest batch"] = str(subject["max_batch"])
+      row["largest batch"] = str(subject["max_batch"]) + (
+        " (extrapolated)" if subject.get("extrapolated") else ""
+      )
       if "first_is_larger" in subject:
         row["bit_jax is x larger"] = f"{subject['first_is_larger']:.2f}"
     found.append(row)

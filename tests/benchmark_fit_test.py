@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from unittest import mock
@@ -41,19 +42,62 @@ def test_largest_has_ends():
   assert fit.largest(lambda batch: True, start=8, unit=2) > 10**5
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 31, 32, 33, 100, 1000])
+@pytest.mark.parametrize("start", [1, 16, 256])
+@pytest.mark.parametrize("unit", [1, 4])
+@pytest.mark.parametrize("bend", [0.0, 0.5, -0.3])
+def test_few_batches_are_needed_where_memory_is_nearly_linear(
+  limit, start, unit, bend
+):
+  asked = []
+
+  def total_bytes(batch):
+    assert batch % unit == 0
+    asked.append(batch)
+    n = batch / unit
+    # Layouts change with the batch.
+    return math.inf if n > 3000 else 100 + n * (10 + bend * (n >= 64))
+
+  limit_bytes = 100 + limit * (10 + bend * (limit >= 64))
+  found = fit.largest_on_line(total_bytes, limit_bytes, start=start, unit=unit)
+  assert found in asked
+  assert limit * (1 - 1 / 16) - 1 <= found / unit <= limit
+  assert len(set(asked)) == len(asked) <= 8
+
+
+def test_on_line_nothing_may_fit():
+  assert not fit.largest_on_line(lambda n: 9 + n, 5, start=64, unit=4)
+  assert not fit.largest_on_line(lambda n: math.inf, 5, start=64, unit=4)
+  # Neither grows nor ends: no line tells where.
+  assert fit.largest_on_line(lambda n: 3, 5, start=64, unit=4) >= 64
+
+
 def test_by_compiler_compares_needs_with_memory(mesh):
   batches = []
 
   def compiler(case, mesh):
     batches.append(case.batch)
-    refusal = "no" if case.batch > 10_000 else ""
-    return aot.Needs(2**20, temp_bytes=case.batch * 2**20, refusal=refusal)
+    return aot.Needs(2**20, temp_bytes=case.batch * 2**20)
 
-  found = fit.by_compiler(TINY, mesh, [1 / 8, 1.0, 100.0], compiler)
+  found = fit.by_compiler(TINY, mesh, [1 / 8, 1.0], compiler)
   limits = {s["memory_gib"]: s["max_batch"] for s in found["subjects"]}
-  assert limits == {0.125: 124, 1.0: 1008, 100.0: 9984}
-  assert len(batches) == len(set(batches))  # None is compiled twice.
+  assert limits == {0.125: 124, 1.0: 1020}
+  assert len(batches) == len(set(batches)) <= 5
   assert not any(batch % 4 for batch in batches)
+
+
+def test_more_than_a_device_has_is_extrapolated(mesh):
+  batches = []
+
+  def compiler(case, mesh):
+    batches.append(case.batch)
+    return aot.Needs(2**20, temp_bytes=case.batch * 2**20)
+
+  with mock.patch.object(aot, "usable_bytes", return_value=2**30):
+    (found,) = fit.by_compiler(TINY, mesh, [4.0], compiler)["subjects"]
+  assert found["max_batch"] == 4092
+  assert found["extrapolated"]
+  assert batches == [8, 32]
 
 
 def test_memory_that_is_unknown_is_asked_for(mesh):

@@ -5,12 +5,13 @@ import os
 import pathlib
 from unittest import mock
 
+from tests import processes
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Before JAX is imported; subprocesses of tests inherit it.
-# Tests compile far longer than they run: level 0 takes a third off the whole.
 os.environ["XLA_FLAGS"] = (
-  "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+  f"--xla_force_host_platform_device_count=4 {processes.COMPILE_SOON}"
 )
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

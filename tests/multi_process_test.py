@@ -4,6 +4,7 @@ import json
 import signal
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -97,17 +98,13 @@ def test_two_processes_go_back_to_the_same_whole_checkpoint(alone, tmp_path):
 
 
 def test_one_that_fails_alone_ends_the_others_soon(tmp_path):
-  address = f"--coordinator_address=127.0.0.1:{processes.free_port()}"
   started = time.monotonic()
-  pair = [
-    process
-    for i in range(2)
-    for process in processes.start(
-      *(tmp_path, STEPS, address, "--num_processes=2", f"--process_id={i}"),
-      *(["--config.data.name=folder:/no/such"] if i else []),
-      devices=2,
-    )
-  ]
+  pair = processes.start(
+    *(tmp_path, STEPS),
+    processes=2,
+    devices=2,
+    own=[[], ["--config.data.name=folder:/no/such"]],
+  )
   outputs, codes = processes.finish(pair)
   assert codes[1] == 1, outputs
   assert "error: folder:/no/such does not exist" in outputs[1]
@@ -121,37 +118,55 @@ def test_a_split_state_over_processes(alone, tmp_path):
   assert_same(tmp_path, alone)
 
 
-def test_processes_with_different_configs_are_refused(tmp_path):
-  group = ["--num_processes=2"]
-  address = f"--coordinator_address=127.0.0.1:{processes.free_port()}"
-  pair = [
-    *processes.start(
-      tmp_path, STEPS, address, *group, "--process_id=0", devices=2
-    ),
-    *processes.start(
-      *(tmp_path, STEPS, address, *group, "--process_id=1"),
-      "--config.seed=1",
-      devices=2,
-    ),
-  ]
+def assert_refused(pair, message):
   outputs, codes = processes.finish(pair)
   assert codes == [1, 1], outputs
   for output in outputs:
-    assert "host 1 has another config or data than host 0" in output
+    assert message in output
     assert "Traceback" not in output
 
 
+def write_folder(root, seed):
+  """Writes a data set of 12 images, the same but for their pixels."""
+  rng = np.random.default_rng(seed)
+  for split in ("train", "test"):
+    for label in ("a", "b"):
+      folder = root / split / label
+      folder.mkdir(parents=True)
+      for i in range(3):
+        image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+
+
+def test_processes_with_different_configs_are_refused(tmp_path):
+  pair = processes.start(
+    *(tmp_path, STEPS),
+    processes=2,
+    devices=2,
+    own=[[], ["--config.seed=1"]],
+  )
+  assert_refused(pair, "host 1 has another config or data than host 0")
+
+
+def test_processes_with_different_data_are_refused(tmp_path):
+  # Each host has its own copy; the config is the same but for its place.
+  for i in range(2):
+    write_folder(tmp_path / f"data-{i}", seed=i)
+  pair = processes.start(
+    *(tmp_path / "run", STEPS, "--config.data.eval_splits=test"),
+    processes=2,
+    devices=2,
+    own=[[f"--config.data.name=folder:{tmp_path}/data-{i}"] for i in range(2)],
+  )
+  assert_refused(pair, "host 1 has another config or data than host 0")
+  assert not (tmp_path / "run").exists()
+
+
 def test_processes_that_share_no_work_directory_are_refused(tmp_path):
-  group = ["--num_processes=2"]
-  address = f"--coordinator_address=127.0.0.1:{processes.free_port()}"
-  pair = [
-    process
-    for i in range(2)
-    for process in processes.start(
-      *(tmp_path / str(i), STEPS, address, *group, f"--process_id={i}"),
-      devices=2,
-    )
-  ]
-  outputs, codes = processes.finish(pair)
-  assert codes == [1, 1], outputs
-  assert "host 1 does not see what host 0 writes there" in outputs[0]
+  pair = processes.start(
+    *(tmp_path, STEPS),
+    processes=2,
+    devices=2,
+    own=[[f"--workdir={tmp_path}/{i}"] for i in range(2)],
+  )
+  assert_refused(pair, "host 1 does not see what host 0 writes there")

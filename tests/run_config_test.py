@@ -63,6 +63,15 @@ def test_what_changes_numbers_is_refused_key_by_key(
   assert (tmp_path / "config.json").read_text() != before
 
 
+def test_hosts_compare_data_but_not_where_it_is():
+  here, there, other = make(), make(), make()
+  there.data.name = "folder:/mnt/photos"
+  other.resolved.data_fingerprint = "xyz"
+  text = run_config.comparable(here)
+  assert run_config.comparable(there) == text
+  assert run_config.comparable(other) != text
+
+
 def test_changed_data_is_refused(tmp_path):
   claim(tmp_path, make())
   other = make()

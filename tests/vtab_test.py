@@ -15,6 +15,7 @@ from bit_jax.errors import InputError, UsageError
 from bit_jax.tools import prepare
 from configs import common, downstream, vtab
 from scripts import vtab as driver
+from tests import processes
 from tests.data.tiny_vtab import SPLITS, write_tiny_vtab
 
 CLASSES = {
@@ -416,7 +417,7 @@ def test_all_tasks(tmp_path):
     # Compiling 15 heads takes the time; how fast the code then runs does not
     # matter. The trunk is frozen because its backward pass compiles longest.
     env = os.environ | {
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "XLA_FLAGS": processes.COMPILE_SOON,
       "JAX_LOG_COMPILES": "1",
     }
     return subprocess.run(
