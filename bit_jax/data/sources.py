@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax.data import folder, listing, slicing, tfds_source
+from bit_jax.data import folder, listing, slicing, tfds_folders, tfds_source
 from bit_jax.data.source import Examples, Source, Subset
 from bit_jax.errors import InputError
 
@@ -123,7 +123,7 @@ def open_dataset(
     read = {"glyphs": builtin.glyphs, "digits": builtin.digits}[dataset]
     opened = _from_sources(dataset, {s: read(s) for s in ("train", "test")})
   else:
-    builder = tfds_source.open_builder(tfds_source.find(dataset, data_dir))
+    builder = tfds_source.open_builder(tfds_folders.find(dataset, data_dir))
     opened = Dataset(
       dataset,
       tfds_source.split_sizes(builder),
