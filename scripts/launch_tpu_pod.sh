@@ -34,6 +34,7 @@
 # and for several workers: ssh-add ~/.ssh/google_compute_engine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/launch_common.sh
 
 readonly stopped=75   # bit_jax/errors.py
 readonly max_failures=20  # Of gcloud, one after the other, while all seems well.
@@ -54,30 +55,13 @@ poll_secs=30
 dry_run=''
 arguments=()
 
-die() {
-  echo "error: $2" >&2
-  exit "$1"
-}
-
 # To the terminal, also while what is running is redirected.
 exec 3>&2
 say() {
   echo "== $(date '+%F %T') $*" >&3
 }
 
-usage() {
-  awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' \
-    scripts/launch_tpu_pod.sh
-}
-
-# Prints a command as one line that a shell reads back as it is.
-quote() {
-  local line
-  line=$(printf '%q ' "$@")
-  echo "${line% }"
-}
-
-# The same; the scripts for the workers remain readable.
+# As quote, but the scripts for the workers remain readable.
 show() {
   local word line=''
   for word in "$@"; do
@@ -441,7 +425,7 @@ while (($#)); do
     --poll_secs=*) poll_secs=${1#*=} ;;
     --dry_run) dry_run=yes ;;
     --help | -h)
-      usage
+      usage scripts/launch_tpu_pod.sh
       exit
       ;;
     --)
