@@ -1,13 +1,14 @@
 """The state a run starts from: checkpoint, carried-over weights, or chance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import checkpoint, hosts, run_config, weights
+from bit_jax import checkpoint, hosts, models, paths, run_config, weights
 from bit_jax.errors import InputError
 from bit_jax.recipe import Config
 from bit_jax.step import TrainState, make_abstract_state, make_init
@@ -98,16 +99,64 @@ def start_anew(config: Config, mesh: Mesh) -> TrainState:
   path = config.init.checkpoint
   loaded = weights.load(path) if path else None
   if loaded is not None:
-    weights.check_options(loaded, config.model)
+    check_options(loaded, config.model)
   state = make_init(config, mesh)(config.seed)
   if loaded is None:
     return state
-  params = weights.with_head(loaded, state.params, keep=config.init.keep_head)
+  params = with_head(loaded, state.params, keep=config.init.keep_head)
   state = state.replace(params=_placed(params, state.params))
   if loaded.batch_stats and state.batch_stats:
     stats = _placed(loaded.batch_stats, state.batch_stats)
     state = state.replace(batch_stats=stats)
   return state
+
+
+def check_options(loaded: weights.Weights, model: Mapping[str, Any]) -> None:
+  """Raises InputError if weights mean another network, whatever their shapes.
+
+  Args:
+    loaded: the weights.
+    model: config.model.
+  """
+  have, want = loaded.model_options, models.non_default_options(model)
+  keys = [key for key in models.OPTIONS if have.get(key) != want.get(key)]
+  if keys:
+    raise InputError(
+      f"config.init.checkpoint holds weights of a network with "
+      f"{weights.spell_options(have, keys)}, but config.model has "
+      f"{weights.spell_options(want, keys)}"
+    )
+
+
+def with_head(
+  loaded: weights.Weights, params: Any, *, keep: bool
+) -> dict[str, Any]:
+  """Returns a fresh network's params with everything taken from weights.
+
+  Args:
+    loaded: the weights.
+    params: of a new network; says what the head must look like.
+    keep: True to take the head too; False to leave it as it is in params.
+
+  Raises:
+    InputError: the weights belong to another variant, or the head is to be
+      kept but has another number of classes.
+  """
+  fresh, carried = paths.flatten(params), paths.flatten(loaded.params)
+  merged = {}
+  for key, value in fresh.items():
+    if key.startswith("head/") and not keep:
+      merged[key] = value
+    elif key not in carried or carried[key].shape != value.shape:
+      have = carried[key].shape if key in carried else "nothing"
+      raise InputError(
+        f"config.init.checkpoint holds {loaded.variant} with "
+        f"{loaded.num_classes} classes, which does not fit this model: {key} "
+        f"is {have}, expected {value.shape}"
+      )
+    else:
+      merged[key] = carried[key].astype(value.dtype)
+  return paths.unflatten(merged)
 
 
 def _placed(arrays, like):

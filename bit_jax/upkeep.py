@@ -19,10 +19,10 @@ from bit_jax import (
   run_config,
   stopping,
   watchdog,
-  writer,
 )
 from bit_jax.data import run_data
 from bit_jax.errors import InputError, StoppedError
+from bit_jax.metric_writer import MetricWriter
 from bit_jax.recipe import Config
 from bit_jax.step import TrainState, make_model
 
@@ -79,7 +79,7 @@ class Upkeep:
   data: run_data.RunData
   probes: Mapping[str, run_data.Probe]
   checkpointer: checkpoint.Checkpointer
-  metrics_writer: writer.MetricWriter
+  metrics_writer: MetricWriter
   stop: stopping.StopRequest
   watchdog: watchdog.Watchdog
 

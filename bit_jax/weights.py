@@ -7,12 +7,10 @@ Files are .npz or .safetensors in one of the layouts of layouts.py. Ours
 import contextlib
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -21,11 +19,12 @@ from bit_jax import (
   checkpoint,
   layouts,
   models,
+  param_shapes,
   paths,
   releases,
   remote,
 )
-from bit_jax.errors import InputError, some
+from bit_jax.errors import InputError
 
 _METADATA_KEY = "bit_jax_metadata"
 _BATCH_STATS = "batch_stats/"
@@ -58,101 +57,6 @@ class Weights:
   def num_classes(self) -> int:
     """Outputs of the head."""
     return self.params["head"]["bias"].shape[0]
-
-
-def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
-  """Infers variant and number of classes from the shapes of parameters.
-
-  The depth is the one whose units differ least from those that are there, so
-  that a damaged file is compared with the network it was meant for.
-
-  Args:
-    shapes: {parameter path: shape}.
-
-  Returns:
-    (variant, num_classes), e.g. ("R50x1", 1000).
-
-  Raises:
-    InputError: there is no root kernel or no head, or the root has a width
-      that no variant has.
-  """
-  for key in ("root_block/conv_root/kernel", "head/kernel"):
-    if key not in shapes:
-      raise InputError(
-        f"no array {key}: these are not weights of a BiT network"
-      )
-  units = [0, 0, 0, 0]
-  for path in shapes:
-    if match := re.match(r"block([1-4])/unit(\d\d)/", path):
-      block = int(match[1]) - 1
-      units[block] = max(units[block], int(match[2]))
-  root = shapes["root_block/conv_root/kernel"]
-  small = root[0] == 3
-
-  def distance(depth):
-    arch = models.ARCHITECTURES[depth]
-    return (
-      arch.small_images != small,
-      sum(abs(a - b) for a, b in zip(arch.units, units, strict=True)),
-    )
-
-  depth = min(models.ARCHITECTURES, key=distance)
-  variant = f"R{depth}x{root[-1] / 64:g}"
-  models.parse_variant(variant)
-  return variant, shapes["head/kernel"][-1]
-
-
-def abstract_params(
-  variant: str, num_classes: int, norm: str = "gn"
-) -> dict[str, Any]:
-  """Returns {path: jax.ShapeDtypeStruct} of a variant; computes nothing."""
-  model = models.create(variant, num_classes=num_classes, norm=norm)
-  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-  tree = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
-  return paths.flatten(tree["params"])
-
-
-def check_params(
-  name: str, params: Any, variant: str, num_classes: int, norm: str = "gn"
-) -> None:
-  """Raises InputError unless params are those of a variant, array by array.
-
-  Args:
-    name: of the file, for the message.
-    params: nested dict of arrays.
-    variant: the network they should belong to.
-    num_classes: outputs that the head should have.
-    norm: the network's.
-  """
-  have = paths.flatten(params)
-  want = abstract_params(variant, num_classes, norm)
-  missing = [k for k in want if k not in have]
-  unexpected = [k for k in have if k not in want]
-  shapes = [
-    f"{k} {tuple(have[k].shape)} instead of {want[k].shape}"
-    for k in want
-    if k in have and tuple(have[k].shape) != want[k].shape
-  ]
-  dtypes = [
-    f"{k} {v.dtype}"
-    for k, v in have.items()
-    if v.dtype.name not in array_files.FLOATS
-  ]
-  problems = [
-    f"{what}: {some(keys)}"
-    for what, keys in (
-      ("missing", missing),
-      ("unexpected", unexpected),
-      ("wrong shape", shapes),
-      ("wrong dtype", dtypes),
-    )
-    if keys
-  ]
-  if problems:
-    raise InputError(
-      f"{name} does not hold the weights of {variant} with {num_classes} "
-      f"classes; {'; '.join(problems)}"
-    )
 
 
 def load(path: epath.PathLike) -> Weights:
@@ -275,7 +179,7 @@ def _load_folder(path: epath.Path) -> Weights:
 def _make(path, params, batch_stats, metadata) -> Weights:
   shapes = {k: tuple(v.shape) for k, v in paths.flatten(params).items()}
   try:
-    variant, num_classes = infer_variant(shapes)
+    variant, num_classes = param_shapes.infer_variant(shapes)
   except InputError as e:
     raise InputError(f"weights {path}: {e}") from e
   has_bn = any("/bn1/" in key for key in shapes)
@@ -287,7 +191,9 @@ def _make(path, params, batch_stats, metadata) -> Weights:
         f"weights {path}: their network has {key}={value!r}, which this "
         f"version of bit_jax does not know"
       )
-  check_params(f"weights {path}", params, variant, num_classes, options["norm"])
+  param_shapes.check_params(
+    f"weights {path}", params, variant, num_classes, options["norm"]
+  )
   return Weights(
     params,
     batch_stats,
@@ -350,7 +256,7 @@ def save_as(
     raise InputError(
       f"{path}: the {layout.name} layout is for GroupNorm and weight "
       f"standardization, but these weights are of a network with "
-      f"{_spell(weights.model_options, weights.model_options)}"
+      f"{spell_options(weights.model_options, weights.model_options)}"
     )
   flat = paths.flatten(weights.params)
   if not weights.num_classes:
@@ -367,51 +273,12 @@ def save_as(
   array_files.write_arrays(path, arrays)
 
 
-def _spell(options: Mapping[str, Any], keys: Iterable[str]) -> str:
+def spell_options(options: Mapping[str, Any], keys: Iterable[str]) -> str:
+  """Returns model options as `norm='gn', ...`; what is left out is a default.
+
+  Args:
+    options: e.g. of `Weights.model_options`.
+    keys: of `models.OPTIONS`, those to spell.
+  """
   values = {key: options.get(key, models.OPTIONS[key][0]) for key in keys}
   return ", ".join(f"{key}={value!r}" for key, value in values.items())
-
-
-def check_options(weights: Weights, model: Mapping[str, Any]) -> None:
-  """Raises InputError if weights mean another network, whatever their shapes.
-
-  Args:
-    weights: loaded ones.
-    model: config.model.
-  """
-  have, want = weights.model_options, models.non_default_options(model)
-  keys = [key for key in models.OPTIONS if have.get(key) != want.get(key)]
-  if keys:
-    raise InputError(
-      f"config.init.checkpoint holds weights of a network with "
-      f"{_spell(have, keys)}, but config.model has {_spell(want, keys)}"
-    )
-
-
-def with_head(weights: Weights, params: Any, *, keep: bool) -> dict[str, Any]:
-  """Returns a fresh network's params with everything taken from weights.
-
-  Args:
-    weights: loaded ones.
-    params: of a new network; says what the head must look like.
-    keep: True to take the head too; False to leave it as it is in params.
-
-  Raises:
-    InputError: the weights belong to another variant, or the head is to be
-      kept but has another number of classes.
-  """
-  fresh, loaded = paths.flatten(params), paths.flatten(weights.params)
-  merged = {}
-  for key, value in fresh.items():
-    if key.startswith("head/") and not keep:
-      merged[key] = value
-    elif key not in loaded or loaded[key].shape != value.shape:
-      have = loaded[key].shape if key in loaded else "nothing"
-      raise InputError(
-        f"config.init.checkpoint holds {weights.variant} with "
-        f"{weights.num_classes} classes, which does not fit this model: {key} "
-        f"is {have}, expected {value.shape}"
-      )
-    else:
-      merged[key] = loaded[key].astype(value.dtype)
-  return paths.unflatten(merged)

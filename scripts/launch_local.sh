@@ -23,6 +23,7 @@
 # BIT_JAX_PYTHON names another Python than .venv/bin/python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/launch_common.sh
 
 readonly stopped=75  # bit_jax/errors.py
 readonly address=127.0.0.1
@@ -34,23 +35,6 @@ log_dir=''
 port=''
 grace_secs=10
 dry_run=''
-
-die() {
-  echo "error: $2" >&2
-  exit "$1"
-}
-
-usage() {
-  awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' \
-    scripts/launch_local.sh
-}
-
-# Prints a command as one line that a shell reads back as it is.
-quote() {
-  local line
-  line=$(printf '%q ' "$@")
-  echo "${line% }"
-}
 
 is_free() {
   ! (: < "/dev/tcp/$address/$1") 2> /dev/null
@@ -128,7 +112,7 @@ while (($#)); do
     --grace_secs=*) grace_secs=${1#*=} ;;
     --dry_run) dry_run=yes ;;
     --help | -h)
-      usage
+      usage scripts/launch_local.sh
       exit
       ;;
     --) break ;;
@@ -136,10 +120,7 @@ while (($#)); do
   esac
   shift
 done
-for number in "$processes" "$devices" "${port:-1}" "1$grace_secs"; do
-  [[ $number =~ ^[1-9][0-9]{0,5}$ ]] \
-    || die 2 "$(quote "$number"): expected a positive number; see --help"
-done
+check_positive "$processes" "$devices" "${port:-1}" "1$grace_secs"
 (($# > 1)) || die 2 'the arguments of bit_jax.main are missing; put them after --'
 shift
 arguments=("$@")

@@ -23,6 +23,7 @@
 set -euo pipefail
 readonly called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/launch_common.sh
 
 python=${BIT_JAX_PYTHON:-$PWD/.venv/bin/python}
 nodes=1
@@ -33,23 +34,6 @@ log_dir=$called_from
 max_crashes=3
 dry_run=''
 options=()
-
-die() {
-  echo "error: $2" >&2
-  exit "$1"
-}
-
-usage() {
-  awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' \
-    scripts/launch_slurm.sh
-}
-
-# Prints a command as one line that a shell reads back as it is.
-quote() {
-  local line
-  line=$(printf '%q ' "$@")
-  echo "${line% }"
-}
 
 # sbatch knows double quotes around a value, but no backslashes.
 print_options() {
@@ -132,7 +116,7 @@ while (($#)); do
     --max_crashes=*) max_crashes=${1#*=} ;;
     --dry_run) dry_run=yes ;;
     --help | -h)
-      usage
+      usage scripts/launch_slurm.sh
       exit
       ;;
     --) break ;;
@@ -140,11 +124,8 @@ while (($#)); do
   esac
   shift
 done
-for number in "$nodes" "${gpus_per_node##*:}" "$cpus_per_task" \
-  "1$max_crashes"; do
-  [[ $number =~ ^[1-9][0-9]{0,5}$ ]] \
-    || die 2 "$(quote "$number"): expected a positive number; see --help"
-done
+check_positive "$nodes" "${gpus_per_node##*:}" "$cpus_per_task" \
+  "1$max_crashes"
 for option in "$job_name" "$gpus_per_node" "$log_dir" \
   ${options[@]+"${options[@]}"}; do
   [[ $option && $option != *[[:cntrl:]\"\\]* ]] \

@@ -34,6 +34,9 @@
 # and for several workers: ssh-add ~/.ssh/google_compute_engine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/launch_common.sh
+source scripts/tpu_pod_gcloud.sh
+source scripts/tpu_pod_workers.sh
 
 readonly stopped=75   # bit_jax/errors.py
 readonly max_failures=20  # Of gcloud, one after the other, while all seems well.
@@ -54,224 +57,10 @@ poll_secs=30
 dry_run=''
 arguments=()
 
-die() {
-  echo "error: $2" >&2
-  exit "$1"
-}
-
 # To the terminal, also while what is running is redirected.
 exec 3>&2
 say() {
   echo "== $(date '+%F %T') $*" >&3
-}
-
-usage() {
-  awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' \
-    scripts/launch_tpu_pod.sh
-}
-
-# Prints a command as one line that a shell reads back as it is.
-quote() {
-  local line
-  line=$(printf '%q ' "$@")
-  echo "${line% }"
-}
-
-# The same; the scripts for the workers remain readable.
-show() {
-  local word line=''
-  for word in "$@"; do
-    if [[ $word == *$'\n'* ]]; then
-      line+=" '${word//\'/\'\\\'\'}'"
-    else
-      line+=" $(quote "$word")"
-    fi
-  done
-  echo "${line# }"
-}
-
-# Runs a command, or prints it.
-do_or_show() {
-  if [[ $dry_run ]]; then
-    show "$@"
-  else
-    "$@" 3>&-
-  fi
-}
-
-tpu_vm() {
-  do_or_show gcloud compute tpus tpu-vm "$@" "--zone=$zone" \
-    ${project:+"--project=$project"} --quiet
-}
-
-# Runs a script on the given workers.
-on_workers() {
-  local workers=$1 script=$2
-  shift 2
-  tpu_vm ssh "$name" "--worker=$workers" "--command=$script" "$@" \
-    ${ssh_flags[@]+"${ssh_flags[@]}"}
-}
-
-default_version() {
-  case $type in
-    v6e-*) echo v2-alpha-tpuv6e ;;
-    v5p-*) echo v2-alpha-tpuv5 ;;
-    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
-    *) echo tpu-ubuntu2204-base ;;
-  esac
-}
-
-# --- The pod.
-
-# Prints READY, PREEMPTED, ..., NOT_FOUND, or UNKNOWN if gcloud cannot tell.
-pod_state() {
-  local state
-  if state=$(tpu_vm describe "$name" '--format=value(state)' \
-    2> "$tmp/describe"); then
-    echo "$state"
-  elif grep -qi 'not.found' "$tmp/describe"; then
-    echo NOT_FOUND
-  else
-    cat "$tmp/describe" >&2
-    echo UNKNOWN
-  fi
-}
-
-create_pod() {
-  tpu_vm create "$name" "--accelerator-type=$type" "--version=$version" \
-    ${spot:+--spot} ${create_flags[@]+"${create_flags[@]}"}
-}
-
-delete_pod() {
-  tpu_vm delete "$name"
-}
-
-# Returns once the pod is ready; creates it if it is not there or was taken.
-ensure_pod() {
-  local state tries=0 failures=0
-  while :; do
-    state=$(pod_state)
-    case $state in
-      READY) return ;;
-      NOT_FOUND)
-        say "creating $name ($type)"
-        if create_pod 2> "$tmp/create"; then
-          continue
-        fi
-        cat "$tmp/create" >&2
-        if grep -qi capacity "$tmp/create"; then
-          tries=$((tries + 1))
-          ((tries < capacity_tries)) || die 1 "no capacity for $type in $zone"
-        else
-          failures=$((failures + 1))
-          ((failures < 3)) || die 1 "$name cannot be created (see above)"
-        fi
-        ;;
-      PREEMPTED | TERMINATED)
-        say "$name is $state: deleting it"
-        delete_pod || failures=$((failures + 1))
-        ;;
-      STOPPED | STOPPING | HIDDEN | HIDING)
-        die 1 "$name is $state: start it, or delete it, first"
-        ;;
-      UNKNOWN) failures=$((failures + 1)) ;;
-      *) say "$name is $state: waiting" ;;
-    esac
-    ((failures < max_failures)) || die 1 'gcloud fails (see above)'
-    sleep "$poll_secs"
-  done
-}
-
-# --- What runs on the workers, as scripts. The run's folder is in memory: gone
-# after a reboot, as the run is.
-
-# Ubuntu 22.04 has Python 3.10; uv brings a newer one. jax[tpu] gets the version
-# that requirements.txt asks for; gcs is for gs:// paths.
-install_script() {
-  echo "# install"
-  echo "installed=$commit-$(cksum <<< "$setup" | tr ' ' -)"
-  cat << 'END'
-set -eu
-cd ~
-if [ "$(cat bit_jax/.installed 2> /dev/null)" = "$installed" ]; then
-  exit
-fi
-mkdir -p bit_jax
-find bit_jax -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
-tar -xzf bit_jax.tar.gz -C bit_jax
-cd bit_jax
-is_new='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
-if ! [ -x .venv/bin/python ] && ! python3 -c "$is_new"; then
-  python3 -m pip install --quiet --user uv
-  python3 -m uv venv --quiet --seed --python 3.12 .venv
-fi
-scripts/setup_env.sh
-.venv/bin/python -m pip install --quiet --requirement requirements.txt \
-  'jax[tpu]' --editable '.[gcs]'
-END
-  echo "${setup:-:}"
-  cat << 'END'
-echo "$installed" > .installed
-END
-}
-
-# Ends what an earlier run left behind, then starts the command in a session of
-# its own, which outlives the connection.
-start_script() {
-  cat << 'END'
-# start
-set -eu
-run=/dev/shm/bit_jax$HOME
-if [ -e "$run/pid" ] && ! [ -e "$run/code" ]; then
-  for _ in $(seq 100); do
-    kill -KILL -- "-$(cat "$run/pid")" 2> /dev/null || break
-    sleep 0.1
-  done
-fi
-rm -rf "$run"
-mkdir -p "$run"
-cat > "$run/command" << 'BIT_JAX_END'
-END
-  echo "$command"
-  cat << 'END'
-BIT_JAX_END
-cd ~/bit_jax
-nohup setsid bash -c 'trap : TERM; . "$1/command"; echo $? > "$1/new_code"
-  mv "$1/new_code" "$1/code"' bash "$run" > ~/bit_jax.log 2>&1 < /dev/null &
-echo $! > "$run/pid"
-END
-}
-
-# Prints "bit_jax-state STATE LOG_SIZE ID", where STATE is running, absent,
-# asked (stopped by `stop`) or an exit code; then what `tail -c $1` leaves of the
-# log.
-state_script() {
-  echo "# state"
-  echo "part=$1 stopped=$stopped"
-  cat << 'END'
-run=/dev/shm/bit_jax$HOME
-if ! [ -e "$run/code" ] && [ -e "$run/pid" ] \
-  && kill -0 "$(cat "$run/pid")" 2> /dev/null; then
-  state=running
-elif [ -e "$run/code" ]; then
-  state=$(cat "$run/code")
-  if [ "$state" = "$stopped" ] && [ -e "$run/asked" ]; then state=asked; fi
-else
-  state=absent
-fi
-size=$(cat ~/bit_jax.log 2> /dev/null | wc -c)
-echo bit_jax-state $state $size $(cksum 2> /dev/null < "$run/command")
-head -c "$size" ~/bit_jax.log 2> /dev/null | tail -c "$part"
-END
-}
-
-stop_script() {
-  cat << 'END'
-# stop
-run=/dev/shm/bit_jax$HOME
-touch "$run/asked"
-kill -TERM -- "-$(cat "$run/pid")"
-END
 }
 
 # --- The run.
@@ -441,7 +230,7 @@ while (($#)); do
     --poll_secs=*) poll_secs=${1#*=} ;;
     --dry_run) dry_run=yes ;;
     --help | -h)
-      usage
+      usage scripts/launch_tpu_pod.sh
       exit
       ;;
     --)

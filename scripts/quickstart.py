@@ -22,7 +22,7 @@ import sys
 import time
 
 from bit_jax import cache, metrics_file, train
-from bit_jax.data import builtin
+from bit_jax.data import digits, glyphs
 from bit_jax.errors import exit_status
 from bit_jax.tools import report
 from configs import downstream, upstream
@@ -121,8 +121,8 @@ def write_report(workdir, run_dir, results):
       *fine_tuning,
     ],
     samples=[
-      ("Upstream: glyphs", samples(builtin.glyphs("train"), range(0, 200, 13))),
-      ("Downstream: digits", samples(builtin.digits("train"), range(16))),
+      ("Upstream: glyphs", samples(glyphs.load("train"), range(0, 200, 13))),
+      ("Downstream: digits", samples(digits.load("train"), range(16))),
     ],
     notes=[
       f"One network, {MODEL}: pre-trained on letters rendered from fonts, then "

@@ -39,7 +39,7 @@ from bit_jax import (
   train,
 )
 from bit_jax import main as command
-from bit_jax.data import tfds_source
+from bit_jax.data import tfds_folders
 from bit_jax.errors import InputError, UsageError, exit_status
 from bit_jax.tools import page
 
@@ -70,7 +70,7 @@ def missing_data(run: study.Run) -> str:
   if data.name in ("glyphs", "digits") or data.name.startswith("folder:"):
     return ""
   try:
-    tfds_source.find(data.name, data.dir)
+    tfds_folders.find(data.name, data.dir)
   except InputError as e:
     return str(e)
   return ""

@@ -27,7 +27,7 @@ import ml_collections
 
 from bit_jax import cache, checkpoint, files, train
 from bit_jax import main as command
-from bit_jax.data import tfds_source
+from bit_jax.data import tfds_folders
 from bit_jax.errors import InputError, exit_status
 from configs import vtab
 
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, Any]:
   skipped = {}
   for name, config in configs.items():
     try:
-      tfds_source.find(config.data.name, config.data.dir)
+      tfds_folders.find(config.data.name, config.data.dir)
     except InputError as e:
       skipped[name] = str(e)
       say(f"skipped {name}: {e}")

@@ -3,7 +3,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from bit_jax import layouts, weights
+from bit_jax import layouts, param_shapes
 from bit_jax.errors import InputError
 from tests.goldens import seeded_weights
 
@@ -18,7 +18,7 @@ ALL = pytest.mark.parametrize(
 
 def written_shapes(layout, variant, num_classes):
   """{key: shape} of a whole network in a layout."""
-  params = weights.abstract_params(variant, num_classes)
+  params = param_shapes.abstract_params(variant, num_classes)
   return {
     layout.table[path]: layout.view(path).write(np.zeros(leaf.shape)).shape
     for path, leaf in params.items()
@@ -119,7 +119,7 @@ def test_hugging_face_keys_and_shapes():
 
 def test_big_vision_keys_and_shapes():
   # big_vision/models/bit_paper.py: a norm's scale and bias are [1, 1, 1, C].
-  ours = weights.abstract_params("R50x1", 21)
+  ours = param_shapes.abstract_params("R50x1", 21)
   expected = {
     f"params/{path}": (1, 1, 1, *leaf.shape)
     if path.endswith("/scale")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import initialization, layouts, models, paths, weights
+from bit_jax import initialization, layouts, models, param_shapes, paths
 from bit_jax.errors import InputError
 from tests.goldens import seeded_weights
 
@@ -21,7 +21,7 @@ def max_error(a, b):
 
 
 def num_params(variant, num_classes=1000):
-  shapes = weights.abstract_params(variant, num_classes).values()
+  shapes = param_shapes.abstract_params(variant, num_classes).values()
   return sum(int(np.prod(s.shape)) for s in shapes)
 
 
@@ -48,7 +48,7 @@ def test_parameters_have_the_official_shapes():
     for k, shape in seeded_weights.names_and_shapes(152, 2, 10)
   }
   official["head/kernel"] = official["head/kernel"][2:]
-  ours = weights.abstract_params("R152x2", 10)
+  ours = param_shapes.abstract_params("R152x2", 10)
   assert {k: v.shape for k, v in ours.items()} == official
 
 
@@ -253,7 +253,7 @@ def kept_bytes(remat):
 
     return jax.vjp(loss, params)[1]
 
-  params = weights.abstract_params("R26x0.25", 3)
+  params = param_shapes.abstract_params("R26x0.25", 3)
   images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
   kept = jax.eval_shape(forward, paths.unflatten(params), images)
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from bit_jax import models, ops, paths, weights
+from bit_jax import models, ops, param_shapes, paths
 
 KINDS = ("cpu", "tpu", "default")
 
@@ -145,7 +145,7 @@ def test_convolutions_of_one_pixel(form, stride):
 
 def test_a_network_of_any_batch_can_be_exported():
   model = models.create("R26x0.25", num_classes=3)
-  params = paths.unflatten(weights.abstract_params("R26x0.25", 3))
+  params = paths.unflatten(param_shapes.abstract_params("R26x0.25", 3))
   shape = export.symbolic_shape("b, 64, 64, 3")
   images = jax.ShapeDtypeStruct(shape, jnp.float32)
   exported = export.export(

@@ -25,6 +25,7 @@ from bit_jax import (
   array_files,
   files,
   metrics_file,
+  param_shapes,
   paths,
   recipe,
   remote,
@@ -352,7 +353,7 @@ def test_a_run_claims_its_work_directory(bucket):
 
 
 def test_weights_come_back(bucket, tmp_path):
-  shapes = weights.abstract_params("R14x0.25", 3)
+  shapes = param_shapes.abstract_params("R14x0.25", 3)
   rng = np.random.default_rng(0)
   params = {k: rng.normal(size=v.shape).astype("f") for k, v in shapes.items()}
   saved = weights.Weights(

@@ -217,9 +217,6 @@ def test_network_without_head(layout, tmp_path):
     }
   loaded = weights.load(path)
   assert (loaded.variant, loaded.num_classes) == ("R14x0.25", 0)
-  fresh = small_params(3, seed=2)
-  merged = weights.with_head(loaded, fresh, keep=False)
-  assert merged["head"]["bias"].shape == (3,)
 
 
 def test_half_a_head_is_damage(tmp_path):
@@ -518,50 +515,3 @@ def test_other_layouts_know_no_options(layout, tmp_path):
   saved = weights.Weights(**variables, variant="R14x0.25")
   with pytest.raises(InputError, match=f"{layout.name} layout knows no batch_"):
     weights.save_as(path, saved, layout)
-
-
-def test_weights_of_a_network_with_other_options():
-  plain = weights.Weights(
-    {}, {}, "R14x0.25", model_options={"weight_standardization": False}
-  )
-  standard = {"norm": "gn", "weight_standardization": True, "variant": "R50x1"}
-  weights.check_options(weights.Weights({}, {}, "R14x0.25"), standard)
-  weights.check_options(plain, standard | {"weight_standardization": False})
-  with pytest.raises(
-    InputError,
-    match="with weight_standardization=False, but config.model has "
-    "weight_standardization=True$",
-  ):
-    weights.check_options(plain, standard)
-  with pytest.raises(
-    InputError,
-    match="with norm='gn', weight_standardization=False, but config.model has "
-    "norm='bn', weight_standardization=True$",
-  ):
-    weights.check_options(plain, standard | {"norm": "bn"})
-
-
-def test_head_is_reset_or_kept():
-  loaded = weights.Weights(small_params(3, seed=1), {}, "R14x0.25")
-  loaded.params["head"]["bias"] = np.ones(3, np.float32)
-  fresh = small_params(3, seed=2)
-  reset = weights.with_head(loaded, fresh, keep=False)
-  kept = weights.with_head(loaded, fresh, keep=True)
-  np.testing.assert_array_equal(reset["head"]["bias"], 0)
-  np.testing.assert_array_equal(kept["head"]["bias"], 1)
-  for merged in (reset, kept):
-    np.testing.assert_array_equal(
-      merged["block4"]["unit01"]["conv2"]["kernel"],
-      loaded.params["block4"]["unit01"]["conv2"]["kernel"],
-    )
-  other_classes = small_params(4)
-  assert weights.with_head(loaded, other_classes, keep=False)
-  with pytest.raises(InputError, match="3 classes.*head/"):
-    weights.with_head(loaded, other_classes, keep=True)
-
-
-def test_weights_of_another_variant():
-  loaded = weights.Weights(small_params(), {}, "R14x0.25")
-  shapes = weights.abstract_params("R14x0.5", 3)
-  with pytest.raises(InputError, match="R14x0.25 with 3 classes"):
-    weights.with_head(loaded, paths.unflatten(shapes), keep=False)

@@ -1,26 +1,20 @@
 """Tests of writer.py."""
 
-import contextlib
-import fcntl
-import io
 import json
 import os
 import pathlib
-import pty
-import struct
 import subprocess
 import sys
-import termios
 import textwrap
 import threading
 
-import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from bit_jax import writer
+from bit_jax.metric_writer import MetricWriter
 
 
 def _lines(path):
@@ -37,23 +31,6 @@ def _make_older(logdir):
   """Lets event files sort as if the next one came seconds later."""
   for i, path in enumerate(logdir.glob("events.out.tfevents.*")):
     path.rename(path.with_name(f"events.out.tfevents.{i}"))
-
-
-class _Clock:
-  """A clock that goes on only when told to."""
-
-  def __init__(self):
-    self.secs = 100.0
-
-  def __call__(self):
-    return self.secs
-
-
-def test_metric_writer_accepts_and_ignores_everything():
-  ignore = writer.MetricWriter()
-  ignore.write_scalars(1, {"train/loss": 1.0})
-  ignore.flush()
-  ignore.close()
 
 
 def test_jsonl_writes_one_flushed_object_a_write(tmp_path):
@@ -98,16 +75,6 @@ def test_tensorboard_reads_scalars_back(tmp_path):
   assert [e.step for e in losses] == [5, 6]
   assert values == [0.5, 0.375]
   assert [e.step for e in read.Tensors("lr")] == [5]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_encode_png_reads_back(channels):
-  rng = np.random.default_rng(0)
-  image = rng.integers(0, 256, (4, 6, channels), np.uint8)
-  png = np.frombuffer(writer.encode_png(image), np.uint8)
-  read = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
-  rgb = read.reshape(4, 6, channels)[..., ::-1]
-  np.testing.assert_array_equal(rgb, image)
 
 
 def test_tensorboard_forgets_the_steps_that_run_again(tmp_path):
@@ -166,129 +133,7 @@ def test_tensorflow_is_never_imported_even_where_installed(tmp_path):
   )
 
 
-def test_progress_writes_plain_lines_where_there_is_no_terminal():
-  stream, clock = io.StringIO(), _Clock()
-  progress = writer.ProgressWriter(1000, 0, 64, stream, clock)
-  progress.write_scalars(100, {"train/loss": 2.5, "train/lr": 3e-5})
-  clock.secs += 50
-  progress.write_scalars(200, {"train/loss": jnp.float32(1.5)})
-  progress.write_scalars(200, {"eval/test/accuracy": 0.912, "eval/n": 1e6})
-  progress.close()
-  assert stream.getvalue().splitlines() == [
-    "step 100 train/loss 2.5 train/lr 3e-05",
-    "step 200 train/loss 1.5 [128.0 img/s, 06:40 left]",
-    "step 200 eval/test/accuracy 0.912 eval/n 1e+06",
-  ]
-
-
-def test_progress_speed_leaves_out_evaluation_and_time_left_does_not():
-  stream, clock = io.StringIO(), _Clock()
-  progress = writer.ProgressWriter(400, 100, 0, stream, clock)
-  progress.write_scalars(200, {"train/loss": 1.0})
-  clock.secs += 30
-  progress.write_scalars(200, {"eval/a": 1.0})
-  clock.secs += 50
-  progress.write_scalars(300, {"train/loss": 1.0})
-  clock.secs += 20
-  progress.write_scalars(350, {"train/loss": 1.0})
-  assert stream.getvalue().splitlines()[-2:] == [
-    "step 300 train/loss 1 [2.00 steps/s, 01:20 left]",
-    "step 350 train/loss 1 [2.50 steps/s, 00:33 left]",
-  ]
-
-
-def test_progress_tells_of_a_step_in_each_minute_without_metrics():
-  stream, clock = io.StringIO(), _Clock()
-  progress = writer.ProgressWriter(1000, 0, 0, stream, clock)
-  progress.write_scalars(1, {"train/loss": 1.0})
-  for step in range(2, 10):
-    clock.secs += 25
-    progress.progress(step)
-  progress.write_scalars(10, {"train/loss": 0.5})
-  clock.secs += 50
-  progress.progress(11)
-  assert stream.getvalue().splitlines() == [
-    "step 1 train/loss 1",
-    "step 4 of 1000 [0.04 steps/s, 6:55:00 left]",
-    "step 7 of 1000 [0.04 steps/s, 6:53:45 left]",
-    "step 10 train/loss 0.5 [0.06 steps/s, 6:06:40 left]",
-  ]
-
-
-def test_progress_moves_the_bar_between_metrics():
-  def use(stream):
-    clock = _Clock()
-    progress = writer.ProgressWriter(1000, 100, 64, stream, clock)
-    progress.write_scalars(200, {"train/loss": 2.5})
-    for step in (201, 202, 203):
-      clock.secs += 0.6
-      progress.progress(step)
-    progress.close()
-
-  received = _on_terminal(24, 100, use)
-  assert "| 202/1000 [" in received
-  assert "| 201/1000" not in received
-  assert "loss 2.5]" in received.split("202/1000")[1]
-  assert "of 1000" not in received
-
-
-def test_progress_survives_nan_and_steps_past_the_end():
-  stream, clock = io.StringIO(), _Clock()
-  progress = writer.ProgressWriter(10, 0, 1, stream, clock)
-  for step in (9, 10, 11):
-    progress.write_scalars(step, {"train/loss": np.nan})
-    clock.secs += 1
-  last = stream.getvalue().splitlines()[-1]
-  assert last == "step 11 train/loss nan [1.0 img/s, 00:00 left]"
-
-
-def _on_terminal(rows, columns, use):
-  """What `use(stream)` makes a terminal of this size receive."""
-  lead, terminal = pty.openpty()
-  fcntl.ioctl(
-    terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0)
-  )
-  with open(terminal, "w") as stream:
-    use(stream)
-  received = []
-  # Linux ends the output of a closed terminal with an error.
-  with contextlib.suppress(OSError):
-    while chunk := os.read(lead, 1000):
-      received.append(chunk)
-  os.close(lead)
-  return b"".join(received).decode()
-
-
-def _train_a_little(stream):
-  clock = _Clock()
-  progress = writer.ProgressWriter(1000, 100, 64, stream, clock)
-  progress.write_scalars(200, {"train/loss": 2.5, "train/lr": 3e-5})
-  clock.secs += 50
-  progress.write_scalars(300, {"train/loss": 1.5, "train/lr": 3e-5})
-  progress.write_scalars(300, {"eval/test/accuracy": 0.912})
-  progress.close()
-  stream.write("next")
-
-
-def test_progress_shows_a_bar_on_a_terminal():
-  received = _on_terminal(24, 100, _train_a_little)
-  assert " 10%|" in received
-  assert "| 100/1000 [" in received
-  assert "| 300/1000 [" in received
-  assert ", loss 1.5, 128.0 img/s, 05:50 left]" in received
-  assert "train/" not in received
-  assert "\rstep 300 eval/test/accuracy 0.912\r\n" in received
-  # The bar stays, and what comes after starts on a line of its own.
-  assert received.endswith(" left]\r\nnext")
-
-
-def test_progress_writes_plain_lines_on_a_terminal_without_size():
-  received = _on_terminal(0, 0, _train_a_little)
-  assert "step 300 train/loss 1.5" in received
-  assert "step 300 eval/test/accuracy 0.912" in received
-
-
-class _Recorder(writer.MetricWriter):
+class _Recorder(MetricWriter):
   def __init__(self):
     self.calls = []
 
@@ -321,7 +166,7 @@ def test_multi_writer_writes_to_all():
 def test_multi_writer_closes_the_last_one_first():
   closed = []
 
-  class Closing(writer.MetricWriter):
+  class Closing(MetricWriter):
     def close(self):
       closed.append(self)
 
@@ -331,7 +176,7 @@ def test_multi_writer_closes_the_last_one_first():
 
 
 def test_multi_writer_closes_all_though_one_fails():
-  class Failing(writer.MetricWriter):
+  class Failing(MetricWriter):
     def close(self):
       raise OSError("disk full")
 

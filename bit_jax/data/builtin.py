@@ -1,334 +1,67 @@
-"""Two image sets that need no download: glyphs to learn on, digits to adapt to.
+"""Two image sets that need no download: what they have in common.
 
 `glyphs` draws letters of ten scripts; `digits` holds handwritten digits. No
 letter is, or looks like, a digit, so that what glyphs teach can be measured on
 digits as in the paper: classes never seen before, few examples of each.
 """
 
-import dataclasses
-import functools
-import gzip
 import hashlib
-import importlib.util
-import math
-import pathlib
-import unicodedata
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
 
-from bit_jax.data.source import Source
+from bit_jax.data.source import Examples, Source
 from bit_jax.errors import InputError
 
-# Raise when any example changes: the fingerprints change with it.
+# Raise when any example of a set changes: the fingerprints change with it.
 _VERSION = 1
 
-_SPLITS = ("train", "test")
-_IMAGE_PX = 32
-
-_NUM_GLYPHS = {"train": 100_000, "test": 4_000}
-
-# 200 letters. The rule: a letter of its own (category L*, no decomposition),
-# in no face close to a digit (which costs O, I, Z, S, B, b, g, q, ... and their
-# look-alikes in every script) and on average over the faces not close to a
-# letter that is already there (so that A is Latin, but not Greek or Cyrillic).
-# Picked once by correlation of blurred masks, then by eye, which is stricter
-# with digits; the tests hold the limits. Scripts written from right to left are
-# spelt in escapes because editors reorder them.
-_LETTERS = (
-  # Latin
-  "ACEFHKLMNPRTUVWXYadefhkmnprÆÞŒƔƕƱǶȸȹɄʁʎʞʣʦʧʩʬꜦꜧꜲꜳꜴꜶꜸꜹꜼꜽꝆꟽꟿ"
-  # Greek
-  "ͲΓΔΞΠΣΦΨΩαγηλμπτφχωϗ"
-  # Cyrillic
-  "ЂЊЋДЖИЛЦШЩЫЮЯљњћѤѪѬҤҴԔꙔꙖꙗ"
-  # Armenian
-  "ԱԲԵԸԹԺԻԽՀՄՆՊՌՐՒՔՖդեէթիխմպք"
-  # Georgian
-  "ႥႧႫႮႰႲႵႼႾႿჄდთლორფღⴅⴇⴐⴓⴙⴤ"
-  # Hebrew
-  "\u05d0\u05d4\u05dc\u05de\u05e2\u05e6\u05e7\u05e9\u05ea"
-  # Arabic
-  "\u0628\u062a\u062b\u062c\u062e\u0633\u0634\u063a"
-  "\u0641\u0643\u0646\u064a\u06aa\u06af\u06be"
-  # N'Ko
-  "\u07cf\u07d2"
-  # Canadian syllabics
-  "ᐅᐊᐳᐸᓚᓭᔓᕗᕙᖑᖠ"
-  # Tifinagh
-  "ⴽⴿⵃⵄⵅⵋⵐⵖⵘⵣ"
-)
-
-_FACES = (
-  "DejaVuSans",
-  "DejaVuSans-Bold",
-  "DejaVuSans-Oblique",
-  "DejaVuSans-BoldOblique",
-  "DejaVuSerif",
-  "DejaVuSerif-Bold",
-  "DejaVuSerif-Italic",
-  "DejaVuSerif-BoldItalic",
-)
-
-_MASK_PX = 48
-_LETTER_PX = 40
-
-# Widen the strokes by 0 or 2 pixels of a mask: handwriting is broader than
-# print. Narrower strokes are not drawn since serif hairlines would vanish.
-_PENS = tuple(
-  cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)) for side in (1, 3)
-)
-
-# Side of the grid that a drawing is reduced to and blown up from, each as
-# often as it stands here: half of them have the resolution of `digits`.
-_GRIDS_PX = (8, 8, 16, _IMAGE_PX)
-
-# What varies between two drawings of a letter: (lowest, highest) of a uniform
-# distribution. Lengths are in pixels of the drawing, angles in radians, levels
-# in shares of white, which more ink saturates. Choices are rounded down.
-_VARIATION = {
-  "face": (0, len(_FACES)),
-  "pen": (0, len(_PENS)),
-  "angle": (-0.25, 0.25),
-  "slant": (-0.3, 0.3),
-  "width": (18, 30),
-  "height": (24, 32),
-  "x": (-2, 2),
-  "y": (-2, 2),
-  "blur": (0.3, 1.0),
-  "grid": (0, len(_GRIDS_PX)),
-  "ink": (0.7, 1.3),
-  "paper": (-0.6, 0.2),
-}
-_LOW, _HIGH = np.array(list(_VARIATION.values()), np.float64).T
+SPLITS = ("train", "test")
+IMAGE_PX = 32
 
 
-def glyphs(split: str) -> Source:
-  """Returns drawings of 200 letters, made when they are read.
-
-  An image is uint8[32, 32, 3] with equal channels. Like the digits it prepares
-  for, it shows one bright, soft-edged symbol that fills the frame, on black (in
-  a quarter of the examples on dark grey); half of the drawings also have their
-  resolution of 8x8. Face, stroke width, rotation, slant, size, position, blur,
-  resolution and contrast are drawn from a generator keyed by (split, index), so
-  an example is a pure function of the two. Example i has label i % 200.
-
-  Args:
-    split: `train` (100,000 examples) or `test` (4,000, other drawings of the
-      same letters).
-
-  Raises:
-    InputError: there is no such split.
-  """
-  _check_split("glyphs", split)
-  examples = _Glyphs(
-    letter_masks(), _NUM_GLYPHS[split], stream=_SPLITS.index(split)
-  )
-  return Source(
-    name=f"glyphs {split}",
-    examples=examples,
-    class_names=tuple(unicodedata.name(letter) for letter in _LETTERS),
-    image_px=(_IMAGE_PX, _IMAGE_PX),
-    fingerprint=_fingerprint("glyphs", split),
-    read_labels=examples.read_labels,
-    native_px=_IMAGE_PX,
-    flip=False,
-  )
-
-
-def digits(split: str) -> Source:
-  """Returns scikit-learn's handwritten digits, 1,797 in both splits together.
-
-  An image is uint8[32, 32, 3] with equal channels: the 8x8 counts of 0 to 16,
-  scaled to 0 to 255 and enlarged by bicubic interpolation.
-
-  Args:
-    split: `train` or `test`: of each class every other example, `train` from
-      the first and `test` from the second, in the order of scikit-learn.
-
-  Raises:
-    InputError: there is no such split.
-  """
-  _check_split("digits", split)
-  table = _read_digits()
-  counts, labels = table[:, :-1], table[:, -1]
-  rank_in_class = np.empty_like(labels)
-  for label in np.unique(labels):
-    rank_in_class[labels == label] = np.arange(np.sum(labels == label))
-  chosen = rank_in_class % len(_SPLITS) == _SPLITS.index(split)
-  counts = counts[chosen].astype(np.uint8).reshape(-1, 8, 8)
-  labels = labels[chosen].astype(np.int64)
-  examples = _Digits(np.stack([_enlarge_counts(c) for c in counts]), labels)
-  return Source(
-    name=f"digits {split}",
-    examples=examples,
-    class_names=tuple("0123456789"),
-    image_px=(_IMAGE_PX, _IMAGE_PX),
-    fingerprint=_fingerprint(
-      "digits", split, counts.tobytes(), labels.tobytes()
-    ),
-    read_labels=examples.read_labels,
-    native_px=_IMAGE_PX,
-    flip=False,
-  )
-
-
-def _read_digits() -> np.ndarray:
-  """Returns uint8[1797, 65]: the counts of an image, row by row, its label."""
-  # Importing scikit-learn would take a second and a half.
-  spec = importlib.util.find_spec("sklearn")
-  assert spec is not None
-  assert spec.origin is not None
-  path = pathlib.Path(spec.origin).parent / "datasets/data/digits.csv.gz"
-  with gzip.open(path, "rt") as file:
-    return np.loadtxt(file, delimiter=",", dtype=np.uint8)
-
-
-@functools.cache
-def letter_masks() -> np.ndarray:
-  """Renders each letter of `glyphs` in eight faces of the DejaVu fonts.
-
-  The Serif faces lack some scripts and the oblique ones a few more: there the
-  nearest face stands in. A letter is centred, its longer side 40 pixels.
-
-  Returns:
-    uint8[8, 200, 48, 48], read-only, 255 for ink, coverage at edges. Its first
-    face is upright Sans.
-  """
-  # Slow to import, which users of other sets should not wait for.
-  import matplotlib
-  from matplotlib.ft2font import FT2Font
-
-  folder = f"{matplotlib.get_data_path()}/fonts/ttf"
-  fonts = [FT2Font(f"{folder}/{face}.ttf") for face in _FACES]
-  for font in fonts:
-    font.set_size(_MASK_PX, 72)
-
-  def render(face, letter):
-    # The face itself, the same in Sans, the same in upright Sans.
-    candidates = (fonts[face], fonts[face % 4], fonts[face % 2])
-    font = next(f for f in candidates if f.get_char_index(ord(letter)))
-    font.set_text(letter)
-    font.draw_glyphs_to_bitmap(antialiased=True)
-    bitmap = np.asarray(font.get_image())
-    left, top, width, height = cv2.boundingRect(bitmap)
-    scale = _LETTER_PX / max(width, height)
-    affine = _affine(
-      (scale, 0),
-      (0, scale),
-      origin=(left + width / 2, top + height / 2),
-      to=(_MASK_PX / 2, _MASK_PX / 2),
-    )
-    return cv2.warpAffine(bitmap, affine, (_MASK_PX, _MASK_PX))
-
-  masks = np.stack(
-    [[render(face, c) for c in _LETTERS] for face in range(len(fonts))]
-  )
-  masks.flags.writeable = False
-  return masks
-
-
-@dataclasses.dataclass(frozen=True)
-class _Glyphs:
-  """Drawings from `masks`; `stream` keeps the splits' random numbers apart."""
-
-  masks: np.ndarray
-  size: int
-  stream: int
-
-  def __len__(self) -> int:
-    return self.size
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    index = range(self.size)[index]
-    label = index % len(_LETTERS)
-    key = np.array([self.stream, index], np.uint64)
-    rng = np.random.Generator(np.random.Philox(key=key))
-    image = _draw(self.masks[:, label], rng)
-    return {"image": cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), "label": label}
-
-  def read_labels(self) -> np.ndarray:
-    return np.arange(self.size, dtype=np.int64) % len(_LETTERS)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Digits:
-  """Grey images uint8[N, 32, 32] and labels int64[N] held in memory."""
-
-  images: np.ndarray
-  labels: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.labels)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    image = cv2.cvtColor(self.images[index], cv2.COLOR_GRAY2RGB)
-    return {"image": image, "label": int(self.labels[index])}
-
-  def read_labels(self) -> np.ndarray:
-    return self.labels.copy()
-
-
-def _draw(faces: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Draws a letter, uint8[faces, 48, 48], at random as uint8[32, 32]."""
-  v = dict(zip(_VARIATION, rng.uniform(_LOW, _HIGH).tolist(), strict=True))
-
-  mask = cv2.dilate(faces[int(v["face"])], _PENS[int(v["pen"])])
-  cos, sin = math.cos(v["angle"]), math.sin(v["angle"])
-  across, down = v["width"] / _LETTER_PX, v["height"] / _LETTER_PX
-  lean = v["slant"] * down
-  affine = _affine(
-    (cos * across, -sin * down - cos * lean),
-    (sin * across, cos * down - sin * lean),
-    origin=(_MASK_PX / 2, _MASK_PX / 2),
-    to=(_IMAGE_PX / 2 + v["x"], _IMAGE_PX / 2 + v["y"]),
-  )
-  image = cv2.warpAffine(mask, affine, (_IMAGE_PX, _IMAGE_PX))
-  image = cv2.GaussianBlur(image, (5, 5), v["blur"])
-
-  grid_px = _GRIDS_PX[int(v["grid"])]
-  if grid_px < _IMAGE_PX:
-    image = cv2.resize(image, (grid_px, grid_px), interpolation=cv2.INTER_AREA)
-    image = _enlarge(image)
-
-  # Blur and reduction dim thin strokes more than broad ones; the digits are
-  # all close to white.
-  paper = max(v["paper"], 0)
-  gain = 255 * (v["ink"] - paper) / int(image.max())
-  return cv2.addWeighted(image, gain, image, 0, 255 * paper)
-
-
-def _affine(
-  row_x: tuple[float, float],
-  row_y: tuple[float, float],
-  origin: tuple[float, float],
-  to: tuple[float, float],
-) -> np.ndarray:
-  """The linear map of these rows about `origin`, which goes to `to`."""
-  # OpenCV has whole numbers at pixel centres; `origin` and `to` at edges.
-  x, y = origin[0] - 0.5, origin[1] - 0.5
-  shift_x = to[0] - 0.5 - row_x[0] * x - row_x[1] * y
-  shift_y = to[1] - 0.5 - row_y[0] * x - row_y[1] * y
-  return np.array([[*row_x, shift_x], [*row_y, shift_y]])
-
-
-def _enlarge(image: np.ndarray) -> np.ndarray:
-  return cv2.resize(
-    image, (_IMAGE_PX, _IMAGE_PX), interpolation=cv2.INTER_CUBIC
-  )
-
-
-def _enlarge_counts(counts: np.ndarray) -> np.ndarray:
-  """Turns counts of 0 to 16, uint8[8, 8], into grey levels, uint8[32, 32]."""
-  return _enlarge(np.rint(counts * (255 / 16)).astype(np.uint8))
-
-
-def _check_split(name: str, split: str) -> None:
-  if split not in _SPLITS:
+def check_split(name: str, split: str) -> None:
+  """Raises InputError unless both sets have a split."""
+  if split not in SPLITS:
     raise InputError(
-      f"{name} has no split {split!r}; expected one of {', '.join(_SPLITS)}"
+      f"{name} has no split {split!r}; expected one of {', '.join(SPLITS)}"
     )
+
+
+def make_source(
+  name: str,
+  split: str,
+  examples: Examples,
+  read_labels: Callable[[], np.ndarray],
+  class_names: Iterable[str],
+  *data: bytes,
+) -> Source:
+  """Returns the examples of a split with what is true of both sets.
+
+  Args:
+    name: of the set.
+    split: one of SPLITS.
+    examples: with images uint8[32, 32, 3].
+    read_labels: as in `Source`.
+    class_names: one a class.
+    *data: what the examples follow from, besides the code.
+  """
+  return Source(
+    name=f"{name} {split}",
+    examples=examples,
+    class_names=tuple(class_names),
+    image_px=(IMAGE_PX, IMAGE_PX),
+    fingerprint=_fingerprint(name, split, *data),
+    read_labels=read_labels,
+    native_px=IMAGE_PX,
+    flip=False,
+  )
+
+
+def enlarge(image: np.ndarray) -> np.ndarray:
+  """Returns a smaller uint8[H, W] as uint8[32, 32], interpolated."""
+  return cv2.resize(image, (IMAGE_PX, IMAGE_PX), interpolation=cv2.INTER_CUBIC)
 
 
 def _fingerprint(name: str, split: str, *data: bytes) -> str:

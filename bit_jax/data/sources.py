@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax.data import folder, listing, slicing, tfds_source
+from bit_jax.data import (
+  builtin,
+  digits,
+  folder,
+  glyphs,
+  listing,
+  slicing,
+  tfds_folders,
+  tfds_source,
+)
 from bit_jax.data.source import Examples, Source, Subset
 from bit_jax.errors import InputError
 
@@ -118,12 +127,10 @@ def open_dataset(
     )
     opened = _from_sources(dataset, loaded.splits, loaded.held_out)
   elif dataset in ("glyphs", "digits"):
-    from bit_jax.data import builtin
-
-    read = {"glyphs": builtin.glyphs, "digits": builtin.digits}[dataset]
-    opened = _from_sources(dataset, {s: read(s) for s in ("train", "test")})
+    read = {"glyphs": glyphs.load, "digits": digits.load}[dataset]
+    opened = _from_sources(dataset, {s: read(s) for s in builtin.SPLITS})
   else:
-    builder = tfds_source.open_builder(tfds_source.find(dataset, data_dir))
+    builder = tfds_source.open_builder(tfds_folders.find(dataset, data_dir))
     opened = Dataset(
       dataset,
       tfds_source.split_sizes(builder),

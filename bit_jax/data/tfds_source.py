@@ -1,13 +1,11 @@
 """Prepared TFDS sets (array_record) as example sources, without TensorFlow."""
 
 import dataclasses
-import fnmatch
 import functools
 import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,63 +17,8 @@ from bit_jax.errors import InputError, one_line
 
 IMAGE_KEY = "image"
 
-_DATASET = re.compile(r"([\w-]+)(?:/([^/:]+))?(?::([\w.*|-]+))?")
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 # Headers read to find the typical size where the images differ in size.
 _SIZE_SAMPLE = 256
-
-
-def find(dataset: str, data_dir: str = "") -> pathlib.Path:
-  """Returns the folder of the newest prepared version that fits.
-
-  Args:
-    dataset: `NAME[/CONFIG][:VERSION]`; VERSION may hold `*`, and alternatives
-      separated by `|`. CONFIG may be left out where only one is prepared.
-    data_dir: the folder that holds `NAME[/CONFIG]/VERSION/`; '' means
-      $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-
-  Raises:
-    InputError: there is no such prepared set, or only one in a format without
-      random access.
-  """
-  root = _root(data_dir)
-  match = _DATASET.fullmatch(dataset)
-  if not match:
-    raise InputError(_unknown(dataset, root))
-  name, config, wanted = match.groups()
-  base = root / name
-  if config:
-    base /= config
-  elif not _versions(base):
-    configs = _configs(base)
-    if len(configs) > 1:
-      raise InputError(
-        f"dataset {dataset!r}: {root} holds several configs, choose one of "
-        + ", ".join(f"{name}/{config}" for config in configs)
-      )
-    base = base.joinpath(*configs)
-  prepared = _versions(base)
-  if not prepared:
-    raise InputError(_not_prepared(dataset, name, root))
-  patterns = (wanted or "*").split("|")
-  fitting = [
-    path
-    for path in prepared
-    if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
-  ]
-  if not fitting:
-    raise InputError(
-      f"dataset {dataset!r}: {base} holds no version {' or '.join(patterns)}, "
-      f"only {', '.join(path.name for path in prepared)}"
-    )
-  readable = [path for path in fitting if "array_record" in _formats(path)]
-  if not readable:
-    raise InputError(
-      f"dataset {dataset!r}: {fitting[-1]} is stored as "
-      f"{' and '.join(_formats(fitting[-1]))}, which has no random access; "
-      f"convert it to array_record with: {_prepare_command(dataset, root)}"
-    )
-  return readable[-1]
 
 
 def open_builder(folder: pathlib.Path) -> Any:
@@ -280,85 +223,3 @@ def _fingerprint(
     shards = info.splits[piece.split].shard_lengths
     identity.append([piece.split, piece.start, piece.stop, list(shards)])
   return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-
-
-def _root(data_dir: str) -> pathlib.Path:
-  text = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  if "://" in text:
-    raise InputError(
-      f"data_dir {text}: only local folders can be read; "
-      "mount the bucket and give its mount point"
-    )
-  return pathlib.Path(text).expanduser()
-
-
-def _versions(base: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the folders of the prepared versions, oldest first."""
-  numbered = [
-    ([int(number) for number in match.groups()], path)
-    for path in _folders(base)
-    if (match := _VERSION.fullmatch(path.name))
-    and (path / "dataset_info.json").is_file()
-  ]
-  return [path for _, path in sorted(numbered)]
-
-
-def _configs(base: pathlib.Path) -> list[str]:
-  return [path.name for path in _folders(base) if _versions(path)]
-
-
-def _folders(base: pathlib.Path) -> list[pathlib.Path]:
-  if not base.is_dir():
-    return []
-  return sorted(path for path in base.iterdir() if path.is_dir())
-
-
-def _formats(version: pathlib.Path) -> list[str]:
-  file = version / "dataset_info.json"
-  try:
-    info = json.loads(file.read_text())
-    # TFDS wrote no format before it had a second one.
-    first = info.get("fileFormat", "tfrecord")
-    return [first, *info.get("alternativeFileFormats", ())]
-  except (OSError, ValueError, AttributeError) as error:
-    raise InputError(f"{file}: cannot be read ({error})") from error
-
-
-def _not_prepared(dataset: str, name: str, root: pathlib.Path) -> str:
-  import tensorflow_datasets as tfds
-
-  if name not in tfds.list_builders(with_community_datasets=False):
-    return _unknown(dataset, root)
-  return (
-    f"dataset {dataset!r} is not in data_dir {root}, which {_contents(root)}; "
-    f"prepare it with: {_prepare_command(dataset, root)}"
-  )
-
-
-def _unknown(dataset: str, root: pathlib.Path) -> str:
-  hint = ""
-  if os.path.isdir(os.path.expanduser(dataset)):
-    hint = f"; for a folder of images write folder:{dataset}"
-  return (
-    f"unknown dataset {dataset!r}: not glyphs, digits, folder:PATH, a TFDS "
-    f"name or a set in data_dir {root}, which {_contents(root)}{hint}"
-  )
-
-
-def _contents(root: pathlib.Path) -> str:
-  if not root.is_dir():
-    return "does not exist"
-  names = []
-  for path in _folders(root):
-    if _versions(path):
-      names.append(path.name)
-    names.extend(f"{path.name}/{config}" for config in _configs(path))
-  return f"holds {', '.join(names)}" if names else "holds no prepared set"
-
-
-def _prepare_command(dataset: str, root: pathlib.Path) -> str:
-  # Of alternatives, the last is the one that TFDS still builds.
-  name, _, version = dataset.partition(":")
-  if version:
-    dataset = f"{name}:{version.split('|')[-1]}"
-  return f"python -m bit_jax.tools.prepare {dataset} --data_dir={root}"

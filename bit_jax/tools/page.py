@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bit_jax import writer
 from bit_jax.errors import InputError
 from bit_jax.tools import chart
 
@@ -186,9 +185,9 @@ def data_uri(image: np.ndarray, *, lossy: bool = False) -> str:
   if scale < 1:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-  kind, encoded = "png", writer.encode_png(image)
+  kind, options = "png", []
   if lossy:
-    bgr = np.ascontiguousarray(image[..., ::-1])
-    options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY]
-    kind, encoded = "webp", cv2.imencode(".webp", bgr, options)[1].tobytes()
+    kind, options = "webp", [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY]
+  bgr = np.ascontiguousarray(image[..., ::-1])
+  encoded = cv2.imencode(f".{kind}", bgr, options)[1].tobytes()
   return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"

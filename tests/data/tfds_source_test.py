@@ -1,5 +1,4 @@
 import concurrent.futures
-import json
 import os
 import subprocess
 import sys
@@ -8,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from bit_jax.data import sources, tfds_source
+from bit_jax.data import sources
 from bit_jax.errors import InputError
-from tests.data.tiny_tfds import noisy_png, write_tiny_tfds
+from tests.data.tiny_tfds import edit_info, noisy_png, write_tiny_tfds
 
 
 def _images(source):
@@ -171,63 +170,13 @@ def test_fingerprint(tmp_path):
   assert len(others | {want}) == 6
 
 
-def _edit_info(folder, **changes):
-  file = folder / "dataset_info.json"
-  info = json.loads(file.read_text()) | changes
-  file.write_text(json.dumps(info))
-
-
-@pytest.mark.parametrize(
-  ("dataset", "found"),
-  [
-    ("tiny", "tiny/10.0.0"),
-    ("tiny:2.*", "tiny/2.1.0"),
-    ("tiny:2.*.*", "tiny/2.1.0"),
-    ("tiny:2.0.0", "tiny/2.0.0"),
-    ("tiny:3.*|2.0.0", "tiny/2.0.0"),
-    ("tiny:2.*.*|10.0.0", "tiny/10.0.0"),
-    ("many/one", "many/one/1.0.0"),
-    ("many/two:1.0.0", "many/two/1.0.0"),
-    ("single", "single/plain/1.0.0"),
-    ("single:1.*", "single/plain/1.0.0"),
-  ],
-)
-def test_newest_version_that_fits_is_found(tmp_path, dataset, found):
-  for version in ("2.0.0", "10.0.0", "2.1.0"):
-    write_tiny_tfds(tmp_path, version=version, splits=["train"])
-  for name, config in (("many", "one"), ("many", "two"), ("single", "plain")):
-    write_tiny_tfds(tmp_path, name, config=config, splits=["train"])
-  # A newer version that is only a tfrecord, or half prepared, is no use.
-  newer = write_tiny_tfds(tmp_path, version="11.0.0", splits=["train"])
-  _edit_info(newer, fileFormat="tfrecord")
-  (tmp_path / "tiny/12.0.0").mkdir()
-  (tmp_path / "tiny/10.0.1.incompleteABC").mkdir()
-  assert tfds_source.find(dataset, str(tmp_path)) == tmp_path / found
-  assert len(sources.load(dataset, "train", data_dir=str(tmp_path))) == 12
-
-
 def test_set_converted_beside_its_tfrecord_files(tmp_path):
   folder = write_tiny_tfds(tmp_path)
-  _edit_info(
+  edit_info(
     folder, fileFormat="tfrecord", alternativeFileFormats=["array_record"]
   )
   source = sources.load("tiny", "train", data_dir=str(tmp_path))
   assert _labels(source) == [0, 1, 2] * 4
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_data_dir_defaults(tmp_path, monkeypatch, given):
-  home = tmp_path / "home"
-  monkeypatch.setenv("HOME", str(home))
-  if given:
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "named"))
-  else:
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-  write_tiny_tfds(tmp_path / "named", per_class=1)
-  write_tiny_tfds(home / "tensorflow_datasets", per_class=2)
-  assert len(sources.load("tiny", "train")) == (3 if given else 6)
-  there = sources.load("tiny", "train", data_dir="~/tensorflow_datasets")
-  assert len(there) == 6
 
 
 def test_nothing_is_written(tmp_path):
@@ -236,86 +185,6 @@ def test_nothing_is_written(tmp_path):
   sources.load("tiny", "train", data_dir=str(tmp_path)).read_labels()
   after = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
   assert after == before
-
-
-_MISSING = {
-  "not prepared": (
-    "cifar10",
-    "dataset 'cifar10' is not in data_dir ROOT, which holds many/one, "
-    "many/two, old, tiny; prepare it with: "
-    "python -m bit_jax.tools.prepare cifar10 --data_dir=ROOT",
-  ),
-  "config not prepared": (
-    "cifar10_corrupted/blur_1:1.*",
-    "dataset 'cifar10_corrupted/blur_1:1.*' is not in data_dir ROOT, which",
-  ),
-  "unknown": (
-    "cifra10",
-    "unknown dataset 'cifra10': not glyphs, digits, folder:PATH, a TFDS name "
-    "or a set in data_dir ROOT, which holds many/one, many/two, old, tiny",
-  ),
-  "no name": ("", "unknown dataset '': not glyphs"),
-  "version": (
-    "tiny:3.*",
-    "dataset 'tiny:3.*': ROOT/tiny holds no version 3.*, only 1.0.0, 2.0.0",
-  ),
-  "several versions": (
-    "tiny:3.*|4.0.0",
-    "dataset 'tiny:3.*|4.0.0': ROOT/tiny holds no version 3.* or 4.0.0, "
-    "only 1.0.0, 2.0.0",
-  ),
-  "several versions, not prepared": (
-    "cifar10:2.*.*|3.0.2",
-    "dataset 'cifar10:2.*.*|3.0.2' is not in data_dir ROOT, which holds "
-    "many/one, many/two, old, tiny; prepare it with: "
-    "python -m bit_jax.tools.prepare cifar10:3.0.2 --data_dir=ROOT",
-  ),
-  "several configs": (
-    "many",
-    "dataset 'many': ROOT holds several configs, choose one of many/one, "
-    "many/two",
-  ),
-  "tfrecord": (
-    "old",
-    "dataset 'old': ROOT/old/1.0.0 is stored as tfrecord, which has no random "
-    "access; convert it to array_record with: "
-    "python -m bit_jax.tools.prepare old --data_dir=ROOT",
-  ),
-}
-
-
-@pytest.mark.parametrize("case", _MISSING)
-def test_set_that_is_not_there(tmp_path, case):
-  dataset, message = _MISSING[case]
-  for version in ("1.0.0", "2.0.0"):
-    write_tiny_tfds(tmp_path, version=version, splits=["train"])
-  for config in ("one", "two"):
-    write_tiny_tfds(tmp_path, "many", config=config, splits=["train"])
-  old = write_tiny_tfds(tmp_path, "old", splits=["train"])
-  _edit_info(old, fileFormat="tfrecord")
-  with pytest.raises(InputError) as error:
-    sources.open_dataset(dataset, data_dir=str(tmp_path))
-  assert str(error.value).startswith(message.replace("ROOT", str(tmp_path)))
-  assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-  ("dataset", "data_dir", "message"),
-  [
-    ("cifar10", "none", "is not in data_dir none, which does not exist; prep"),
-    ("cifar10", ".", "is not in data_dir ., which holds no prepared set; prep"),
-    ("pets", ".", "; for a folder of images write folder:pets"),
-    ("cifar10", "gs://b", "data_dir gs://b: only local folders can be read"),
-  ],
-)
-def test_data_dir_without_the_set(
-  tmp_path, monkeypatch, dataset, data_dir, message
-):
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / "pets/cat").mkdir(parents=True)
-  with pytest.raises(InputError) as error:
-    sources.open_dataset(dataset, data_dir=data_dir)
-  assert message in str(error.value)
 
 
 _LABEL = tfds.features.ClassLabel(num_classes=3)
@@ -356,11 +225,6 @@ _DAMAGED = {
     {},
     lambda folder: _shorten(folder / _DATA_FILE, 0),
     "tiny train example 0: cannot be read (ArrayRecord file",
-  ),
-  "info damaged": (
-    {},
-    lambda folder: _shorten(folder / "dataset_info.json", 40),
-    "FOLDER/dataset_info.json: cannot be read (",
   ),
   "features damaged": (
     {},

@@ -1,6 +1,7 @@
 """Writes small TFDS sets the way TFDS lays them out, without TensorFlow."""
 
 import io
+import json
 
 import cv2
 import numpy as np
@@ -88,6 +89,13 @@ def write_tiny_tfds(
     check_data=False,
   )
   return folder
+
+
+def edit_info(folder, **changes):
+  """Changes fields of the dataset_info.json of a prepared version."""
+  file = folder / "dataset_info.json"
+  info = json.loads(file.read_text()) | changes
+  file.write_text(json.dumps(info))
 
 
 def noisy_png(split, index, label, size_px):

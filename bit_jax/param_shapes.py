@@ -1,0 +1,106 @@
+"""The parameters of a variant by shape: inferred, listed, compared."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bit_jax import array_files, models, paths
+from bit_jax.errors import InputError, some
+
+
+def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
+  """Infers variant and number of classes from the shapes of parameters.
+
+  The depth is the one whose units differ least from those that are there, so
+  that a damaged file is compared with the network it was meant for.
+
+  Args:
+    shapes: {parameter path: shape}.
+
+  Returns:
+    (variant, num_classes), e.g. ("R50x1", 1000).
+
+  Raises:
+    InputError: there is no root kernel or no head, or the root has a width
+      that no variant has.
+  """
+  for key in ("root_block/conv_root/kernel", "head/kernel"):
+    if key not in shapes:
+      raise InputError(
+        f"no array {key}: these are not weights of a BiT network"
+      )
+  units = [0, 0, 0, 0]
+  for path in shapes:
+    if match := re.match(r"block([1-4])/unit(\d\d)/", path):
+      block = int(match[1]) - 1
+      units[block] = max(units[block], int(match[2]))
+  root = shapes["root_block/conv_root/kernel"]
+  small = root[0] == 3
+
+  def distance(depth):
+    arch = models.ARCHITECTURES[depth]
+    return (
+      arch.small_images != small,
+      sum(abs(a - b) for a, b in zip(arch.units, units, strict=True)),
+    )
+
+  depth = min(models.ARCHITECTURES, key=distance)
+  variant = f"R{depth}x{root[-1] / 64:g}"
+  models.parse_variant(variant)
+  return variant, shapes["head/kernel"][-1]
+
+
+def abstract_params(
+  variant: str, num_classes: int, norm: str = "gn"
+) -> dict[str, Any]:
+  """Returns {path: jax.ShapeDtypeStruct} of a variant; computes nothing."""
+  model = models.create(variant, num_classes=num_classes, norm=norm)
+  image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  tree = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
+  return paths.flatten(tree["params"])
+
+
+def check_params(
+  name: str, params: Any, variant: str, num_classes: int, norm: str = "gn"
+) -> None:
+  """Raises InputError unless params are those of a variant, array by array.
+
+  Args:
+    name: of the file, for the message.
+    params: nested dict of arrays.
+    variant: the network they should belong to.
+    num_classes: outputs that the head should have.
+    norm: the network's.
+  """
+  have = paths.flatten(params)
+  want = abstract_params(variant, num_classes, norm)
+  missing = [k for k in want if k not in have]
+  unexpected = [k for k in have if k not in want]
+  shapes = [
+    f"{k} {tuple(have[k].shape)} instead of {want[k].shape}"
+    for k in want
+    if k in have and tuple(have[k].shape) != want[k].shape
+  ]
+  dtypes = [
+    f"{k} {v.dtype}"
+    for k, v in have.items()
+    if v.dtype.name not in array_files.FLOATS
+  ]
+  problems = [
+    f"{what}: {some(keys)}"
+    for what, keys in (
+      ("missing", missing),
+      ("unexpected", unexpected),
+      ("wrong shape", shapes),
+      ("wrong dtype", dtypes),
+    )
+    if keys
+  ]
+  if problems:
+    raise InputError(
+      f"{name} does not hold the weights of {variant} with {num_classes} "
+      f"classes; {'; '.join(problems)}"
+    )

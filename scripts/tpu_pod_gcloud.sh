@@ -1,0 +1,106 @@
+# shellcheck shell=bash disable=SC2154
+# What launch_tpu_pod.sh has gcloud do, or prints with --dry_run: commands on
+# the pod and its workers, and the pod itself. The variables are the launcher's.
+
+# As quote, but the scripts for the workers remain readable.
+show() {
+  local word line=''
+  for word in "$@"; do
+    if [[ $word == *$'\n'* ]]; then
+      line+=" '${word//\'/\'\\\'\'}'"
+    else
+      line+=" $(quote "$word")"
+    fi
+  done
+  echo "${line# }"
+}
+
+# Runs a command, or prints it.
+do_or_show() {
+  if [[ $dry_run ]]; then
+    show "$@"
+  else
+    "$@" 3>&-
+  fi
+}
+
+tpu_vm() {
+  do_or_show gcloud compute tpus tpu-vm "$@" "--zone=$zone" \
+    ${project:+"--project=$project"} --quiet
+}
+
+# Runs a script on the given workers.
+on_workers() {
+  local workers=$1 script=$2
+  shift 2
+  tpu_vm ssh "$name" "--worker=$workers" "--command=$script" "$@" \
+    ${ssh_flags[@]+"${ssh_flags[@]}"}
+}
+
+default_version() {
+  case $type in
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    *) echo tpu-ubuntu2204-base ;;
+  esac
+}
+
+# Prints READY, PREEMPTED, ..., NOT_FOUND, or UNKNOWN if gcloud cannot tell.
+pod_state() {
+  local state
+  if state=$(tpu_vm describe "$name" '--format=value(state)' \
+    2> "$tmp/describe"); then
+    echo "$state"
+  elif grep -qi 'not.found' "$tmp/describe"; then
+    echo NOT_FOUND
+  else
+    cat "$tmp/describe" >&2
+    echo UNKNOWN
+  fi
+}
+
+create_pod() {
+  tpu_vm create "$name" "--accelerator-type=$type" "--version=$version" \
+    ${spot:+--spot} ${create_flags[@]+"${create_flags[@]}"}
+}
+
+delete_pod() {
+  tpu_vm delete "$name"
+}
+
+# Returns once the pod is ready; creates it if it is not there or was taken.
+ensure_pod() {
+  local state tries=0 failures=0
+  while :; do
+    state=$(pod_state)
+    case $state in
+      READY) return ;;
+      NOT_FOUND)
+        say "creating $name ($type)"
+        if create_pod 2> "$tmp/create"; then
+          continue
+        fi
+        cat "$tmp/create" >&2
+        if grep -qi capacity "$tmp/create"; then
+          tries=$((tries + 1))
+          ((tries < capacity_tries)) || die 1 "no capacity for $type in $zone"
+        else
+          failures=$((failures + 1))
+          ((failures < 3)) || die 1 "$name cannot be created (see above)"
+        fi
+        ;;
+      PREEMPTED | TERMINATED)
+        say "$name is $state: deleting it"
+        delete_pod || failures=$((failures + 1))
+        ;;
+      STOPPED | STOPPING | HIDDEN | HIDING)
+        die 1 "$name is $state: start it, or delete it, first"
+        ;;
+      UNKNOWN) failures=$((failures + 1)) ;;
+      *) say "$name is $state: waiting" ;;
+    esac
+    ((failures < max_failures)) || die 1 'gcloud fails (see above)'
+    sleep "$poll_secs"
+  done
+}
