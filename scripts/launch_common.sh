@@ -19,11 +19,12 @@ quote() {
   echo "${line% }"
 }
 
-# Ends unless all are whole numbers above 0; "1$number" lets 0 pass as well.
-check_positive() {
-  local number
+# Ends unless all but the first are whole numbers, at least the first.
+check_numbers() {
+  local least=$1 number
+  shift
   for number in "$@"; do
-    [[ $number =~ ^[1-9][0-9]{0,5}$ ]] \
-      || die 2 "$(quote "$number"): expected a positive number; see --help"
+    [[ $number =~ ^(0|[1-9][0-9]{0,5})$ ]] && ((number >= least)) \
+      || die 2 "$(quote "$number"): expected a number from $least; see --help"
   done
 }

@@ -120,7 +120,8 @@ while (($#)); do
   esac
   shift
 done
-check_positive "$processes" "$devices" "${port:-1}" "1$grace_secs"
+check_numbers 1 "$processes" "$devices" "${port:-1}"
+check_numbers 0 "$grace_secs"
 (($# > 1)) || die 2 'the arguments of bit_jax.main are missing; put them after --'
 shift
 arguments=("$@")

@@ -124,8 +124,8 @@ while (($#)); do
   esac
   shift
 done
-check_positive "$nodes" "${gpus_per_node##*:}" "$cpus_per_task" \
-  "1$max_crashes"
+check_numbers 1 "$nodes" "${gpus_per_node##*:}" "$cpus_per_task"
+check_numbers 0 "$max_crashes"
 for option in "$job_name" "$gpus_per_node" "$log_dir" \
   ${options[@]+"${options[@]}"}; do
   [[ $option && $option != *[[:cntrl:]\"\\]* ]] \

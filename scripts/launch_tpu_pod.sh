@@ -246,10 +246,7 @@ done
   'expected create, install, run, status, stop or delete; see --help'
 [[ $name ]] || die 2 '--name is missing; see --help'
 [[ $zone ]] || die 2 '--zone is missing; see --help'
-for number in "$max_crashes" "$capacity_tries" "$poll_secs"; do
-  [[ $number =~ ^[0-9]{1,5}$ ]] \
-    || die 2 "$(quote "$number"): expected a number; see --help"
-done
+check_numbers 0 "$max_crashes" "$capacity_tries" "$poll_secs"
 version=${version:-$(default_version)}
 
 if [[ $verb == run ]]; then

@@ -141,6 +141,22 @@ def test_wrong_usage_is_one_line(args):
   assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+  "args",
+  [
+    (LOCAL, "--grace_secs={}", "--", "--x"),
+    (SLURM, "--max_crashes={}", "--", "--x"),
+    (TPU_POD, "stop", "--name=n", "--zone=z", "--poll_secs={}"),
+  ],
+)
+@pytest.mark.parametrize("number", ["x", "", "-1", "1.5", "01"])
+def test_what_is_no_number_is_named(args, number):
+  done = run(*(arg.format(number) for arg in args))
+  assert done.returncode == 2
+  shown = number or "''"
+  assert done.stderr.startswith(f"error: {shown}: expected a number from 0")
+
+
 class TestLocal:
   def test_dry_run_prints_commands_that_a_shell_reads_back(self, tmp_path):
     done = run(LOCAL, "--processes=3", "--dry_run", "--", *ARGUMENTS)
