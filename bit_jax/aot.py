@@ -105,12 +105,15 @@ def topology_devices(name: str) -> list[Any]:
     os.environ.setdefault(key, value)
   options: dict[str, Any] = {}
   chips = re.fullmatch(r"\w+:(\d+(?:x\d+)*)", name)
-  if chips and math.prod(map(int, chips[1].split("x"))) == 1:
+  count = math.prod(map(int, chips[1].split("x"))) if chips else 0
+  if count == 1:
     options["chips_per_host_bounds"] = (1, 1, 1)
   if name.startswith("v4:"):
     # As on Cloud TPU, a chip's two cores are one device.
     options["chip_config_name"] = "megacore"
   try:
+    if not count:  # libtpu 0.0.52 divides by it, which ends the process.
+      raise ValueError("no chips")
     described = topologies.get_topology_desc(
       platform="tpu", topology_name=name, **options
     )
