@@ -126,9 +126,9 @@ def assert_refused(pair, message):
     assert "Traceback" not in output
 
 
-def write_folder(root, seed):
-  """Writes a data set of 12 images, the same but for their pixels."""
-  rng = np.random.default_rng(seed)
+def write_folder(root, px):
+  """Writes 12 images, all of one size but for one."""
+  rng = np.random.default_rng(0)
   for split in ("train", "test"):
     for label in ("a", "b"):
       folder = root / split / label
@@ -136,6 +136,7 @@ def write_folder(root, seed):
       for i in range(3):
         image = rng.integers(0, 256, (32, 32, 3), np.uint8)
         cv2.imwrite(str(folder / f"{i}.png"), image)
+  cv2.imwrite(str(root / "train" / "b" / "2.png"), image[:px])
 
 
 def test_processes_with_different_configs_are_refused(tmp_path):
@@ -151,7 +152,7 @@ def test_processes_with_different_configs_are_refused(tmp_path):
 def test_processes_with_different_data_are_refused(tmp_path):
   # Each host has its own copy; the config is the same but for its place.
   for i in range(2):
-    write_folder(tmp_path / f"data-{i}", seed=i)
+    write_folder(tmp_path / f"data-{i}", px=32 - i)
   pair = processes.start(
     *(tmp_path / "run", STEPS, "--config.data.eval_splits=test"),
     processes=2,

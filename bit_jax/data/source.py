@@ -31,8 +31,8 @@ class Source:
     class_names: one name a class; a label is an index into it.
     image_px: (height, width) in pixels of a typical image: the exact size where
       all images share it, else that of the image of median area.
-    fingerprint: a short hex string that changes when the examples, their order
-      or their labels do.
+    fingerprint: a short hex string that changes when the examples (a folder's:
+      their names and sizes in bytes), their order or their labels do.
     read_labels: returns all labels as int64[len(examples)], in order; raises
       InputError for a multi-label set.
     native_px: > 0 where images are used at this size as they are, without any
