@@ -6,7 +6,7 @@ import pytest
 
 from bit_jax import aot, parallel, recipe, step
 from bit_jax.recipe import DataFacts
-from configs import upstream
+from tests import fakes
 
 MIB = 2**20
 PARAMS_BYTES = 4 * 507_674
@@ -15,11 +15,7 @@ IMAGE_BYTES = 32 * 32 * 3 + 8  # With label and index.
 
 def make_config(**overrides):
   """A resolved config of a small network."""
-  config = upstream.get_config("preset=bit_s,model=R14x0.25")
-  config.input.batch_size = 256
-  config.update_from_flattened_dict(
-    {key.replace("__", "."): value for key, value in overrides.items()}
-  )
+  config = fakes.upstream_config(batch_size=256, **overrides)
   return recipe.resolve(config, DataFacts(1000, 10, (32, 32)))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from bit_jax import parallel, recipe
 from bit_jax.data.source import Source
-from configs import downstream
+from configs import downstream, upstream
 
 MODEL = "R14x0.25"
 
@@ -58,6 +58,16 @@ def make_config(**overrides):
   config.data.name = "arrays"
   with config.unlocked():
     config.update_from_flattened_dict(overrides)
+  return config
+
+
+def upstream_config(*, batch_size=16, **overrides):
+  """Returns a config to pre-train a small network; `a__b` overrides `a.b`."""
+  config = upstream.get_config("preset=bit_s,model=R14x0.25")
+  config.input.batch_size = batch_size
+  config.update_from_flattened_dict(
+    {key.replace("__", "."): value for key, value in overrides.items()}
+  )
   return config
 
 

@@ -1,18 +1,9 @@
 from bit_jax import aot
 from bit_jax.preflight import Preflight
 from bit_jax.recipe import DataFacts
-from configs import upstream
+from tests import fakes
 
 MIB = 2**20
-
-
-def make_config(*, batch_size=16, **overrides):
-  config = upstream.get_config("preset=bit_s,model=R14x0.25")
-  config.input.batch_size = batch_size
-  config.update_from_flattened_dict(
-    {key.replace("__", "."): value for key, value in overrides.items()}
-  )
-  return config
 
 
 def make_flight(config, mesh, usable_bytes, temp_bytes=64 * MIB):
@@ -32,7 +23,7 @@ def make_flight(config, mesh, usable_bytes, temp_bytes=64 * MIB):
 
 
 def test_exactly_what_there_is_fits(mesh):
-  flight, _ = make_flight(make_config(), mesh, MIB)
+  flight, _ = make_flight(fakes.upstream_config(), mesh, MIB)
   flight.usable_bytes = flight.attempt({}).total_bytes
   assert flight.attempt({}).fits
   flight.usable_bytes -= 1
@@ -51,21 +42,23 @@ def test_alternatives_depend_on_config_and_devices(mesh, one_device):
     again = {"model.remat": "unit"}
     return [*overrides, again, *(each | again for each in overrides)]
 
-  whole = make_config(batch_size=8)
+  whole = fakes.upstream_config(batch_size=8)
   assert alternatives(whole, mesh) == twice(shard, two, shard | two)
   assert alternatives(whole, one_device) == twice(two, four, eight)
-  sharded = make_config(batch_size=8, parallel__shard_state=True)
+  sharded = fakes.upstream_config(batch_size=8, parallel__shard_state=True)
   assert alternatives(sharded, mesh) == twice(two)
-  halved = make_config(optim__accum_steps=2)
+  halved = fakes.upstream_config(optim__accum_steps=2)
   assert alternatives(halved, mesh) == twice(shard, four, shard | four)
   # BatchNorm's statistics are of the whole batch.
-  assert alternatives(make_config(model__norm="bn"), mesh) == twice(shard)
-  least = make_config(batch_size=8, model__remat="stage")
+  assert alternatives(fakes.upstream_config(model__norm="bn"), mesh) == twice(
+    shard
+  )
+  least = fakes.upstream_config(batch_size=8, model__remat="stage")
   assert alternatives(least, mesh) == [shard, two, shard | two]
 
 
 def test_the_first_alternative_that_fits_is_found(mesh):
-  flight, compiled = make_flight(make_config(), mesh, 20 * MIB)
+  flight, compiled = make_flight(fakes.upstream_config(), mesh, 20 * MIB)
   told = []
   fitting, tried = flight.find_fitting(told.append)
   # 64 MiB of temporaries: in four parts 16, and 3.9 MiB of arguments.
@@ -78,20 +71,24 @@ def test_the_first_alternative_that_fits_is_found(mesh):
 
 def test_arguments_alone_too_large_are_not_compiled(mesh):
   # 3.9 MiB replicated, 1.0 split; accumulation alone cannot help.
-  flight, compiled = make_flight(make_config(), mesh, 3 * MIB, temp_bytes=MIB)
+  flight, compiled = make_flight(
+    fakes.upstream_config(), mesh, 3 * MIB, temp_bytes=MIB
+  )
   fitting, _ = flight.find_fitting(lambda _: None)
   assert fitting
   assert fitting.overrides == {"parallel.shard_state": True}
   assert compiled == [(True, 1)]
   flight, compiled = make_flight(
-    make_config(), mesh, 3 * MIB, temp_bytes=7 * MIB
+    fakes.upstream_config(), mesh, 3 * MIB, temp_bytes=7 * MIB
   )
   assert flight.find_fitting(lambda _: None)[0]
   assert compiled == [(True, 1), (True, 2), (True, 4)]
 
 
 def test_nothing_fits(mesh):
-  flight, compiled = make_flight(make_config(), mesh, MIB, temp_bytes=8 * MIB)
+  flight, compiled = make_flight(
+    fakes.upstream_config(), mesh, MIB, temp_bytes=8 * MIB
+  )
   assert flight.find_fitting(lambda _: None)[0] is None
   # Sharded and in parts, then both again with rematerialization.
   assert compiled == 2 * [(True, 1), (True, 2), (True, 4)]

@@ -9,7 +9,7 @@ from bit_jax import aot
 from bit_jax.errors import InputError
 from bit_jax.recipe import DataFacts
 from bit_jax.tools import preflight
-from configs import upstream
+from tests import fakes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SMALL = "configs/upstream.py:preset=bit_s,model=R14x0.25"
@@ -24,15 +24,6 @@ def at_root(monkeypatch, tmp_path):
   """Where configs/ is; with no data sets."""
   monkeypatch.chdir(ROOT)
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-
-
-def make_config(*, batch_size=16, **overrides):
-  config = upstream.get_config("preset=bit_s,model=R14x0.25")
-  config.input.batch_size = batch_size
-  config.update_from_flattened_dict(
-    {key.replace("__", "."): value for key, value in overrides.items()}
-  )
-  return config
 
 
 def run(*args):
@@ -201,13 +192,15 @@ def test_overrides_come_in_any_order(needs):
   ],
 )
 def test_sets_that_are_not_there(name, facts):
-  found, origin = preflight.find_facts(make_config(data__name=name), {})
+  found, origin = preflight.find_facts(
+    fakes.upstream_config(data__name=name), {}
+  )
   assert found == facts
   assert "assumed" in origin
 
 
 def test_a_set_that_is_there_is_read(tmp_path):
-  config = make_config(
+  config = fakes.upstream_config(
     data__name="digits",
     data__examples_per_class=5,
     data__subset_file=str(tmp_path / "subset.json"),
@@ -223,7 +216,7 @@ def test_a_set_that_is_there_is_read(tmp_path):
 
 
 def test_given_facts_go_before_published_ones():
-  config = make_config(data__name="imagenet2012")
+  config = fakes.upstream_config(data__name="imagenet2012")
   found, origin = preflight.find_facts(config, {"num_classes": 7})
   assert found == DataFacts(1_281_167, 7, (375, 500))
   assert origin.endswith("num_classes given")
@@ -232,7 +225,7 @@ def test_given_facts_go_before_published_ones():
 
 
 def test_a_part_of_a_set_that_is_not_there_has_no_known_size():
-  config = make_config(
+  config = fakes.upstream_config(
     data__name="imagenet2012", data__train_split="train[:98%]"
   )
   with pytest.raises(InputError, match=r"98%.*give --num_examples"):
@@ -241,7 +234,7 @@ def test_a_part_of_a_set_that_is_not_there_has_no_known_size():
 
 
 def test_what_is_missing_of_an_unknown_set_is_named():
-  config = make_config(data__name="no_such_set")
+  config = fakes.upstream_config(data__name="no_such_set")
   with pytest.raises(InputError, match="its image_px, num_classes as flags"):
     preflight.find_facts(config, {"num_examples": 5})
   given = {"num_examples": 5, "num_classes": 2, "image_px": (9, 9)}
