@@ -4,7 +4,11 @@ It is that of `clu.metric_writers`, whose own writers import TensorFlow.
 """
 
 from collections.abc import Mapping
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
+
+from absl import logging
+
+from bit_jax.errors import InputError
 
 
 class MetricWriter:
@@ -31,3 +35,15 @@ class MetricWriter:
     Raises:
       InputError: the work directory, in an object store, cannot be written to.
     """
+
+  def __enter__(self) -> "MetricWriter":
+    return self
+
+  def __exit__(self, exc_type: Any, *_: Any) -> None:
+    try:
+      self.close()
+    except InputError as error:
+      if exc_type is None:
+        raise
+      # What ends the run says more: a stop on request, say, has its own code.
+      logging.warning("%s", error)

@@ -26,10 +26,7 @@ from bit_jax import (
 )
 from bit_jax.data import pipeline, run_data
 from bit_jax.recipe import Config
-from bit_jax.step import (
-  make_abstract_state,
-  make_update_step,
-)
+from bit_jax.step import make_abstract_state, make_update_step
 from bit_jax.upkeep import Upkeep
 
 
@@ -66,8 +63,9 @@ def train_and_evaluate(
 
   Args:
     config: of `configs/`; rules are resolved here, when the data is known.
-    workdir: made if missing, once all that can be checked was good; DESIGN.md
-      says what it holds at the end.
+    workdir: made if missing, once all that can be checked was good. At the end
+      it holds config.json, metrics.jsonl, TensorBoard events, checkpoints/,
+      parameters.txt, params.npz and result.json.
 
   Returns:
     What result.json holds: `step`, and `eval/NAME/accuracy`,
@@ -143,7 +141,7 @@ def train_and_evaluate(
         )
       ),
     )
-    stack.callback(upkeep.metrics_writer.close)
+    stack.enter_context(upkeep.metrics_writer)
     if start_step:
       say(f"resumed from step {start_step} of {folder}")
     elif is_lead:
