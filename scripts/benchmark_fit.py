@@ -70,49 +70,62 @@ def largest_on_line(
   """Finds the largest batch that fits where memory is nearly linear in it.
 
   Args:
-    total_bytes: of a batch, a multiple of unit; infinite where it is too much
-      to be known.
+    total_bytes: of a batch, a multiple of unit; infinite where the compiler
+      gives up.
     limit: bytes that there are.
-    start: tried first, with its fourfold; rounded up to a multiple of unit.
+    start: tried first, see `_compile_two`.
     unit: the batch is a multiple of it.
-    share: of the result; the search ends where the line through what is known
-      says that no more can be gained.
+    share: of the result; the search ends where the line through the compiled
+      batches says that no more can be gained.
 
   Returns:
-    A batch that was tried and fits; 0 where even `unit` does not.
+    A batch that was compiled and fits; 0 where even `unit` does not.
   """
-  first = -(-start // unit)
-  known: dict[int, float] = {}  # Bytes by units.
-
-  def ask(units):
-    known[units] = total_bytes(units * unit)
-    return known[units]
-
-  while ask(first) == math.inf and first > 1:
-    first = -(-first // 4)
-  ask(4 * first)
+  known = _compile_two(total_bytes, start=start, unit=unit)
   while True:
     low = max((n for n, size in known.items() if size <= limit), default=0)
     high = min(
       (n for n, size in known.items() if n > low and size > limit),
-      default=_MOST,
+      default=2 * _MOST,
     )
-    guess = _on_line(known, limit)
-    enough = int(max(1.0, share * low))
-    if high - low == 1 or (low and guess - low < enough):
+    guess = min(_on_line(known, limit), _MOST)
+    enough = max(1.0, share * low)
+    if high - low <= enough or (low and guess - low < enough):
       return low * unit
-    if not low < guess < high:
-      # The line misleads, or the next batch is unknown: between the two.
-      guess = (low + high) // 2 if high < _MOST else low + enough
-    ask(guess)
+    if not low < guess < high:  # The line misleads.
+      guess = (low + high) // 2
+    known[guess] = total_bytes(guess * unit)
+
+
+def _compile_two(
+  total_bytes: Callable[[int], float], *, start: int, unit: int
+) -> dict[int, float]:
+  """Returns {batch in units: bytes} of two batches, to draw a line through.
+
+  Of `start`, rounded up to units, and its fourfold; or of a fourth of them, and
+  so on, until the compiler gives up on neither or nothing smaller is left.
+  """
+  low = min(-(-start // unit), _MOST // 4)
+  known = {}
+  while True:
+    for n in (low, 4 * low):
+      if n not in known:
+        known[n] = total_bytes(n * unit)
+    if low == 1 or math.inf not in (known[low], known[4 * low]):
+      return known
+    low = -(-low // 4)
 
 
 def _on_line(known: Mapping[int, float], limit: float) -> int:
-  """Returns where the line through what is known closest to a limit meets it.
+  """Returns the batch at which a line through two known ones meets a limit.
 
   Args:
-    known: {batch: bytes}.
+    known: {batch: bytes}; of those that are finite, the two closest to the
+      limit are taken.
     limit: bytes.
+
+  Returns:
+    0 where there are no two, or they take the same.
   """
   finite = {n: size for n, size in known.items() if size < math.inf}
   closest = sorted(finite, key=lambda n: abs(finite[n] - limit))[:2]
@@ -145,25 +158,22 @@ def by_compiler(
     raise InputError(
       f"the memory of {device.device_kind} is unknown: --memory_gib= says it"
     )
-  known: dict[int, float] = {}
-
-  def total_bytes(batch):
-    if batch not in known:
-      needs = compiler(dataclasses.replace(case, batch=batch), mesh)
-      known[batch] = math.inf if needs.refusal else needs.total_bytes
-    return known[batch]
-
   config = steps.make_config(case, mesh)
   unit = mesh.size * config.optim.accum_steps
+  known: dict[int, float] = {}  # Bytes by units.
+
+  def total_bytes(batch):
+    if batch // unit not in known:
+      needs = compiler(dataclasses.replace(case, batch=batch), mesh)
+      known[batch // unit] = math.inf if needs.refusal else needs.total_bytes
+    return known[batch // unit]
+
   subjects = []
   for limit in sorted(limits):
     row = {"name": "bit_jax", "memory_gib": limit / aot.GIB}
     if usable and limit > usable:
-      first = -(-case.batch // unit) * unit
-      batch = _on_line(
-        known or {n: total_bytes(n) for n in (first, 4 * first)}, limit
-      )
-      row |= {"max_batch": batch // unit * unit, "extrapolated": True}
+      _compile_two(total_bytes, start=case.batch, unit=unit)
+      row |= {"max_batch": _on_line(known, limit) * unit, "extrapolated": True}
     else:
       row["max_batch"] = largest_on_line(
         total_bytes, limit, start=case.batch, unit=unit

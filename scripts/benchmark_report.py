@@ -98,6 +98,14 @@ def _memory(memory: Mapping[str, int]) -> str:
   return ""
 
 
+def _largest(subject: Mapping[str, Any]) -> str:
+  batch = subject["max_batch"]
+  if not subject.get("extrapolated"):
+    return str(batch)
+  # Without two batches that could be compiled there is no line.
+  return f"{batch} (extrapolated)" if batch else "unknown"
+
+
 def _tflops(peak: Mapping[str, Any]) -> str:
   rate = peak["flops_per_sec"] / 1e12
   shown = f"{rate:.3f}" if rate < 10 else f"{rate:.1f}"
@@ -159,9 +167,7 @@ def rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     else:
       if "memory_gib" in subject:
         row["GiB"] = f"{subject['memory_gib']:g}"
-      row["largest batch"] = str(subject["max_batch"]) + (
-        " (extrapolated)" if subject.get("extrapolated") else ""
-      )
+      row["largest batch"] = _largest(subject)
       if "first_is_larger" in subject:
         row["bit_jax is x larger"] = f"{subject['first_is_larger']:.2f}"
     found.append(row)

@@ -18,14 +18,7 @@ check() {
 check .venv/bin/python -m ruff format --check .
 check .venv/bin/python -m ruff check .
 check .venv/bin/python -m pyright
-for file in "${shell_files[@]}"; do
-  check bash -n "$file"
-done
-if command -v shellcheck > /dev/null; then
-  check shellcheck "${shell_files[@]}"
-else
-  echo 'check: shellcheck is not installed, skipped'
-fi
+check .venv/bin/shellcheck "${shell_files[@]}"
 
 if [[ -n $failed ]]; then
   printf 'failed:\n%s' "$failed" >&2

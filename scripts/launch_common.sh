@@ -24,7 +24,8 @@ check_numbers() {
   local least=$1 number
   shift
   for number in "$@"; do
-    [[ $number =~ ^(0|[1-9][0-9]{0,5})$ ]] && ((number >= least)) \
-      || die 2 "$(quote "$number"): expected a number from $least; see --help"
+    if ! [[ $number =~ ^(0|[1-9][0-9]{0,5})$ ]] || ((number < least)); then
+      die 2 "$(quote "$number"): expected a number from $least; see --help"
+    fi
   done
 }

@@ -211,7 +211,7 @@ while ((running)); do
   fi
 done
 # After a failure the logs are worth a look.
-if [[ $temporary ]] && ((result == 0)); then
+if [[ $temporary ]] && ((result == 0 || result == stopped)); then
   rm -r "$temporary"
 fi
 exit "$result"

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import subprocess
 import sys
@@ -72,6 +73,24 @@ def test_on_line_nothing_may_fit():
   assert fit.largest_on_line(lambda n: 3, 5, start=64, unit=4) >= 64
 
 
+def test_on_line_the_search_has_ends():
+  asked = []
+
+  def total_bytes(batch):
+    asked.append(batch)
+    return batch if batch <= 9000 else math.inf
+
+  # The compiler gives up below the limit, or there is room for anything.
+  assert 8700 <= fit.largest_on_line(total_bytes, 1e6, start=64, unit=1) <= 9000
+  assert len(asked) <= 16
+  asked.clear()
+  most = fit.largest_on_line(
+    lambda n: asked.append(n) or n, 1e9, start=64, unit=1
+  )
+  assert most == 2**17
+  assert len(asked) <= 4
+
+
 def test_by_compiler_compares_needs_with_memory(mesh):
   batches = []
 
@@ -98,6 +117,18 @@ def test_more_than_a_device_has_is_extrapolated(mesh):
   assert found["max_batch"] == 4092
   assert found["extrapolated"]
   assert batches == [8, 32]
+
+
+@pytest.mark.parametrize(("most", "batch"), [(100, 4092), (16, 4092), (7, 0)])
+def test_smaller_batches_tell_where_the_first_is_too_large(mesh, most, batch):
+  def compiler(case, mesh):
+    refusal = "no" if case.batch > most else ""
+    return aot.Needs(2**20, temp_bytes=case.batch * 2**20, refusal=refusal)
+
+  with mock.patch.object(aot, "usable_bytes", return_value=2**30):
+    case = dataclasses.replace(TINY, batch=256)
+    found = fit.by_compiler(case, mesh, [4.0, 8.0], compiler)["subjects"]
+  assert found[0]["max_batch"] == batch
 
 
 def test_memory_that_is_unknown_is_asked_for(mesh):

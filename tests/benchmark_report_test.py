@@ -137,9 +137,25 @@ def test_other_modes():
     {"name": "bit_jax", "max_batch": 96},
     {"name": "timm", "max_batch": 64, "first_is_larger": 1.5},
     {"name": "bit_jax", "memory_gib": 15.75, "max_batch": 12},
+    {
+      "name": "bit_jax",
+      "memory_gib": 24,
+      "max_batch": 18,
+      "extrapolated": True,
+    },
+    {"name": "bit_jax", "memory_gib": 80, "max_batch": 0, "extrapolated": True},
   )
   text = report.tables([{**result(*rows), "case": {**CASE, "mode": "x"}}])
-  for part in ("largest batch", "96", "64", "1.50", "15.75", "12"):
+  for part in (
+    "largest batch",
+    "96",
+    "64",
+    "1.50",
+    "15.75",
+    "12",
+    "18 (extrapolated)",
+    "unknown",
+  ):
     assert part in text
 
 
