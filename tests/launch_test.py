@@ -30,7 +30,7 @@ env > "$OUT/environment-$id"
 for name in TERM INT USR1; do
   trap "echo $name >> $OUT/got-$id" "$name"
 done
-touch "$OUT/started-$id"
+echo yes > "$OUT/started-$id"
 wait_for() { until [[ -s $1 ]]; do sleep 0.02; done; }
 do=DO_$id
 eval "${!do}"
@@ -270,7 +270,7 @@ class TestLocal:
 
   def test_who_does_not_end_is_killed(self, tmp_path, monkeypatch):
     monkeypatch.setenv("DO_0", "wait_for /never")
-    monkeypatch.setenv("DO_1", f'wait_for "{tmp_path}/environment-0"; exit 4')
+    monkeypatch.setenv("DO_1", f'wait_for "{tmp_path}/started-0"; exit 4')
     assert run(LOCAL, "--grace_secs=0", "--", "--x").returncode == 4
     assert lines(tmp_path / "got-0") == ["TERM"]
 
