@@ -53,7 +53,10 @@ END
   cat << 'END'
 BIT_JAX_END
 cd ~/bit_jax
-nohup setsid bash -c 'trap : TERM; . "$1/command"; echo $? > "$1/new_code"
+# Both write the same: nothing runs unseen if this script is cut off, and there
+# is a process once it has ended.
+nohup setsid bash -c 'echo $$ > "$1/pid"; trap : TERM; . "$1/command"
+  echo $? > "$1/new_code"
   mv "$1/new_code" "$1/code"' bash "$run" > ~/bit_jax.log 2>&1 < /dev/null &
 echo $! > "$run/pid"
 END
