@@ -77,7 +77,8 @@ class Checkpointer:
 
   def _metadata(self, step: int) -> dict[str, Any]:
     try:
-      info: Any = ocp.metadata(self._directory / str(step))
+      with _reading_context():
+        info: Any = ocp.metadata(self._directory / str(step))
     except Exception as e:
       raise _unreadable(self._directory / str(step), e) from e
     if not info.custom_metadata:  # All that we save have some.
@@ -86,7 +87,10 @@ class Checkpointer:
     return info.custom_metadata
 
   def restore(self, step: int, abstract_state: Any) -> Any:
-    """Returns the state of a step.
+    """Returns the state of a step; `check` says whether it is what was saved.
+
+    Waits for no other host: damage may be in a part that only one of them
+    reads.
 
     Args:
       step: of a complete checkpoint.
@@ -94,19 +98,26 @@ class Checkpointer:
         which need not be those it was saved with.
 
     Raises:
-      DamagedError: the checkpoint cannot be read, has other arrays, or other
-        bits than it was saved with.
+      DamagedError: the checkpoint cannot be read, or has other arrays.
     """
     path = self._directory / str(step)
-    saved = self._metadata(step).get(_DIGESTS, {})
     try:
-      state = self._manager.load(step, abstract_state)
+      with _reading_context():
+        return ocp.load(path, abstract_state)
     except _OUT_OF_MEMORY:
       raise
     except Exception as e:
       raise _unreadable(path, e) from e
+
+  def check(self, step: int, state: Any) -> None:
+    """Compares a restored state with what was saved; all hosts must call it.
+
+    Raises:
+      DamagedError: on every host; some bits are others.
+    """
+    saved = self._metadata(step).get(_DIGESTS, {})
+    path = self._directory / str(step)
     _check_digests(path, saved, digest.compute(state))
-    return state
 
   def set_aside(self, step: int) -> epath.Path:
     """Renames a damaged checkpoint, so that its step can be saved again.
@@ -170,6 +181,17 @@ def _saving_context() -> Any:
   # and cutting the parts out is compiled for every shape and device: seconds in
   # which the loop stands still. Only hosts gain by sharing the work.
   context.array.saving.use_replica_parallel = jax.process_count() > 1
+  return context
+
+
+def _reading_context() -> Any:
+  """Returns how Orbax reads, a context: each host for itself."""
+  host = jax.process_index()
+  context: Any = ocp.Context()
+  # By default it waits five minutes for hosts that have failed.
+  context.multiprocessing.primary_host = host
+  context.multiprocessing.active_processes = {host}
+  context.multiprocessing.barrier_sync_key_prefix = f"host_{host}"
   return context
 
 
@@ -254,7 +276,8 @@ def _load_on_host(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns parts of a state (all without any) as np.ndarray, and metadata."""
   try:
-    info: Any = ocp.metadata(path)
+    with _reading_context():
+      info: Any = ocp.metadata(path)
     # On the host, whatever devices the state was on.
     host = jax.sharding.SingleDeviceSharding(
       jax.local_devices(backend="cpu")[0]
@@ -268,7 +291,8 @@ def _load_on_host(
       )
 
     target = {k: wanted(k, v) for k, v in info.metadata.items()}
-    state = ocp.load(path, target)
+    with _reading_context():
+      state = ocp.load(path, target)
   except _OUT_OF_MEMORY:
     raise
   except Exception as e:

@@ -53,21 +53,21 @@ def restore_newest(
       than this one goes, or none is whole.
   """
   damaged = {}
+  abstract_state = make_abstract_state(config, mesh)
   for step in saved_steps(folder):
-    state, problem = None, "another host cannot read it"
+    path = folder / str(step)
     try:
-      saved = checkpointer.metadata(step)
-      run_config.check_checkpoint(folder / str(step), saved, config)
+      saved = _on_all_hosts(path, checkpointer.metadata, step)
+      run_config.check_checkpoint(path, saved, config)
       if step > config.resolved.total_steps:
         raise InputError(
           f"{folder} is at step {step}, further than the "
           f"{config.resolved.total_steps} steps of this config"
         )
-      state = checkpointer.restore(step, make_abstract_state(config, mesh))
+      state = _on_all_hosts(path, checkpointer.restore, step, abstract_state)
+      checkpointer.check(step, state)
     except checkpoint.DamagedError as error:
-      problem = str(error)
-    if not hosts.from_all(state is not None).all() or state is None:
-      damaged[step] = problem
+      damaged[step] = error
       continue
     for bad, problem in damaged.items():
       aside = checkpointer.set_aside(bad)
@@ -75,6 +75,26 @@ def restore_newest(
     return step, state
   first = next(iter(damaged.values()))
   raise InputError(f"{first}; no other checkpoint is whole, start anew without")
+
+
+def _on_all_hosts(
+  path: epath.Path, read: Callable[..., Any], *args: Any
+) -> Any:
+  """Returns read(*args) if each host can read its part; else raises on all.
+
+  Raises:
+    DamagedError: this host or another one cannot.
+  """
+  result, problem = None, None
+  try:
+    result = read(*args)
+  except checkpoint.DamagedError as error:
+    problem = error
+  if not hosts.from_all(problem is None).all():
+    raise problem or checkpoint.DamagedError(
+      f"checkpoint {path} is damaged: another host cannot read it"
+    )
+  return result
 
 
 def saved_steps(folder: epath.Path) -> list[int]:

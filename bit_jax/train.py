@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 from clu import parameter_overview
 from etils import epath
+from jax.sharding import Mesh
 
 from bit_jax import (
   digest,
@@ -26,7 +27,7 @@ from bit_jax import (
 )
 from bit_jax.data import pipeline, run_data
 from bit_jax.recipe import Config
-from bit_jax.step import make_abstract_state, make_update_step
+from bit_jax.step import TrainState, make_abstract_state, make_update_step
 from bit_jax.upkeep import Upkeep
 
 
@@ -54,6 +55,54 @@ class _Waits:
     share = self._waited_secs / max(now - self._since, 1e-9)
     self._since, self._waited_secs = now, 0.0
     return share
+
+
+class _InFlight(NamedTuple):
+  """A step that runs on the devices.
+
+  Attributes:
+    step: its number.
+    metrics: of the update step, still to be read.
+    must_stop: whether a host was asked to stop before it, still to be read.
+  """
+
+  step: int
+  metrics: Any
+  must_stop: Any
+
+
+def _first_state(
+  config: Config,
+  folder: epath.Path,
+  mesh: Mesh,
+  say: Callable[[str], None],
+) -> tuple[int, TrainState]:
+  """Returns the step and the state to go on from: the newest saved, or new."""
+  if not resume.saved_steps(folder):
+    return 0, resume.start_anew(config, mesh)
+  with resume.open_checkpoints(folder, config) as checkpointer:
+    return resume.restore_newest(checkpointer, folder, config, mesh, say)
+
+
+def _write_weights(
+  workdir: epath.Path, state: TrainState, upkeep: Upkeep
+) -> None:
+  """Writes params.npz on host 0; all hosts must call it."""
+  params = parallel.to_host(state.params, upkeep.mesh)
+  batch_stats = parallel.to_host(state.batch_stats, upkeep.mesh)
+  if jax.process_index() != 0:
+    return
+  weights.save_npz(
+    workdir / "params.npz",
+    weights.Weights(
+      params,
+      batch_stats,
+      upkeep.config.model.variant,
+      upkeep.data.train.class_names,
+      upkeep.metadata["preprocess"],
+      upkeep.metadata["model_options"],
+    ),
+  )
 
 
 def train_and_evaluate(
@@ -101,47 +150,40 @@ def train_and_evaluate(
 
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(stopping.StopRequest())
+    dog = stack.enter_context(
+      watchdog.Watchdog(
+        config.watchdog_mins,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        folder=workdir / "hosts",
+      )
+    )
     digest.compile_ahead(make_abstract_state(config, mesh))
     # Nothing is written before all that can be wrong at start was tried.
     folder = workdir / "checkpoints"
-    if resume.saved_steps(folder):
-      checkpointer = resume.open_checkpoints(folder, config)
-      stack.enter_context(checkpointer)
-      start_step, state = resume.restore_newest(
-        checkpointer, folder, config, mesh, say
-      )
-    else:
-      start_step, state = 0, resume.start_anew(config, mesh)
-      checkpointer = None
+    start_step, state = _first_state(config, folder, mesh, say)
     update_step = make_update_step(config, mesh)
     run_config.claim(workdir, config, data.held_out, write=is_lead)
     hosts.check_workdir(workdir)
     upkeep = Upkeep(
-      config,
-      workdir,
-      mesh,
-      data,
-      probes,
-      checkpointer
-      or stack.enter_context(resume.open_checkpoints(folder, config)),
-      writer.create(
-        workdir,
-        total_steps=total_steps,
-        start_step=start_step,
-        batch_size=config.input.batch_size,
-        is_lead=is_lead,
-      ),
-      stop,
-      stack.enter_context(
-        watchdog.Watchdog(
-          config.watchdog_mins,
-          host=jax.process_index(),
-          num_hosts=jax.process_count(),
-          folder=workdir / "hosts",
+      config=config,
+      workdir=workdir,
+      mesh=mesh,
+      data=data,
+      probes=probes,
+      checkpointer=stack.enter_context(resume.open_checkpoints(folder, config)),
+      metrics_writer=stack.enter_context(
+        writer.create(
+          workdir,
+          total_steps=total_steps,
+          start_step=start_step,
+          batch_size=config.input.batch_size,
+          is_lead=is_lead,
         )
       ),
+      stop=stop,
+      watchdog=dog,
     )
-    stack.enter_context(upkeep.metrics_writer)
     if start_step:
       say(f"resumed from step {start_step} of {folder}")
     elif is_lead:
@@ -185,21 +227,21 @@ def train_and_evaluate(
     if upkeep.is_due(start_step, config.eval.every_steps):
       # It comes after the save it was cut off.
       upkeep.evaluate(start_step, state, saved=True)
-    running, must_stop = None, False
+    last, must_stop = None, False
     for step, batch in enumerate(waits, start_step + 1):
       state, metrics = update_step(state, batch)
-      flag = upkeep.agree(bool(stop.received))
+      this = _InFlight(step, metrics, upkeep.agree(bool(stop.received)))
       # Two steps in flight: this one is queued while the last one is read.
-      if running:
-        log(*running[:2])
-        must_stop = bool(running[2])
-      running = step, metrics, flag
+      if last:
+        log(last.step, last.metrics)
+        must_stop = bool(last.must_stop)
+      last = this
       save = upkeep.is_due(step, config.checkpoint.every_steps)
       save = save or must_stop or step == total_steps
       evaluate_now = upkeep.is_due(step, config.eval.every_steps)
       if save or evaluate_now:
         log(step, metrics)  # Only a state whose numbers are finite is saved.
-        running, must_stop = None, must_stop or bool(flag)
+        last, must_stop = None, must_stop or bool(this.must_stop)
       if save or must_stop:
         upkeep.save(step, state)
       if must_stop:
@@ -212,20 +254,8 @@ def train_and_evaluate(
     }
     upkeep.checkpointer.wait()
 
-  params = parallel.to_host(state.params, mesh)
-  batch_stats = parallel.to_host(state.batch_stats, mesh)
+  _write_weights(workdir, state, upkeep)
   if is_lead:
-    weights.save_npz(
-      workdir / "params.npz",
-      weights.Weights(
-        params,
-        batch_stats,
-        config.model.variant,
-        data.train.class_names,
-        upkeep.metadata["preprocess"],
-        upkeep.metadata["model_options"],
-      ),
-    )
     run_config.write_result(workdir, result)
   say(f"{workdir}: {run_config.summary(result)}")
   return result

@@ -55,7 +55,7 @@ def has_fixed_features(state: TrainState, frozen: Sequence[str]) -> bool:
   )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Upkeep:
   """What a run needs besides its state and batches.
 

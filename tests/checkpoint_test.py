@@ -36,6 +36,7 @@ def test_round_trip_to_another_number_of_devices(tmp_path, mesh, one_device):
   assert reader.metadata(3) == {"variant": "R50x1", "names": ["a", "ü"]}
   restored = reader.restore(3, abstract(state, one_device))
   assert_equal(restored, state)
+  reader.check(3, restored)
   for leaf in jax.tree.leaves(restored):
     assert leaf.sharding == parallel.replicated(one_device)
   reader.close()
@@ -160,8 +161,9 @@ def test_flipped_bits_are_found(tmp_path, mesh):
     manager.save(3, state, {})
     manager.wait()
     flip_a_bit(tmp_path / "3")
+    restored = manager.restore(3, abstract(state, mesh))
     with pytest.raises(checkpoint.DamagedError, match=message):
-      manager.restore(3, abstract(state, mesh))
+      manager.check(3, restored)
     aside = manager.set_aside(3)
     assert aside.name == "3.damaged"
     assert checkpoint.steps(tmp_path) == []
