@@ -327,9 +327,18 @@ def _check_digests(
 
 
 def _reason(error: Exception) -> str:
-  """Returns an error message as one line, without the middle of a long one."""
-  text = one_line(error)
-  return text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}"
+  """Returns an error message as one line, the end of a long one left out."""
+  text = one_line(error).rstrip(".")
+  return text if len(text) < 250 else f"{text[:120]} ..."
+
+
+def _is_file_missing(error: BaseException | None) -> bool:
+  """Tells whether that is at the bottom of what Orbax and TensorStore say."""
+  while error is not None:
+    if isinstance(error, FileNotFoundError) or "NOT_FOUND" in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def _unreadable(path: epath.Path, error: Exception) -> InputError:
@@ -338,7 +347,5 @@ def _unreadable(path: epath.Path, error: Exception) -> InputError:
     error, FileNotFoundError | NotADirectoryError
   )
   kind = InputError if passing else DamagedError
-  return kind(
-    f"checkpoint {path} cannot be read as a state of this model: "
-    f"{_reason(error)}"
-  )
+  reason = "a file is missing" if _is_file_missing(error) else _reason(error)
+  return kind(f"checkpoint {path} cannot be read: {reason}")

@@ -74,7 +74,10 @@ def restore_newest(
       say(f"{problem}; it is now {aside}, going back to step {step}")
     return step, state
   first = next(iter(damaged.values()))
-  raise InputError(f"{first}; no other checkpoint is whole, start anew without")
+  raise InputError(
+    f"{first}; no other checkpoint is whole: restore one from a copy, or start "
+    f"anew in another --workdir"
+  )
 
 
 def _on_all_hosts(

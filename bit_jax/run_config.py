@@ -224,10 +224,14 @@ def describe(
   held = ", ".join(f"{s.name} ({len(s):,})" for s in data.evals.values())
   held = held or "nothing (config.data.eval_splits can say what)"
   device = mesh.devices.flat[0]
+  weights = f"random, seed {config.seed}"
+  if config.init.checkpoint:
+    head = "with their head" if config.init.keep_head else "with a new head"
+    weights = f"of {config.init.checkpoint}, {head}"
   return "\n".join(
     (
       f"{config.model.variant} on {mesh.size} x {device.device_kind}, "
-      f"{config.model.dtype}",
+      f"{config.model.dtype}; first weights: {weights}",
       f"train: {train.name} ({len(train):,} examples, {r.num_classes} classes)"
       f"; evaluate: {held}",
       f"images: {r.crop_px} px, {config.input.train} preprocessing, "

@@ -3,8 +3,10 @@
 
 # Ends with a code and a message.
 die() {
-  echo "error: $2" >&2
-  exit "$1"
+  local code=$1
+  shift
+  echo "error: $*" >&2
+  exit "$code"
 }
 
 # Prints the header of a launcher.

@@ -46,7 +46,8 @@ default_version() {
   esac
 }
 
-# Prints READY, PREEMPTED, ..., NOT_FOUND, or UNKNOWN if gcloud cannot tell.
+# Prints READY, PREEMPTED, ..., NOT_FOUND, UNKNOWN if gcloud cannot tell, or
+# REFUSED if it never will.
 pod_state() {
   local state
   if state=$(tpu_vm describe "$name" '--format=value(state)' \
@@ -56,7 +57,12 @@ pod_state() {
     echo NOT_FOUND
   else
     cat "$tmp/describe" >&2
-    echo UNKNOWN
+    if grep -qE 'required property|gcloud auth login|INVALID_ARGUMENT' \
+      "$tmp/describe"; then
+      echo REFUSED
+    else
+      echo UNKNOWN
+    fi
   fi
 }
 
@@ -96,6 +102,10 @@ ensure_pod() {
         ;;
       STOPPED | STOPPING | HIDDEN | HIDING)
         die 1 "$name is $state: start it, or delete it, first"
+        ;;
+      REFUSED)
+        die 1 'gcloud cannot be used like this (see above);' \
+          '--project=... or gcloud auth login may help'
         ;;
       UNKNOWN) failures=$((failures + 1)) ;;
       *) say "$name is $state: waiting" ;;

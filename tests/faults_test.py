@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bit_jax import checkpoint, parallel
+from bit_jax.errors import InputError
 from scripts import faults
 
 
@@ -86,6 +87,81 @@ def test_results_that_differ(run, other):
   np.savez(other / "params.npz", x=np.full(4, 2.5))
   found = faults.differences(run, other)
   assert found == ["result.json: {'step': 2} and {'step': 3}", "params.npz: x"]
+
+
+def fake_kill(*, saving, secs=None):
+  """Returns a `kill_at` of no process; secs of each kill in turn, if given."""
+  secs = iter(secs or ())
+
+  def kill_at(moment, workdir, seed, rng):
+    return {
+      "moment": moment,
+      "after_step": 1,
+      "while_saving": saving,
+      "secs_to_first_step": next(secs, 14.0),
+    }
+
+  return kill_at
+
+
+def fake_driver(monkeypatch, kill_at):
+  """Has the driver kill nothing, start nothing and find no difference."""
+  monkeypatch.setattr(faults, "kill_at", kill_at)
+  monkeypatch.setattr(faults, "finish", lambda *_: 1.0)
+  monkeypatch.setattr(faults, "stalls", lambda _: [0.25])
+  monkeypatch.setattr(faults, "differences", lambda *_: [])
+
+
+def test_the_figures_stand_beside_their_aims(monkeypatch, tmp_path, capsys):
+  secs = [99.0, *[3.0] * 3, 16.5]  # The first one resumes nothing.
+  fake_driver(monkeypatch, fake_kill(saving=True, secs=secs))
+  assert faults.main([f"--workdir={tmp_path}", "--seeds=1", "--kills=5"]) == 0
+  assert capsys.readouterr().out.splitlines()[-1] == (
+    "5 kills, 5 of them while saving, over 1 seeds: no difference; from start "
+    "to the next step: median 3.0 s, slowest 16.5 s (aim: under 15 s); until a "
+    "save lets the loop go on: median 0.25 s; 0 s in all (aim: under 360 s)"
+  )
+  report = json.loads((tmp_path / "faults.json").read_text())
+  assert report["slowest_resume_secs"] == 16.5
+
+
+def at_its_end_after(kills):
+  """Returns a `kill_at` that finds every run at its end, but for so many."""
+  kill, left = fake_kill(saving=True), iter(range(kills))
+  return lambda *args: None if next(left, None) is None else kill(*args)
+
+
+@pytest.mark.parametrize(
+  ("kill_at", "message"),
+  [
+    (at_its_end_after(20), ""),
+    (at_its_end_after(19), "only 19 kills happened, expected 20 or more"),
+    (fake_kill(saving=False), "no kill fell into a save"),
+    (fake_kill(saving=True, secs=[15.0] * 21), ""),
+    (
+      fake_kill(saving=True, secs=[15.1] * 21),
+      "it takes 15.1 s (median) from start to the next step, expected at most",
+    ),
+  ],
+)
+def test_the_driver_with_its_default_flags_refuses(
+  monkeypatch, tmp_path, capsys, kill_at, message
+):
+  fake_driver(monkeypatch, kill_at)
+  assert faults.main([f"--workdir={tmp_path}"]) == (1 if message else 0)
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: {message}" if message else "")
+  assert error.count("\n") == bool(message)
+
+
+def test_fewer_kills_are_enough_where_fewer_were_asked_for():
+  report = {
+    "kills": [{"while_saving": True}] * 3,
+    "median_resume_secs": 1.0,
+  }
+  faults.check_figures(report, 1, 3)
+  with pytest.raises(InputError, match="only 3 kills"):
+    faults.check_figures(report, 4, 5)
 
 
 @pytest.mark.parametrize("arguments", [["--seeds=0"], ["--kills=0"], ["x"]])

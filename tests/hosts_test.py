@@ -1,12 +1,15 @@
 import importlib.util
+import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
+from jax.experimental import multihost_utils
 
 from bit_jax import hosts
-from bit_jax.errors import UnavailableError, UsageError
+from bit_jax.errors import InputError, UnavailableError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,65 @@ def test_one_process_needs_nobody(monkeypatch, tmp_path):
   hosts.wait_for_all("nobody")
   assert hosts.from_lead(np.arange(3)).tolist() == [0, 1, 2]
   assert hosts.from_all(True).tolist() == [True]
+
+
+@pytest.fixture
+def other_code(tmp_path):
+  """A copy of the package; one file of a folder in it differs by a line."""
+  package = pathlib.Path(hosts.__file__).parent
+  shutil.copytree(package, tmp_path / "bit_jax")
+  with (tmp_path / "bit_jax" / "data" / "pipeline.py").open("a") as f:
+    f.write("\n")
+  return tmp_path / "bit_jax" / "hosts.py"
+
+
+def check_same_among_hosts(monkeypatch, others):
+  """Calls check_same as host 0; others have what it sees with patches.
+
+  Args:
+    monkeypatch: of the test.
+    others: for each further host (module, attribute, value), or ().
+  """
+  monkeypatch.setattr(jax, "process_count", lambda: 1 + len(others))
+  sent = []
+  for change in others:
+    told = []
+    with monkeypatch.context() as patch:
+      if change:
+        patch.setattr(*change)
+
+      def gather(x, told=told):
+        told.append(x)
+        return np.stack([x] * (1 + len(others)))
+
+      patch.setattr(multihost_utils, "process_allgather", gather)
+      hosts.check_same("config")
+    sent.append(told)
+  rounds = zip(*sent, strict=True)
+  monkeypatch.setattr(
+    multihost_utils,
+    "process_allgather",
+    lambda x: np.stack([x, *next(rounds)]),
+  )
+  hosts.check_same("config")
+
+
+def test_hosts_with_other_code_are_refused(monkeypatch, other_code):
+  changed = hosts, "__file__", str(other_code)
+  check_same_among_hosts(monkeypatch, [(), ()])
+  with pytest.raises(
+    InputError, match=r"^host 1 has another code than host 0$"
+  ):
+    check_same_among_hosts(monkeypatch, [changed, ()])
+  with pytest.raises(InputError, match=r"^host 1, 3 has another code than"):
+    check_same_among_hosts(monkeypatch, [changed, (), changed])
+
+
+def test_hosts_with_another_version_of_jax_are_refused(monkeypatch):
+  with pytest.raises(
+    InputError, match=r"^host 1 has another version of JAX than host 0$"
+  ):
+    check_same_among_hosts(monkeypatch, [(jax, "__version__", "0.0.1"), ()])
 
 
 def test_a_coordinator_that_is_not_there(monkeypatch):

@@ -141,6 +141,15 @@ def test_wrong_usage_is_one_line(args):
   assert done.stderr.count("\n") == 1
 
 
+def test_a_long_message_is_whole():
+  pod = (TPU_POD, "run", "--name=n", "--zone=z")
+  done = run(*pod, "--workdir=/tmp/x", "--", "--x")
+  assert done.stderr == (
+    "error: --workdir=/tmp/x: expected gs://BUCKET/FOLDER, as the workers "
+    "share no disk\n"
+  )
+
+
 @pytest.mark.parametrize(
   "args",
   [
@@ -576,6 +585,17 @@ class TestTpuPod:
 
   def calls(self):
     return lines(self.out / "calls")
+
+  def test_what_gcloud_will_never_do_is_not_tried_again(self):
+    write_program(
+      self.out,
+      "gcloud",
+      "#!/bin/sh\necho 'required property [project] is not set' >&2\nexit 1",
+    )
+    done = self.launch("run")
+    assert done.returncode == 1
+    assert done.stderr.count("required property") == 1
+    assert "gcloud cannot be used like this" in done.stderr
 
   def test_dry_run_prints_commands_that_a_shell_reads_back(self):
     done = self.launch(

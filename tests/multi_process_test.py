@@ -61,6 +61,30 @@ def test_two_processes_agree_with_one(alone, tmp_path):
   assert "is finished" in outputs[0]
 
 
+def test_one_process_with_eight_devices_agrees_with_four(alone, tmp_path):
+  (output,) = processes.run(tmp_path, STEPS, devices=8)
+  assert "R14x0.25 on 8 x cpu" in output
+  assert_same(tmp_path, alone)
+
+
+def test_any_number_of_examples_is_evaluated_by_two_processes(tmp_path):
+  # The last batch of 8 has 7 or 2 examples; of 2, the second process has none.
+  flags = (
+    "--config.total_steps=1",
+    "--config.eval.batch_size=8",
+    "--config.data.eval_splits=test[:23],test[:18]",
+  )
+  processes.run(tmp_path / "one", *flags)
+  processes.run(tmp_path / "two", *flags, processes=2, devices=2)
+  want, got = (
+    json.loads((tmp_path / name / "result.json").read_text())
+    for name in ("one", "two")
+  )
+  numbers = [v for k, v in got.items() if k.endswith("/examples")]
+  assert sorted(numbers) == [18, 23]
+  assert got == pytest.approx(want, rel=1e-5)
+
+
 def test_a_signal_to_one_stops_all_and_another_number_goes_on(alone, tmp_path):
   pair = processes.start(tmp_path, STEPS, processes=2, devices=2)
   for line in pair[0].stdout:
@@ -78,9 +102,12 @@ def test_a_signal_to_one_stops_all_and_another_number_goes_on(alone, tmp_path):
   assert_same(tmp_path, alone)
 
 
-def test_two_processes_go_back_to_the_same_whole_checkpoint(alone, tmp_path):
-  saves = "--config.checkpoint.every_steps=2"
-  pair = processes.start(tmp_path, STEPS, saves, processes=2, devices=2)
+def test_two_processes_go_back_where_one_cannot_read_its_part(alone, tmp_path):
+  flags = (
+    "--config.checkpoint.every_steps=2",
+    "--config.parallel.shard_state=true",
+  )
+  pair = processes.start(tmp_path, STEPS, *flags, processes=2, devices=2)
   for line in pair[0].stdout:
     if line.startswith("step 4 checkpoint/"):
       pair[0].send_signal(signal.SIGTERM)
@@ -89,11 +116,12 @@ def test_two_processes_go_back_to_the_same_whole_checkpoint(alone, tmp_path):
   assert codes == [75, 75], outputs
   folder = tmp_path / "checkpoints"
   newest, before = checkpoint.steps(folder)
-  for path in (folder / str(newest)).rglob("*"):
-    if path.is_file() and path.stat().st_size > 10_000:
-      path.write_bytes(path.read_bytes()[:-1000])
-  outputs = processes.run(tmp_path, STEPS, saves, processes=2, devices=2)
+  # What process 1 has written, it alone reads.
+  for path in (folder / str(newest)).rglob("ocdbt.process_1/d/*"):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  outputs = processes.run(tmp_path, STEPS, *flags, processes=2, devices=2)
   assert f"{newest}.damaged, going back to step {before}" in outputs[0]
+  assert "another host cannot read it" in outputs[0]
   assert_same(tmp_path, alone)
 
 

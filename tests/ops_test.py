@@ -96,7 +96,8 @@ def test_group_norm_takes_few_passes_over_memory():
   compiled = jax.jit(step).lower(x, channels, channels, x).compile()
   costs = compiled.cost_analysis()
   passes = costs["bytes accessed"] / (4 * np.prod(shape))
-  assert passes < 16.1  # 18.0 where the gradient is left to XLA.
+  # 21.0 where XLA derives the gradient of our forward pass, 18.0 with Flax's.
+  assert passes < 16.1
 
 
 def reference_max_pool(x):

@@ -5,14 +5,19 @@ appended to, a file written there cannot be sought in, the object appears when
 it is closed, and folders are but prefixes of names.
 """
 
+import http.server
 import io
+import json
 import pathlib
 import queue
 import sys
 import tempfile
 import threading
+import types
+import urllib.parse
 
 import fsspec
+import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -23,8 +28,10 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from bit_jax import (
   array_files,
+  checkpoint,
   files,
   metrics_file,
+  parallel,
   param_shapes,
   paths,
   recipe,
@@ -127,6 +134,81 @@ def bucket(monkeypatch, tmp_path):
   backend.fsspec_backend._get_filesystem.cache_clear()
   yield bucket
   backend.fsspec_backend._get_filesystem.cache_clear()
+
+
+class StorageRequest(http.server.BaseHTTPRequestHandler):
+  """What TensorStore asks of a store: to write an object, and to read one."""
+
+  protocol_version = "HTTP/1.1"
+
+  def do_POST(self):
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+    (name,) = query["name"]
+    content = self.rfile.read(int(self.headers["content-length"]))
+    if "ifGenerationMatch" in query and self.path_of(name) in self.store:
+      self.answer(412, b"")
+      return
+    self.server.bucket().put(self.path_of(name), content)
+    told = {key: "1" for key in ("generation", "metageneration")}
+    told |= {"name": name, "bucket": "bucket", "size": str(len(content))}
+    told |= dict.fromkeys(("timeCreated", "updated"), "2026-01-01T00:00:00Z")
+    self.answer(200, json.dumps(told).encode())
+
+  def do_GET(self):
+    name = urllib.parse.urlsplit(self.path).path.rpartition("/")[2]
+    found = self.store.get(self.path_of(urllib.parse.unquote(name)))
+    if not found:
+      self.answer(404, b"")
+      return
+    content, span = found.getvalue(), self.headers["range"]
+    if not span:
+      self.answer(200, content)
+      return
+    first, last = map(int, span.removeprefix("bytes=").split("-"))
+    part = content[first : last + 1]
+    where = f"bytes {first}-{first + len(part) - 1}/{len(content)}"
+    self.answer(206, part, {"Content-Range": where})
+
+  @property
+  def store(self):
+    return self.server.bucket.store
+
+  def path_of(self, name):
+    return f"/bucket/{name}"
+
+  def answer(self, code, content, headers=()):
+    self.send_response(code)
+    headers = {"X-Goog-Generation": "1", **dict(headers)}
+    for key, value in headers.items():
+      self.send_header(key, value)
+    self.send_header("Content-Length", str(len(content)))
+    self.end_headers()
+    self.wfile.write(content)
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.fixture
+def api(bucket, monkeypatch):
+  """Serves the store to TensorStore too, which uses no fsspec."""
+  server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StorageRequest)
+  server.bucket = bucket
+  thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+  thread.start()
+  url = f"http://127.0.0.1:{server.server_port}"
+  monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+  # Else it looks for credentials on this machine.
+  monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+  # Comes with gcsfs; Orbax asks it for the kind of the bucket only.
+  client = types.SimpleNamespace(get_bucket=lambda name: object())
+  storage = types.SimpleNamespace(Client=lambda: client)
+  cloud = types.SimpleNamespace(storage=storage)
+  monkeypatch.setitem(sys.modules, "google.cloud", cloud)
+  yield
+  server.shutdown()
+  thread.join()
+  server.server_close()
 
 
 def names(bucket, folder=RUN):
@@ -370,6 +452,47 @@ def test_weights_come_back(bucket, tmp_path):
   assert not list(tmp_path.iterdir())
   with pytest.raises(InputError, match=f"weights {RUN}/no.npz: no such file"):
     weights.load(RUN / "no.npz")
+
+
+@pytest.mark.usefixtures("api")
+def test_checkpoints_are_kept_found_and_restored(mesh):
+  def state(step):
+    scale = np.arange(8, dtype=np.float32) + step
+    tree = {"step": np.int32(step), "params": {"head": {"bias": scale}}}
+    return jax.device_put(tree, parallel.replicated(mesh))
+
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    state(0),
+  )
+  folder = RUN / "checkpoints"
+  assert checkpoint.steps(folder) == []
+  with checkpoint.Checkpointer(folder, keep=2) as saved:
+    for step in (1, 2, 3):
+      saved.save(step, state(step), {"step": step})
+  assert checkpoint.steps(folder) == [3, 2]
+  assert not (folder / "1").exists()
+  # What was cut off has no such file, and does not count.
+  (folder / "3" / "commit_success.txt").unlink()
+  assert checkpoint.steps(folder) == [2]
+  assert checkpoint.find(RUN) == folder / "2"
+  (folder / "3" / "commit_success.txt").write_text("")
+
+  with checkpoint.Checkpointer(folder, keep=2) as again:
+    assert again.metadata(3) == {"step": 3}
+    restored = again.restore(3, abstract)
+    jax.tree.map(np.testing.assert_array_equal, restored, state(3))
+    aside = again.set_aside(3)
+    assert aside == folder / "3.damaged"
+    assert (aside / "commit_success.txt").exists()
+    assert checkpoint.steps(folder) == [2]
+    again.save(3, state(7), {})
+    again.wait()
+    assert checkpoint.steps(folder) == [3, 2]
+    assert again.restore(3, abstract)["step"] == 7
+  params, _, metadata = checkpoint.load_weights(checkpoint.find(folder / "2"))
+  np.testing.assert_array_equal(params["head"]["bias"], np.arange(8) + 2.0)
+  assert metadata == {"step": 2}
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])

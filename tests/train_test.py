@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from bit_jax import (
   resume,
   stopping,
   train,
+  watchdog,
   weights,
 )
 from bit_jax.data import pipeline
@@ -146,6 +148,35 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(
   a, b = (weights.load(tmp_path / d).params for d in ("whole", "cut"))
   jax.tree.map(np.testing.assert_array_equal, a, b)
   assert trained(tmp_path / "cut") == trained(tmp_path / "whole")
+
+
+def test_a_step_that_is_late_is_told_by_the_watchdog(
+  arrays, tmp_path, monkeypatch, capfd
+):
+  spoken, dogs = threading.Event(), []
+
+  class Dog(watchdog.Watchdog):
+    def progress(self, step):
+      super().progress(step)
+      if step == 1:  # The run stands still until somebody complains.
+        dogs.append(self)
+        assert spoken.wait(timeout=60)
+
+    def check(self):
+      text = super().check()
+      if "after step 1" in text:
+        spoken.set()
+      return text
+
+  monkeypatch.setattr(watchdog, "Watchdog", Dog)
+  train.train_and_evaluate(make_config(watchdog_mins=2e-3), tmp_path)
+  (dog,) = dogs
+  dog._thread.join()  # It ends with the run.
+  shown = capfd.readouterr().err
+  assert (
+    "watchdog: host 0: nothing has finished for 0.0 minutes, after" in shown
+  )
+  assert "train_and_evaluate" in shown
 
 
 def test_evaluation_during_training(arrays, tmp_path):

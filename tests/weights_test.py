@@ -119,8 +119,16 @@ def test_every_layout_round_trips_bit_for_bit(official, layout, tmp_path):
 
 @pytest.mark.slow
 @ALL
-def test_every_layout_round_trips_a_deep_network(layout, tmp_path):
-  check_round_trip(seeded_weights.make(152, 1, 5), layout, tmp_path)
+@pytest.mark.parametrize(("depth", "width"), [(152, 1), (26, 2)])
+def test_every_layout_round_trips_deep_and_wide_networks(
+  layout, depth, width, tmp_path, monkeypatch
+):
+  # Depths that were not released are none of the goldens'.
+  monkeypatch.setitem(seeded_weights.BLOCKS, 26, (2, 2, 2, 2))
+  arrays = seeded_weights.make(depth, width, 5)
+  check_round_trip(arrays, layout, tmp_path)
+  loaded = weights.load(tmp_path / "back.npz")
+  assert loaded.variant == f"R{depth}x{width}"
 
 
 @ALL

@@ -265,6 +265,20 @@ def test_what_was_tried_and_what_fits_is_said(capsys):
   ]
 
 
+def test_two_overrides_are_printed_as_they_are_passed(capsys):
+  def compiler(config, mesh):
+    both = config.parallel.shard_state and config.optim.accum_steps == 2
+    return aot.Needs((1 if both else 3) * aot.GIB)
+
+  with mock.patch.object(aot, "compile_step", compiler):
+    assert run(*FACTS, "--hbm_gib=2") == 1
+  captured = capsys.readouterr()
+  both = "--config.parallel.shard_state=true --config.optim.accum_steps=2"
+  assert f"; it fits with {both}" in captured.err
+  assert captured.err.count("\n") == 1
+  assert captured.out.splitlines()[-1] == f"with {both}: 1.00 GiB, fits"
+
+
 def test_a_compiler_that_refuses_without_known_memory(capsys):
   needs = aot.Needs(MIB, refusal="too large")
   with mock.patch.object(aot, "compile_step", return_value=needs):
