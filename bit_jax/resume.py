@@ -67,7 +67,8 @@ def restore_newest(
       state = _on_all_hosts(path, checkpointer.restore, step, abstract_state)
       checkpointer.check(step, state)
     except checkpoint.DamagedError as error:
-      damaged[step] = error
+      damaged[step] = str(error)
+      state = None  # There may be no room for two.
       continue
     for bad, problem in damaged.items():
       aside = checkpointer.set_aside(bad)
