@@ -70,7 +70,7 @@ def start(command: list[str], env: Mapping[str, str]) -> dict[str, float]:
           return found
     finally:
       process.kill()
-  raise InputError(f"{' '.join(command)}: {one_line(line)}")
+  raise InputError(f"the run fails: {one_line(line).removeprefix('error: ')}")
 
 
 def run(case: Case, *, rounds: int) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def run(case: Case, *, rounds: int) -> dict[str, Any]:
   arguments = case.arguments
   if not any(item.startswith("data.") for item in case.overrides):
     arguments = [*arguments, "--config.data.name=glyphs"]
-  for _ in range(rounds):
+  for i in range(rounds):
     with tempfile.TemporaryDirectory(prefix="bit_jax_benchmark") as path:
       cache = {"JAX_COMPILATION_CACHE_DIR": f"{path}/cache"}
       for name, times in found.items():
@@ -96,6 +96,11 @@ def run(case: Case, *, rounds: int) -> dict[str, Any]:
           *(f"--workdir={path}/{name}", *arguments),
         ]
         times.append(start(command, {**os.environ, **cache}))
+        print(
+          f"round {i + 1} of {rounds}, {name}: first step after "
+          f"{times[-1]['first step']:.1f} s",
+          flush=True,
+        )
   return {
     "subjects": [
       {

@@ -39,11 +39,13 @@ def test_a_run_ends_with_its_first_step():
 
 
 def test_a_run_without_a_step_fails():
-  with pytest.raises(InputError, match="error: no data$"):
+  with pytest.raises(InputError, match="^the run fails: no data$"):
     benchmark_start.start(script("print('error: no data')"), os.environ)
 
 
-def test_a_start_with_an_empty_cache_and_one_with_a_filled_one(monkeypatch):
+def test_a_start_with_an_empty_cache_and_one_with_a_filled_one(
+  monkeypatch, capsys
+):
   seen = []
 
   def start(command, env):
@@ -55,6 +57,9 @@ def test_a_start_with_an_empty_cache_and_one_with_a_filled_one(monkeypatch):
   monkeypatch.setattr(benchmark_start, "start", start)
   case = Case("start", "R14x0.5", 32, 8)
   empty, filled = benchmark_start.run(case, rounds=2)["subjects"]
+  printed = capsys.readouterr().out.splitlines()
+  assert len(printed) == 4
+  assert printed[1] == "round 1 of 2, filled: first step after 7.0 s"
   assert (empty["name"], filled["name"]) == ("empty cache", "filled")
   assert empty["first_step_secs"]["rounds"] == [8.0, 6.0]
   assert filled["first_step_secs"]["rounds"] == [7.0, 5.0]
