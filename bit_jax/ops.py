@@ -145,6 +145,16 @@ def _group_norm_forward(x, scale, bias, groups, eps):
 
 
 def _group_norm_backward(groups, eps, kept, grads):
+  """Gradients of x, scale and bias from g, that of y = n * scale + bias.
+
+  With gain = 1 / sqrt(variance + eps), n = (x - mean) * gain and E the mean
+  over a group's pixels and channels:
+
+    dx = gain * (g * scale - E[g * scale] - n * E[g * scale * n])
+
+  One pass over x and g gives the sums per channel, which are those of scale and
+  bias too; a second one gives dx.
+  """
   del eps
   x, mean, gain, scale, bias = kept
   dtype, pixels = mean.dtype, x.shape[1] * x.shape[2]

@@ -122,6 +122,8 @@ def _batches(
   ds = ds.map(functools.partial(parallel.to_global, mesh=mesh))
   # The copy to the device happens in this thread, not in the loop.
   ds = grain.experimental.ThreadPrefetchIterDataset(ds, prefetch_buffer_size=2)
+  # Grain's own threads make whole elements. Making rows of images elements, and
+  # batches of them, would copy every image once more.
   pool = ThreadPoolExecutor(num_threads or _num_cores(), "rows")
   with pool, contextlib.closing(iter(ds)) as iterator:
     try:
