@@ -327,9 +327,9 @@ def _check_digests(
 
 
 def _reason(error: Exception) -> str:
-  """Returns an error message as one line, the end of a long one left out."""
-  text = one_line(error).rstrip(".")
-  return text if len(text) < 250 else f"{text[:120]} ..."
+  """Returns an error message as one line, without the middle of a long one."""
+  text = one_line(error).rstrip(".")  # The system's own words come last.
+  return text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}"
 
 
 def _is_file_missing(error: BaseException | None) -> bool:
