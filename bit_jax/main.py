@@ -76,7 +76,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     key = error.args[0]
     while isinstance(key, BaseException):
       key = key.args[0]
-    return f"unknown config key {key}", 2
+    return f"unknown config key {key}".replace("\nDid", "; did", 1), 2
   return str(error), 2
 
 

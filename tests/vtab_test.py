@@ -364,7 +364,7 @@ def test_table_and_skipped_tasks(tmp_path, fake_runs, capsys):
     (("--tasks=mnist",), 1, "task=mnist: expected one of caltech101"),
     (("--tasks=dtd",), 1, "no task is prepared; dataset 'dtd:3.*.*' is not"),
     (("--preset=x",), 1, "preset=x"),
-    (("--config.optm.lr=1",), 2, "unknown config key 'optm'"),
+    (("--config.optm.lr=1",), 2, "unknown config key 'optm'; did you"),
     (("--config.optim.lr=high",), 2, "high"),
     (("--modle=R50x1",), 2, "modle"),
     (("dtd",), 2, "unexpected argument 'dtd'"),
