@@ -23,17 +23,17 @@ _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 # Units; whatever fits then is not what is looked for.
 _MOST = 2**17
 
+# Of the result; a search ends where it is known that closely.
+_SHARE = 1 / 32
 
-def largest(
-  fits: Callable[[int], bool], *, start: int, unit: int, share: float = 1 / 32
-) -> int:
+
+def largest(fits: Callable[[int], bool], *, start: int, unit: int) -> int:
   """Finds the largest batch that fits, by doubling, then bisection.
 
   Args:
     fits: asked about multiples of unit.
     start: tried first; rounded up to a multiple of unit.
     unit: the batch is a multiple of it.
-    share: of the result; the search ends where it is known that closely.
 
   Returns:
     0 where even `unit` does not fit.
@@ -50,7 +50,7 @@ def largest(
       low = high // 2
     else:
       high //= 2
-  while high - low > max(1, int(low * share)):
+  while high - low > max(1, int(low * _SHARE)):
     middle = (low + high) // 2
     if fits(middle * unit):
       low = middle
@@ -65,7 +65,6 @@ def largest_on_line(
   *,
   start: int,
   unit: int,
-  share: float = 1 / 32,
 ) -> int:
   """Finds the largest batch that fits where memory is nearly linear in it.
 
@@ -75,8 +74,6 @@ def largest_on_line(
     limit: bytes that there are.
     start: tried first, see `_compile_two`.
     unit: the batch is a multiple of it.
-    share: of the result; the search ends where the line through the compiled
-      batches says that no more can be gained.
 
   Returns:
     A batch that was compiled and fits; 0 where even `unit` does not.
@@ -89,7 +86,7 @@ def largest_on_line(
       default=2 * _MOST,
     )
     guess = min(_on_line(known, limit), _MOST)
-    enough = max(1.0, share * low)
+    enough = max(1.0, _SHARE * low)
     if high - low <= enough or (low and guess - low < enough):
       return low * unit
     if not low < guess < high:  # The line misleads.
