@@ -17,8 +17,9 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from bit_jax import digest, hosts, remote
+from bit_jax import digest, remote
 from bit_jax.errors import InputError, one_line
+from bit_jax.parallel import hosts
 
 _OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
 _POLICIES: Any = ocp.training.preservation_policies

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import losses, models, parallel
+from bit_jax import losses, models
 from bit_jax.data import pipeline
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
+from bit_jax.parallel import sharding
 from bit_jax.recipe import Config
 
 
@@ -44,12 +45,12 @@ def for_inference(model: Any, mesh: Mesh) -> tuple[Any, Callable[[Any], Any]]:
   Weights are standardized when they are prepared, not with each batch.
   """
 
-  @functools.partial(jax.jit, out_shardings=parallel.replicated(mesh))
+  @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
   def fold(variables):
     return {**variables, "params": models.fold(model, variables["params"])[1]}
 
   applied, _ = models.fold(model, {})
-  return applied, lambda v: fold(parallel.to_devices(v, mesh))
+  return applied, lambda v: fold(sharding.to_devices(v, mesh))
 
 
 def make_eval_step(config: Config, mesh: Mesh) -> InferenceStep:
@@ -104,7 +105,7 @@ def make_step(model: Any, loss: str, mesh: Mesh) -> InferenceStep:
     }
 
   return InferenceStep(
-    prepare, jax.jit(step, out_shardings=parallel.replicated(mesh))
+    prepare, jax.jit(step, out_shardings=sharding.replicated(mesh))
   )
 
 
@@ -143,7 +144,7 @@ def evaluate(
     the top min(5, classes) guesses) and `examples`.
   """
   batch_size = batch_size or default_batch_size(len(source), mesh)
-  parallel.check_batch_size(batch_size, mesh, "config.eval.batch_size")
+  sharding.check_batch_size(batch_size, mesh, "config.eval.batch_size")
   totals = dict.fromkeys(("count", "loss", "correct", "correct_top5"), 0.0)
   variables, in_flight = eval_step.prepare(variables), []
 

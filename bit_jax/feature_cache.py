@@ -24,6 +24,7 @@ import numpy as np
 import PIL
 from jax.sharding import Mesh
 
+import bit_jax
 from bit_jax import cache, paths, weights
 from bit_jax.data import jpeg
 from bit_jax.data.preprocess import Preprocess
@@ -31,7 +32,7 @@ from bit_jax.data.source import Source
 
 MAX_BYTES = 8 * 2**30  # Of all files together.
 _ROUNDING = ("jax_default_matmul_precision", "jax_enable_x64")
-_PACKAGE = pathlib.Path(__file__).parent
+_PACKAGE = pathlib.Path(bit_jax.__file__).parent
 
 
 def row_dtype(num_features: int) -> np.dtype:

@@ -14,11 +14,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import evaluate, feature_cache, parallel
+from bit_jax import evaluate, feature_cache
 from bit_jax.data import pipeline, sources
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.feature_cache import FeatureCache
+from bit_jax.parallel import sharding
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3
@@ -91,7 +92,7 @@ def make_feature_step(model: Any, mesh: Mesh) -> evaluate.InferenceStep:
     return features["pre_logits"], batch["labels"]
 
   return evaluate.InferenceStep(
-    prepare, jax.jit(step, out_shardings=parallel.replicated(mesh))
+    prepare, jax.jit(step, out_shardings=sharding.replicated(mesh))
   )
 
 

@@ -157,7 +157,8 @@ def main(argv: Sequence[str]) -> None:
   started = time.monotonic()
   import jax
 
-  from bit_jax import cache, checkpoint, hosts, train
+  from bit_jax import cache, checkpoint, train
+  from bit_jax.parallel import hosts
 
   if not flags.FLAGS["verbosity"].present:
     checkpoint.silence_orbax()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import parallel
+from bit_jax.parallel import sharding
 
 _BLOCK = 256
 
@@ -53,7 +53,7 @@ def _make_search_step(mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
     cosines, places = jax.lax.top_k(cosines, best[0].shape[1])
     return cosines, jnp.take_along_axis(numbers, places, axis=1)
 
-  split, whole = parallel.split(mesh).spec, parallel.replicated(mesh).spec
+  split, whole = sharding.split(mesh).spec, sharding.replicated(mesh).spec
   specs = (split, split, split, whole, whole, whole)
   return jax.jit(
     jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=split)
@@ -93,7 +93,7 @@ def search(
       np.pad(queries, ((0, padding), (0, 0))) if padding else queries,
       np.arange(rows, dtype="i") if within else np.full(rows, -1, "i"),
     ),
-    parallel.split(mesh),
+    sharding.split(mesh),
   )
   step, start = _make_search_step(mesh), 0
   for block in blocks:

@@ -11,16 +11,9 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bit_jax import (
-  digest,
-  evaluate,
-  initialization,
-  losses,
-  models,
-  optim,
-  parallel,
-)
+from bit_jax import digest, evaluate, initialization, losses, models, optim
 from bit_jax.data import pipeline
+from bit_jax.parallel import sharding
 from bit_jax.recipe import Config
 
 
@@ -99,9 +92,7 @@ def make_abstract_state(config: Config, mesh: Mesh) -> TrainState:
   """Returns the state as jax.ShapeDtypeStruct with shardings; no arrays."""
   config = _step_config(config)
   return jax.tree.map(
-    lambda x, sharding: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding
-    ),
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
     jax.eval_shape(_init_fn(config), 0),
     _sharding(config, mesh),
   )
@@ -116,14 +107,14 @@ def make_abstract_batch(config: Config, mesh: Mesh) -> pipeline.Batch:
     "index": ((rows,), jnp.int32),
   }
   return {
-    key: jax.ShapeDtypeStruct(shape, dtype, sharding=parallel.split(mesh))
+    key: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.split(mesh))
     for key, (shape, dtype) in shapes.items()
   }
 
 
 @functools.lru_cache(maxsize=8)
 def _sharding(config, mesh):
-  return parallel.state_sharding(
+  return sharding.state_sharding(
     jax.eval_shape(_init_fn(config), 0), mesh, shard=config.parallel.shard_state
   )
 
@@ -205,7 +196,7 @@ def _make_update_step(config, mesh):
       # Part j has the rows j, j + accum_steps, ...: every device keeps its own.
       x = x.reshape(-1, accum_steps, *x.shape[1:])
       return jax.lax.with_sharding_constraint(
-        jnp.moveaxis(x, 1, 0), parallel.split_rows(mesh)
+        jnp.moveaxis(x, 1, 0), sharding.split_rows(mesh)
       )
 
     def add(total, part):
@@ -225,7 +216,7 @@ def _make_update_step(config, mesh):
     )
     params, batch_stats = state.params, state.batch_stats
     if config.parallel.shard_state:
-      params = parallel.gathered(params, mesh)
+      params = sharding.gathered(params, mesh)
     if accum_steps > 1:
       # Weights are standardized once a step, not once for each part.
       folded, pull_back = jax.vjp(fold, params)
@@ -259,5 +250,5 @@ def _make_update_step(config, mesh):
   return jax.jit(
     update_step,
     donate_argnums=0,
-    out_shardings=(_sharding(config, mesh), parallel.replicated(mesh)),
+    out_shardings=(_sharding(config, mesh), sharding.replicated(mesh)),
   )

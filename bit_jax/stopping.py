@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import parallel
+from bit_jax.parallel import sharding
 
 # Of clouds and clusters before they take a machine; Ctrl-C; Slurm's
 # `--signal=USR1@120`.
@@ -63,10 +63,10 @@ def make_agreement(mesh: Mesh) -> Callable[[bool], Any]:
   """
   if jax.process_count() == 1:
     return lambda flag: flag
-  any_of = jax.jit(jnp.any, out_shardings=parallel.replicated(mesh))
+  any_of = jax.jit(jnp.any, out_shardings=sharding.replicated(mesh))
   local_rows = len(mesh.local_devices)
 
   def agree(flag: bool) -> jax.Array:
-    return any_of(parallel.to_global(np.full(local_rows, flag), mesh))
+    return any_of(sharding.to_global(np.full(local_rows, flag), mesh))
 
   return agree

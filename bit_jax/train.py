@@ -13,8 +13,6 @@ from jax.sharding import Mesh
 
 from bit_jax import (
   digest,
-  hosts,
-  parallel,
   recipe,
   remote,
   resume,
@@ -26,6 +24,7 @@ from bit_jax import (
   writer,
 )
 from bit_jax.data import pipeline, run_data
+from bit_jax.parallel import hosts, sharding
 from bit_jax.recipe import Config
 from bit_jax.step import TrainState, make_abstract_state, make_update_step
 from bit_jax.upkeep import Upkeep
@@ -88,8 +87,8 @@ def _write_weights(
   workdir: epath.Path, state: TrainState, upkeep: Upkeep
 ) -> None:
   """Writes params.npz on host 0; all hosts must call it."""
-  params = parallel.to_host(state.params, upkeep.mesh)
-  batch_stats = parallel.to_host(state.batch_stats, upkeep.mesh)
+  params = sharding.to_host(state.params, upkeep.mesh)
+  batch_stats = sharding.to_host(state.batch_stats, upkeep.mesh)
   if jax.process_index() != 0:
     return
   weights.save_npz(
@@ -129,7 +128,7 @@ def train_and_evaluate(
   is_lead = jax.process_index() == 0
   say = functools.partial(print, flush=True) if is_lead else lambda *_: None
   remote.check(workdir)
-  mesh = parallel.make_mesh()
+  mesh = sharding.make_mesh()
   validate.check(config, mesh)
 
   data = run_data.load(

@@ -5,8 +5,9 @@ import re
 
 from jax.sharding import Mesh
 
-from bit_jax import hyperrule, losses, models, parallel
+from bit_jax import hyperrule, losses, models
 from bit_jax.errors import InputError, UsageError
+from bit_jax.parallel import sharding
 from bit_jax.recipe import EVAL_WAYS, TRAIN_WAYS, Config
 
 _CHOICES = {
@@ -80,11 +81,11 @@ def check(config: Config, mesh: Mesh) -> None:
       "config.data.name is empty: expected a TFDS name, folder:PATH, glyphs or "
       "digits"
     )
-  parallel.check_batch_size(
+  sharding.check_batch_size(
     config.input.batch_size, mesh, "config.input.batch_size"
   )
   if config.eval.batch_size:
-    parallel.check_batch_size(
+    sharding.check_batch_size(
       config.eval.batch_size, mesh, "config.eval.batch_size"
     )
   group = config.model.batch_group

@@ -60,8 +60,9 @@ from typing import Any
 
 import jax
 
-from bit_jax import aot, files, parallel
+from bit_jax import aot, files
 from bit_jax.errors import InputError, exit_status, one_line
+from bit_jax.parallel import sharding
 from scripts import benchmark_aot, benchmark_fit
 from scripts import benchmark_flags as flags
 from scripts import benchmark_input as input_pipeline
@@ -79,7 +80,7 @@ def _make_mesh(num_devices: int):
   devices = jax.devices()
   if num_devices > len(devices):
     raise InputError(f"--devices={num_devices}: there are {len(devices)}")
-  return parallel.make_mesh(devices[: num_devices or None])
+  return sharding.make_mesh(devices[: num_devices or None])
 
 
 def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:

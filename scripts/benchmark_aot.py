@@ -14,8 +14,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bit_jax import aot, parallel, step
+from bit_jax import aot, step
 from bit_jax.errors import InputError
+from bit_jax.parallel import sharding
 from scripts import benchmark_steps as steps
 from scripts.benchmark_flags import Case
 
@@ -39,7 +40,7 @@ def make_mesh(topology: str) -> Mesh:
   # Nothing runs: an accelerator that is here stays free for others.
   jax.config.update("jax_platforms", "cpu")
   try:
-    return parallel.make_mesh(aot.topology_devices(topology))
+    return sharding.make_mesh(aot.topology_devices(topology))
   except InputError as e:
     # It knows the flag of preflight.
     raise InputError(str(e).replace("--topology=", "--aot=")) from e

@@ -13,17 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import (
-  aot,
-  evaluate,
-  main,
-  models,
-  parallel,
-  recipe,
-  step,
-  validate,
-)
+from bit_jax import aot, evaluate, main, models, recipe, step, validate
 from bit_jax.errors import InputError
+from bit_jax.parallel import sharding
 from bit_jax.recipe import Config, DataFacts
 from scripts import benchmark_mfu as mfu
 from scripts.benchmark_flags import Case
@@ -68,7 +60,7 @@ def make_infer_step(config: Config, mesh: Mesh) -> evaluate.InferenceStep:
     return model.apply(variables, evaluate.scale_images(batch["images"]))
 
   return evaluate.InferenceStep(
-    prepare, jax.jit(infer, out_shardings=parallel.split(mesh))
+    prepare, jax.jit(infer, out_shardings=sharding.split(mesh))
   )
 
 
@@ -82,7 +74,7 @@ def make_abstract_prepared(config: Config, mesh: Mesh) -> Any:
   variables = step.make_abstract_state(config, mesh).variables
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=parallel.replicated(mesh)
+      x.shape, x.dtype, sharding=sharding.replicated(mesh)
     ),
     jax.eval_shape(fold, variables),
   )

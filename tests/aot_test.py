@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bit_jax import aot, parallel, recipe, step
+from bit_jax import aot, recipe, step
+from bit_jax.parallel import sharding
 from bit_jax.recipe import DataFacts
 from tests import fakes
 
@@ -160,4 +161,4 @@ def test_topologies(name, count, kind):
   assert len(devices) == count
   assert devices[0].device_kind == kind
   assert aot.usable_bytes(devices[0]) > 0
-  assert parallel.make_mesh(devices).size == count
+  assert sharding.make_mesh(devices).size == count

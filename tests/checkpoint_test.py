@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import checkpoint, parallel
+from bit_jax import checkpoint
 from bit_jax.errors import InputError
+from bit_jax.parallel import sharding
 
 
 def make_state(mesh, value):
@@ -13,13 +14,13 @@ def make_state(mesh, value):
     "params": {"norm-pre-head": {"scale": jnp.full((8,), float(value))}},
     "opt_state": (jnp.full((3, 5), -float(value)),),
   }
-  return jax.device_put(state, parallel.replicated(mesh))
+  return jax.device_put(state, sharding.replicated(mesh))
 
 
 def abstract(state, mesh):
-  sharding = parallel.replicated(mesh)
+  whole = sharding.replicated(mesh)
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state
   )
 
 
@@ -38,7 +39,7 @@ def test_round_trip_to_another_number_of_devices(tmp_path, mesh, one_device):
   assert_equal(restored, state)
   reader.check(3, restored)
   for leaf in jax.tree.leaves(restored):
-    assert leaf.sharding == parallel.replicated(one_device)
+    assert leaf.sharding == sharding.replicated(one_device)
   reader.close()
 
 
@@ -53,7 +54,7 @@ def test_keeps_the_newest_and_writes_every_one_asked_for(tmp_path, mesh):
 def test_a_saved_state_is_a_copy(tmp_path, mesh):
   """The next step reuses the state's memory while it is being written."""
   step = jax.jit(lambda x: x + 1.0, donate_argnums=0)
-  state = jax.device_put(jnp.zeros((512, 512)), parallel.replicated(mesh))
+  state = jax.device_put(jnp.zeros((512, 512)), sharding.replicated(mesh))
   writer = checkpoint.Checkpointer(tmp_path, keep=9)
   for i in range(1, 5):
     state = step(state)
@@ -155,7 +156,7 @@ def test_every_so_many_steps_stay(tmp_path, mesh):
 
 def test_flipped_bits_are_found(tmp_path, mesh):
   noise = jax.random.normal(jax.random.key(0), (100, 100))
-  state = jax.device_put({"params": {"x": noise}}, parallel.replicated(mesh))
+  state = jax.device_put({"params": {"x": noise}}, sharding.replicated(mesh))
   message = f"{tmp_path}/3 is damaged: the bits of params/x are not those"
   with checkpoint.Checkpointer(tmp_path, keep=9) as manager:
     manager.save(3, state, {})

@@ -19,19 +19,19 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 import jax
 import pytest
 
-from bit_jax import parallel
+from bit_jax.parallel import sharding
 
 
 @pytest.fixture(scope="session")
 def mesh():
   """All four devices."""
-  return parallel.make_mesh()
+  return sharding.make_mesh()
 
 
 @pytest.fixture(scope="session")
 def one_device():
   """A mesh of one device."""
-  return parallel.make_mesh(jax.devices()[:1])
+  return sharding.make_mesh(jax.devices()[:1])
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import digest, parallel
+from bit_jax import digest
+from bit_jax.parallel import sharding
 
 
-def on(mesh, tree, sharding=parallel.replicated):
-  return jax.device_put(tree, sharding(mesh))
+def on(mesh, tree, placed=sharding.replicated):
+  return jax.device_put(tree, placed(mesh))
 
 
 @pytest.mark.parametrize(
@@ -46,5 +47,5 @@ def test_neither_devices_nor_sharding_change_it(mesh, one_device):
   alone = digest.compute(on(one_device, tree))
   assert list(alone) == ["a/b", "c/0"]
   assert digest.compute(on(mesh, tree)) == alone
-  rows = on(mesh, {"a": tree["a"]}, parallel.split)
+  rows = on(mesh, {"a": tree["a"]}, sharding.split)
   assert digest.compute(rows) == {"a/b": alone["a/b"]}

@@ -5,9 +5,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from bit_jax import evaluate, initialization, models, parallel
+from bit_jax import evaluate, initialization, models
 from bit_jax.data import preprocess
 from bit_jax.errors import InputError
+from bit_jax.parallel import sharding
 from tests import fakes
 
 PLAIN = preprocess.Preprocess("none", 32)
@@ -172,4 +173,4 @@ def test_fewer_than_five_classes(one_device):
     mesh=one_device,
   )
   assert got["top5_accuracy"] == 1
-  assert parallel.make_mesh().size == 4
+  assert sharding.make_mesh().size == 4

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from bit_jax import parallel, recipe
+from bit_jax import recipe
 from bit_jax.data.source import Source
+from bit_jax.parallel import sharding
 from configs import downstream, upstream
 
 MODEL = "R14x0.25"
@@ -83,4 +84,4 @@ def a_batch(mesh, seed=0, num_classes=4, size=8):
     "labels": rng.integers(0, num_classes, (size,)).astype(np.int32),
     "index": rng.integers(0, 2**31, (size,)).astype(np.int32),
   }
-  return parallel.to_global(batch, mesh)
+  return sharding.to_global(batch, mesh)

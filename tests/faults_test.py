@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import checkpoint, parallel
+from bit_jax import checkpoint
 from bit_jax.errors import InputError
+from bit_jax.parallel import sharding
 from scripts import faults
 
 
@@ -22,12 +23,12 @@ def run(tmp_path_factory):
 
 
 def write_run(workdir, params=2.0, momentum=1.0):
-  mesh = parallel.make_mesh(jax.devices()[:1])
+  mesh = sharding.make_mesh(jax.devices()[:1])
   state = {
     "params": {"x": jnp.full((4,), params)},
     "opt_state": ({"trace": jnp.full((4,), momentum)},),
   }
-  state = jax.device_put(state, parallel.replicated(mesh))
+  state = jax.device_put(state, sharding.replicated(mesh))
   with checkpoint.Checkpointer(workdir / "checkpoints", keep=1) as manager:
     manager.save(2, state, {})
   lines = [

@@ -1,5 +1,4 @@
 import importlib.util
-import pathlib
 import shutil
 
 import jax
@@ -8,8 +7,8 @@ import pytest
 from etils import epath
 from jax.experimental import multihost_utils
 
-from bit_jax import hosts
 from bit_jax.errors import InputError, UnavailableError, UsageError
+from bit_jax.parallel import hosts
 
 
 @pytest.mark.parametrize(
@@ -77,11 +76,11 @@ def test_one_process_needs_nobody(monkeypatch, tmp_path):
 @pytest.fixture
 def other_code(tmp_path):
   """A copy of the package; one file of a folder in it differs by a line."""
-  package = pathlib.Path(hosts.__file__).parent
+  package = hosts._PACKAGE
   shutil.copytree(package, tmp_path / "bit_jax")
   with (tmp_path / "bit_jax" / "data" / "pipeline.py").open("a") as f:
     f.write("\n")
-  return tmp_path / "bit_jax" / "hosts.py"
+  return tmp_path / "bit_jax"
 
 
 def check_same_among_hosts(monkeypatch, others):
@@ -116,7 +115,7 @@ def check_same_among_hosts(monkeypatch, others):
 
 
 def test_hosts_with_other_code_are_refused(monkeypatch, other_code):
-  changed = hosts, "__file__", str(other_code)
+  changed = hosts, "_PACKAGE", other_code
   check_same_among_hosts(monkeypatch, [(), ()])
   with pytest.raises(
     InputError, match=r"^host 1 has another code than host 0$"

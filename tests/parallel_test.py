@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax import parallel
+from bit_jax.parallel import sharding
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def compiled():
 def test_arrays_of_any_sharding_are_read_without_compiling(mesh, compiled):
   x = np.arange(40, dtype=np.float32).reshape(8, 5)
   tree = {
-    "split": jax.device_put(x, parallel.split(mesh)),
-    "whole": jax.device_put(x + 1, parallel.replicated(mesh)),
+    "split": jax.device_put(x, sharding.split(mesh)),
+    "whole": jax.device_put(x + 1, sharding.replicated(mesh)),
   }
-  got = parallel.to_host(tree, mesh)
+  got = sharding.to_host(tree, mesh)
   np.testing.assert_array_equal(got["split"], x)
   np.testing.assert_array_equal(got["whole"], x + 1)
   assert compiled == []
@@ -37,19 +37,19 @@ def test_every_device_gets_the_whole_of_an_array(mesh, compiled):
     {"a": x, "b": x[0]},
     {"a": jax.device_put(x, jax.devices()[1]), "b": x[0]},
     {
-      "a": jax.device_put(x, parallel.split(mesh)),
-      "b": jax.device_put(x[0], parallel.replicated(mesh)),
+      "a": jax.device_put(x, sharding.split(mesh)),
+      "b": jax.device_put(x[0], sharding.replicated(mesh)),
     },
   ]
   for tree in trees:
-    got = parallel.to_devices(tree, mesh)
+    got = sharding.to_devices(tree, mesh)
     for key, wanted in (("a", x), ("b", x[0])):
-      assert got[key].sharding == parallel.replicated(mesh)
+      assert got[key].sharding == sharding.replicated(mesh)
       np.testing.assert_array_equal(got[key], wanted)
   # One for all the arrays that were split.
   assert len(compiled) <= 1
 
 
 def test_what_every_device_has_is_not_copied(mesh):
-  x = jax.device_put(np.zeros(3), parallel.replicated(mesh))
-  assert parallel.to_devices({"a": x}, mesh)["a"] is x
+  x = jax.device_put(np.zeros(3), sharding.replicated(mesh))
+  assert sharding.to_devices({"a": x}, mesh)["a"] is x

@@ -31,7 +31,6 @@ from bit_jax import (
   checkpoint,
   files,
   metrics_file,
-  parallel,
   param_shapes,
   paths,
   recipe,
@@ -41,6 +40,7 @@ from bit_jax import (
   writer,
 )
 from bit_jax.errors import InputError
+from bit_jax.parallel import sharding
 from configs import downstream
 
 RUN = epath.Path("gs://bucket/runs/a")
@@ -459,7 +459,7 @@ def test_checkpoints_are_kept_found_and_restored(mesh):
   def state(step):
     scale = np.arange(8, dtype=np.float32) + step
     tree = {"step": np.int32(step), "params": {"head": {"bias": scale}}}
-    return jax.device_put(tree, parallel.replicated(mesh))
+    return jax.device_put(tree, sharding.replicated(mesh))
 
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from bit_jax import (
-  evaluate,
-  losses,
-  models,
-  optim,
-  parallel,
-  paths,
-  train,
-)
+from bit_jax import evaluate, losses, models, optim, paths, train
+from bit_jax.parallel import sharding
 from bit_jax.step import make_abstract_state, make_init
 from tests import fakes
 from tests.fakes import a_batch, make_config, resolved
@@ -91,7 +84,7 @@ def test_the_number_of_devices_changes_nothing_but_rounding(mesh, num_devices):
   config = resolved(make_config(mixup_alpha=0.3))
   losses, hashes, state = run_steps(config, mesh, steps=3)
   assert state.params["head"]["bias"].sharding.is_fully_replicated
-  few = parallel.make_mesh(jax.devices()[:num_devices])
+  few = sharding.make_mesh(jax.devices()[:num_devices])
   got_losses, got_hashes, got = run_steps(config, few, steps=3)
   assert len(got.params["head"]["bias"].devices()) == num_devices
   np.testing.assert_allclose(got_losses, losses, rtol=1e-5)
@@ -131,7 +124,7 @@ def test_pmap_with_pmean_gives_the_same_update(mesh):
   params = jax.tree.map(lambda x: np.stack([x] * 4), state.params)
   params, loss = jax.pmap(step, "batch")(params, split(images), split(targets))
   ours, metrics = train.make_update_step(config, mesh)(
-    jax.device_put(state, parallel.replicated(mesh)), batch
+    jax.device_put(state, sharding.replicated(mesh)), batch
   )
   np.testing.assert_allclose(metrics["loss"], loss[0], rtol=1e-5)
   jax.tree.map(
@@ -221,7 +214,7 @@ def test_a_split_state_gives_the_same_updates(mesh, one_device):
   np.testing.assert_allclose(losses, whole_losses, rtol=1e-5)
   assert hashes == whole_hashes
   assert_close(
-    parallel.to_host(state.params, mesh), jax.device_get(want.params)
+    sharding.to_host(state.params, mesh), jax.device_get(want.params)
   )
 
 
@@ -248,7 +241,7 @@ def test_the_example_hash_tells_examples_and_their_order(mesh):
   update = train.make_update_step(config, mesh)
 
   def hash_of(index):
-    batch = a_batch(mesh) | parallel.to_global(
+    batch = a_batch(mesh) | sharding.to_global(
       {"index": np.array(index, np.int32)}, mesh
     )
     return int(update(make_init(config, mesh)(0), batch)[1]["example_hash"])

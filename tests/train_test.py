@@ -12,7 +12,6 @@ from bit_jax import (
   checkpoint,
   evaluate,
   metrics_file,
-  parallel,
   resume,
   stopping,
   train,
@@ -22,6 +21,7 @@ from bit_jax import (
 from bit_jax.data import pipeline
 from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError, StoppedError
+from bit_jax.parallel import sharding
 from configs import upstream
 from tests import fakes
 from tests.fakes import make_config, resolved
@@ -202,7 +202,7 @@ def test_weights_are_carried_over_with_a_new_head(arrays, tmp_path):
   config = resolved(
     make_config(**{"init.checkpoint": str(tmp_path / "up")}), num_classes=7
   )
-  mesh = parallel.make_mesh()
+  mesh = sharding.make_mesh()
   state = resume.start_anew(config, mesh)
   params = jax.device_get(state.params)
   assert params["head"]["kernel"].shape[-1] == 7
@@ -220,7 +220,7 @@ def test_keeping_a_head_of_another_size_is_refused(arrays, tmp_path):
     num_classes=7,
   )
   with pytest.raises(InputError, match=r"4 classes.*expected \(7,\)"):
-    resume.start_anew(config, parallel.make_mesh())
+    resume.start_anew(config, sharding.make_mesh())
 
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(
@@ -366,7 +366,7 @@ def test_batch_norm_runs_resume_and_keep_their_statistics(arrays, tmp_path):
       "model.weight_standardization": False,
     }
   )
-  state = resume.start_anew(resolved(second), parallel.make_mesh())
+  state = resume.start_anew(resolved(second), sharding.make_mesh())
   jax.tree.map(
     np.testing.assert_array_equal,
     jax.device_get(state.batch_stats),

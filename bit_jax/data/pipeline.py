@@ -19,11 +19,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import parallel
 from bit_jax.data.decode import Encoded
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
+from bit_jax.parallel import sharding
 
 Batch = dict[str, Any]
 
@@ -119,7 +119,7 @@ def _batches(
   ds = grain.MapDataset.range(start, stop).map(make_batch)
   # Two at a time: no thread waits for the last rows of a batch.
   ds = ds.to_iter_dataset(grain.ReadOptions(2, 2))
-  ds = ds.map(functools.partial(parallel.to_global, mesh=mesh))
+  ds = ds.map(functools.partial(sharding.to_global, mesh=mesh))
   # The copy to the device happens in this thread, not in the loop.
   ds = grain.experimental.ThreadPrefetchIterDataset(ds, prefetch_buffer_size=2)
   # Grain's own threads make whole elements. Making rows of images elements, and

@@ -19,19 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import (
-  benchmarks,
-  cache,
-  class_names,
-  evaluate,
-  models,
-  parallel,
-  weights,
-)
+from bit_jax import benchmarks, cache, class_names, evaluate, models, weights
 from bit_jax.benchmarks import Benchmark
 from bit_jax.data import preprocess, sources
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError, exit_status, some
+from bit_jax.parallel import sharding
 
 _CROP_PX = 224  # Of weights that do not say.
 
@@ -86,9 +79,9 @@ def run(
   model: Any = models.create(
     loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
   )
-  mesh = parallel.make_mesh()
+  mesh = sharding.make_mesh()
   if batch_size:
-    parallel.check_batch_size(batch_size, mesh, "--batch_size")
+    sharding.check_batch_size(batch_size, mesh, "--batch_size")
   right = np.zeros(len(benchmark), bool)
   metrics = evaluate.evaluate(
     # Of a benchmark's labels, no loss has a meaning.

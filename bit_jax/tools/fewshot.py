@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import cache, feature_cache, fewshot, models, parallel, weights
+from bit_jax import cache, feature_cache, fewshot, models, weights
 from bit_jax.data import run_data
 from bit_jax.errors import exit_status
+from bit_jax.parallel import sharding
 
 
 def _shots(text: str) -> tuple[int, ...]:
@@ -57,7 +58,7 @@ def run(
   model: Any = models.create(
     loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
   )
-  mesh = parallel.make_mesh()
+  mesh = sharding.make_mesh()
   variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
   return fewshot.evaluate_few_shot(
     fewshot.make_feature_step(model, mesh),

@@ -56,13 +56,13 @@ from bit_jax import (
   fewshot,
   models,
   neighbours,
-  parallel,
   weights,
 )
 from bit_jax.data import sources
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Examples, Source
 from bit_jax.errors import InputError, exit_status
+from bit_jax.parallel import sharding
 from bit_jax.tools import duplicates_page
 
 _PROGRESS_SECS = 10.0
@@ -106,7 +106,7 @@ def _search(
   keep: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns what `neighbours.search` does, of two sources."""
-  mesh = parallel.make_mesh()
+  mesh = sharding.make_mesh()
   model: Any = models.create(
     loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
   )

@@ -27,10 +27,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from bit_jax import aot, parallel, validate
+from bit_jax import aot, validate
 from bit_jax.data import run_data
 from bit_jax.errors import InputError, exit_status
 from bit_jax.main import load_config
+from bit_jax.parallel import sharding
 from bit_jax.preflight import Attempt, Preflight
 from bit_jax.recipe import Config, DataFacts
 
@@ -314,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       # Nothing runs: an accelerator that is here stays free for others.
       jax.config.update("jax_platforms", "cpu")
       devices = aot.topology_devices(args.topology)
-    mesh = parallel.make_mesh(devices)
+    mesh = sharding.make_mesh(devices)
     validate.check(config, mesh)  # Before the data, which may take long.
     facts, origin = find_facts(config, given)
     if args.hbm_gib:

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax import parallel
 from bit_jax.data import decode, pipeline, preprocess
 from bit_jax.errors import InputError
+from bit_jax.parallel import sharding
 from tests import fakes
 
 PLAIN = preprocess.Preprocess("none", 32)
@@ -91,7 +91,7 @@ def test_hosts_read_contiguous_rows_of_one_global_batch(
   whole = read(source, AUGMENTED, one_device)
   # Two hosts, looked at one after the other: only the local rows are checked.
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(parallel, "to_global", lambda batch, mesh: batch)
+  monkeypatch.setattr(sharding, "to_global", lambda batch, mesh: batch)
   halves = []
   for host in range(2):
     monkeypatch.setattr(jax, "process_index", lambda host=host: host)
@@ -113,7 +113,7 @@ def test_batches_are_split_over_the_mesh(mesh):
     mesh=mesh,
   ) as batches:
     batch = next(batches)
-  assert batch["images"].sharding == parallel.split(mesh)
+  assert batch["images"].sharding == sharding.split(mesh)
   assert batch["images"].addressable_shards[3].data.shape == (2, 32, 32, 3)
 
 
@@ -202,13 +202,13 @@ def test_any_batch_size_cuts_the_same_stream(one_device, batch_size):
 def test_batches_are_copied_to_the_device_beside_the_loop(
   one_device, monkeypatch
 ):
-  real, copied = parallel.to_global, []
+  real, copied = sharding.to_global, []
 
   def to_global(batch, mesh):
     copied.append(threading.current_thread())
     return real(batch, mesh)
 
-  monkeypatch.setattr(parallel, "to_global", to_global)
+  monkeypatch.setattr(sharding, "to_global", to_global)
   read(fakes.array_source(), PLAIN, one_device, total=3)
   assert len(copied) == 3
   assert threading.current_thread() not in copied
@@ -216,7 +216,7 @@ def test_batches_are_copied_to_the_device_beside_the_loop(
 
 def test_the_next_batches_are_made_while_one_is_used(one_device, monkeypatch):
   source, made, third = fakes.array_source(), [], threading.Event()
-  real = parallel.to_global
+  real = sharding.to_global
 
   def to_global(batch, mesh):
     made.append(batch)
@@ -224,7 +224,7 @@ def test_the_next_batches_are_made_while_one_is_used(one_device, monkeypatch):
       third.set()
     return real(batch, mesh)
 
-  monkeypatch.setattr(parallel, "to_global", to_global)
+  monkeypatch.setattr(sharding, "to_global", to_global)
   with pipeline.train_batches(
     source,
     PLAIN,

@@ -13,9 +13,11 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+import bit_jax
 from bit_jax.errors import InputError, UnavailableError, UsageError
 
 _DIGEST_BYTES = 16
+_PACKAGE = pathlib.Path(bit_jax.__file__).parent
 
 
 def _is_cluster(environ: Mapping[str, str], *, has_tpu: bool) -> bool:
@@ -96,8 +98,7 @@ def _digest(text: str) -> np.ndarray:
 
 def _source_code() -> str:
   """Returns all source code of the package."""
-  folder = pathlib.Path(__file__).parent
-  return "".join(p.read_text() for p in sorted(folder.rglob("*.py")))
+  return "".join(p.read_text() for p in sorted(_PACKAGE.rglob("*.py")))
 
 
 def wait_for_all(name: str) -> None:

@@ -1,0 +1,1 @@
+"""Devices and hosts: what lives where, and who waits for whom."""
