@@ -25,10 +25,11 @@ import PIL
 from jax.sharding import Mesh
 
 import bit_jax
-from bit_jax import cache, paths, weights
+from bit_jax import cache, weights
 from bit_jax.data import jpeg
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
+from bit_jax.models import paths
 
 MAX_BYTES = 8 * 2**30  # Of all files together.
 _ROUNDING = ("jax_default_matmul_precision", "jax_enable_x64")

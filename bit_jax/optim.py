@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bit_jax import paths
+from bit_jax.models import paths
 
 
 def step_schedule(

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bit_jax import array_files, models, paths
+from bit_jax import array_files, models
 from bit_jax.errors import InputError, some
+from bit_jax.models import paths
 
 
 def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:

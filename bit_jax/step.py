@@ -11,8 +11,9 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bit_jax import digest, evaluate, initialization, losses, models, optim
+from bit_jax import digest, evaluate, losses, models, optim
 from bit_jax.data import pipeline
+from bit_jax.models import init
 from bit_jax.parallel import sharding
 from bit_jax.recipe import Config
 
@@ -123,22 +124,20 @@ def _sharding(config, mesh):
 def _init_fn(config):
   model, tx = make_model(config), _tx(config)
 
-  def init(seed):
+  def init_state(seed):
     rng = jax.random.key(seed)
-    params = initialization.init_params(
+    params = init.init_params(
       model, jax.random.fold_in(rng, 0), config.resolved.crop_px
     )
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      batch_stats=initialization.init_batch_stats(
-        model, config.resolved.crop_px
-      ),
+      batch_stats=init.init_batch_stats(model, config.resolved.crop_px),
       opt_state=tx.init(params),
       rng=jax.random.key_data(jax.random.fold_in(rng, 1)),
     )
 
-  return init
+  return init_state
 
 
 def make_update_step(

@@ -14,7 +14,6 @@ from bit_jax import (
   checkpoint,
   evaluate,
   fewshot,
-  paths,
   recipe,
   run_config,
   stopping,
@@ -23,6 +22,7 @@ from bit_jax import (
 from bit_jax.data import run_data
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.metric_writer import MetricWriter
+from bit_jax.models import paths
 from bit_jax.recipe import Config
 from bit_jax.step import TrainState, make_model
 

@@ -20,11 +20,11 @@ from bit_jax import (
   layouts,
   models,
   param_shapes,
-  paths,
   releases,
   remote,
 )
 from bit_jax.errors import InputError
+from bit_jax.models import paths
 
 _METADATA_KEY = "bit_jax_metadata"
 _BATCH_STATS = "batch_stats/"

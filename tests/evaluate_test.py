@@ -5,9 +5,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from bit_jax import evaluate, initialization, models
+from bit_jax import evaluate, models
 from bit_jax.data import preprocess
 from bit_jax.errors import InputError
+from bit_jax.models import init
 from bit_jax.parallel import sharding
 from tests import fakes
 
@@ -28,7 +29,7 @@ def make_config(num_classes, loss="softmax"):
 def params():
   """A network whose head tells 7 classes apart at random."""
   model = models.create("R14x0.25", num_classes=7)
-  params = initialization.init_params(model, jax.random.key(0), 32)
+  params = init.init_params(model, jax.random.key(0), 32)
   shape = params["head"]["kernel"].shape
   params["head"]["kernel"] = jax.random.normal(jax.random.key(1), shape)
   return params
@@ -163,7 +164,7 @@ def test_batch_size_that_devices_cannot_share(params, mesh):
 
 def test_fewer_than_five_classes(one_device):
   model = models.create("R14x0.25", num_classes=2)
-  params = initialization.init_params(model, jax.random.key(0), 32)
+  params = init.init_params(model, jax.random.key(0), 32)
   got = evaluate.evaluate(
     evaluate.make_eval_step(make_config(2), one_device),
     {"params": params},

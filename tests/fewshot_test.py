@@ -5,9 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax import fewshot, initialization, models
+from bit_jax import fewshot, models
 from bit_jax.data import preprocess
 from bit_jax.errors import InputError
+from bit_jax.models import init
 from tests import fakes
 
 GOLDEN = np.load(
@@ -51,7 +52,7 @@ def test_primal_and_dual_are_one_solution(monkeypatch):
 @pytest.fixture(scope="module")
 def network(one_device):
   model = models.create("R14x0.25", num_classes=4)
-  params = initialization.init_params(model, jax.random.key(0), 32)
+  params = init.init_params(model, jax.random.key(0), 32)
   return fewshot.make_feature_step(model, one_device), {"params": params}, model
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import layers
+from bit_jax.models import layers
 
 
 def test_standardize_uses_population_variance_and_eps_inside_the_root():

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import initialization, layouts, models, param_shapes, paths
+from bit_jax import layouts, models, param_shapes
 from bit_jax.errors import InputError
+from bit_jax.models import init, paths
 from tests.goldens import seeded_weights
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -185,8 +186,8 @@ def test_bf16_network_gives_float32_logits_near_those_of_float32():
 def test_head_starts_with_zero_kernel_and_the_given_bias():
   model = models.create("R14x0.5", num_classes=3, head_bias=-6.9)
   images = seeded_weights.images(2, 32, 32)
-  init = jax.jit(model.init_with_output)
-  logits, params = init(jax.random.key(0), images)
+  apply = jax.jit(model.init_with_output)
+  logits, params = apply(jax.random.key(0), images)
   assert not np.asarray(params["params"]["head"]["kernel"]).any()
   np.testing.assert_allclose(logits, np.full((2, 3), -6.9), rtol=1e-6)
 
@@ -271,7 +272,7 @@ def test_rematerialization_changes_nothing():
   for remat in models.REMAT:
     model = models.create("R14x0.25", num_classes=3, remat=remat)
     if not results:
-      params = initialization.init_params(model, jax.random.key(0), 32)
+      params = init.init_params(model, jax.random.key(0), 32)
       params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (512, 3))
 
     @jax.jit
@@ -291,7 +292,7 @@ def test_rematerialization_changes_nothing():
 def test_folding_gives_the_same_logits_without_standardization():
   images = seeded_weights.images(2, 32, 32)
   model = models.create("R14x0.25", num_classes=3)
-  params = initialization.init_params(model, jax.random.key(0), 32)
+  params = init.init_params(model, jax.random.key(0), 32)
   params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (512, 3))
   folded_model, folded = models.fold(model, params)
   assert not folded_model.weight_standardization

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from bit_jax import models, ops, param_shapes, paths
+from bit_jax import models, param_shapes
+from bit_jax.models import ops, paths
 
 KINDS = ("cpu", "tpu", "default")
 

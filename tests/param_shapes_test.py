@@ -3,8 +3,9 @@ import re
 import numpy as np
 import pytest
 
-from bit_jax import models, param_shapes, paths
+from bit_jax import models, param_shapes
 from bit_jax.errors import InputError
+from bit_jax.models import paths
 
 
 def shapes_of(variant, num_classes=3):

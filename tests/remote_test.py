@@ -32,7 +32,6 @@ from bit_jax import (
   files,
   metrics_file,
   param_shapes,
-  paths,
   recipe,
   remote,
   run_config,
@@ -40,6 +39,7 @@ from bit_jax import (
   writer,
 )
 from bit_jax.errors import InputError
+from bit_jax.models import paths
 from bit_jax.parallel import sharding
 from configs import downstream
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from bit_jax import param_shapes, paths, resume, weights
+from bit_jax import param_shapes, resume, weights
 from bit_jax.errors import InputError
+from bit_jax.models import paths
 
 
 def small_params(num_classes=3, seed=0):

@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bit_jax import (
-  array_files,
-  initialization,
-  layouts,
-  models,
-  paths,
-  releases,
-  weights,
-)
+from bit_jax import array_files, layouts, models, releases, weights
 from bit_jax.errors import InputError
+from bit_jax.models import init, paths
 from tests.goldens import seeded_weights
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -31,9 +24,7 @@ def official():
 
 def small_params(num_classes=3, seed=0):
   model = models.create("R14x0.25", num_classes=num_classes)
-  return jax.device_get(
-    initialization.init_params(model, jax.random.key(seed), 32)
-  )
+  return jax.device_get(init.init_params(model, jax.random.key(seed), 32))
 
 
 def save(path, arrays):
@@ -441,8 +432,8 @@ def make_network(**options):
       lambda x: (x + rng.uniform(0, 0.1, x.shape)).astype(x.dtype), tree
     )
 
-  params = change(initialization.init_params(model, jax.random.key(0), 32))
-  stats = change(initialization.init_batch_stats(model, 32))
+  params = change(init.init_params(model, jax.random.key(0), 32))
+  stats = change(init.init_batch_stats(model, 32))
   return model, {"params": params, "batch_stats": stats}
 
 

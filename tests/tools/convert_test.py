@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bit_jax import initialization, layouts, models, weights
+from bit_jax import layouts, models, weights
+from bit_jax.models import init
 from bit_jax.tools import convert
 
 
 @pytest.fixture(scope="module")
 def params():
   model = models.create("R14x0.25", num_classes=3)
-  return jax.device_get(
-    initialization.init_params(model, jax.random.key(0), 32)
-  )
+  return jax.device_get(init.init_params(model, jax.random.key(0), 32))
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from bit_jax import initialization, models, weights
+from bit_jax import models, weights
+from bit_jax.models import init
 from bit_jax.tools import evaluate
 from tests import fakes
 from tests.data import tiny_tfds
@@ -22,7 +23,7 @@ PLAIN = {"crop": "none", "crop_px": 32, "resize_px": 0, "flip": False}
 def params():
   """A network whose head tells 7 classes apart at random."""
   model = models.create("R14x0.25", num_classes=7)
-  params = initialization.init_params(model, jax.random.key(0), 32)
+  params = init.init_params(model, jax.random.key(0), 32)
   shape = params["head"]["kernel"].shape
   params["head"]["kernel"] = jax.random.normal(jax.random.key(1), shape)
   return jax.device_get(params)

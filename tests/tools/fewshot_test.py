@@ -3,7 +3,8 @@ import json
 import jax
 import pytest
 
-from bit_jax import initialization, models, weights
+from bit_jax import models, weights
+from bit_jax.models import init
 from bit_jax.tools import fewshot
 
 
@@ -11,9 +12,7 @@ from bit_jax.tools import fewshot
 def params_npz(tmp_path_factory):
   path = tmp_path_factory.mktemp("weights") / "params.npz"
   model = models.create("R14x0.25", num_classes=7)
-  params = jax.device_get(
-    initialization.init_params(model, jax.random.key(0), 32)
-  )
+  params = jax.device_get(init.init_params(model, jax.random.key(0), 32))
   weights.save_npz(path, weights.Weights(params, {}, "R14x0.25"))
   return str(path)
 

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax import initialization, models, weights
+from bit_jax import models, weights
 from bit_jax.errors import InputError
+from bit_jax.models import init
 from bit_jax.tools import duplicates_page, near_duplicates
 from tests import fakes
 
@@ -34,9 +35,7 @@ def _encode(image, suffix=".png", *options):
 @pytest.fixture(scope="module")
 def params():
   model = models.create("R14x0.25", num_classes=7)
-  return jax.device_get(
-    initialization.init_params(model, jax.random.key(0), 32)
-  )
+  return jax.device_get(init.init_params(model, jax.random.key(0), 32))
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bit_jax import paths
-from bit_jax.models import ResNetV2
+from bit_jax.models import paths
+from bit_jax.models.resnet import ResNetV2
 
 
 def _abstract_variables(model: ResNetV2, image_px: int) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bit_jax import ops
-from bit_jax.ops import at_least_float32
+from bit_jax.models import ops
+from bit_jax.models.ops import at_least_float32
 
 GROUPS = 32  # Paper section 3.1; fewer only where a layer has fewer channels.
 

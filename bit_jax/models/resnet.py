@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bit_jax import ops, paths
 from bit_jax.errors import InputError
-from bit_jax.layers import GROUPS, Layers, at_least_float32, standardize
+from bit_jax.models import ops, paths
+from bit_jax.models.layers import GROUPS, Layers, at_least_float32, standardize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,29 @@
+"""Networks: BiT's ResNet-v2 and how to name, make and fold one.
+
+`models.create(variant, num_classes=...)` is a public contract, and so are the
+paths of its parameters; see `resnet`.
+"""
+
+from bit_jax.models.resnet import (
+  ARCHITECTURES,
+  OPTIONS,
+  REMAT,
+  VARIANTS,
+  ResNetV2,
+  create,
+  fold,
+  non_default_options,
+  parse_variant,
+)
+
+__all__ = [
+  "ARCHITECTURES",
+  "OPTIONS",
+  "REMAT",
+  "VARIANTS",
+  "ResNetV2",
+  "create",
+  "fold",
+  "non_default_options",
+  "parse_variant",
+]
