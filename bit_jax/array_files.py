@@ -16,8 +16,8 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from bit_jax import remote
 from bit_jax.errors import InputError, one_line
+from bit_jax.storage import remote
 
 _SAFETENSORS = ".safetensors"
 

@@ -25,11 +25,12 @@ import PIL
 from jax.sharding import Mesh
 
 import bit_jax
-from bit_jax import cache, weights
+from bit_jax import weights
 from bit_jax.data import jpeg
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.models import paths
+from bit_jax.storage import cache
 
 MAX_BYTES = 8 * 2**30  # Of all files together.
 _ROUNDING = ("jax_default_matmul_precision", "jax_enable_x64")

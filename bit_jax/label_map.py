@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bit_jax import class_names, files
+from bit_jax import class_names
 from bit_jax.errors import InputError, some
+from bit_jax.storage import files
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 

@@ -157,8 +157,9 @@ def main(argv: Sequence[str]) -> None:
   started = time.monotonic()
   import jax
 
-  from bit_jax import cache, checkpoint, train
+  from bit_jax import train
   from bit_jax.parallel import hosts
+  from bit_jax.storage import cache, checkpoint
 
   if not flags.FLAGS["verbosity"].present:
     checkpoint.silence_orbax()

@@ -6,8 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from bit_jax import remote
 from bit_jax.errors import InputError, one_line
+from bit_jax.storage import remote
 
 METRICS_FILE = "metrics.jsonl"
 

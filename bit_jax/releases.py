@@ -15,8 +15,9 @@ import urllib.request
 
 import tqdm
 
-from bit_jax import cache, models
+from bit_jax import models
 from bit_jax.errors import InputError
+from bit_jax.storage import cache
 
 URL = "https://storage.googleapis.com/bit_models"
 

@@ -8,12 +8,13 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import checkpoint, models, run_config, weights
+from bit_jax import models, run_config, weights
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.parallel import hosts
 from bit_jax.recipe import Config
 from bit_jax.step import TrainState, make_abstract_state, make_init
+from bit_jax.storage import checkpoint
 
 _MOST_CHECKPOINTS = 1000  # That are tried.
 

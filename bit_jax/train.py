@@ -12,9 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from bit_jax import (
-  digest,
   recipe,
-  remote,
   resume,
   run_config,
   stopping,
@@ -27,6 +25,7 @@ from bit_jax.data import pipeline, run_data
 from bit_jax.parallel import hosts, sharding
 from bit_jax.recipe import Config
 from bit_jax.step import TrainState, make_abstract_state, make_update_step
+from bit_jax.storage import digest, remote
 from bit_jax.upkeep import Upkeep
 
 

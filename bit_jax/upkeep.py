@@ -10,21 +10,14 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import (
-  checkpoint,
-  evaluate,
-  fewshot,
-  recipe,
-  run_config,
-  stopping,
-  watchdog,
-)
+from bit_jax import evaluate, fewshot, recipe, run_config, stopping, watchdog
 from bit_jax.data import run_data
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.metric_writer import MetricWriter
 from bit_jax.models import paths
 from bit_jax.recipe import Config
 from bit_jax.step import TrainState, make_model
+from bit_jax.storage import checkpoint
 
 
 def _check_finite(

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from bit_jax import files
+from bit_jax.storage import files
 
 _CHECKS_PER_LIMIT = 10
 

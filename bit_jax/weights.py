@@ -14,17 +14,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from bit_jax import (
-  array_files,
-  checkpoint,
-  layouts,
-  models,
-  param_shapes,
-  releases,
-  remote,
-)
+from bit_jax import array_files, layouts, models, param_shapes, releases
 from bit_jax.errors import InputError
 from bit_jax.models import paths
+from bit_jax.storage import checkpoint, remote
 
 _METADATA_KEY = "bit_jax_metadata"
 _BATCH_STATS = "batch_stats/"

@@ -21,9 +21,10 @@ import statistics
 import sys
 import time
 
-from bit_jax import cache, metrics_file, train
+from bit_jax import metrics_file, train
 from bit_jax.data import digits, glyphs
 from bit_jax.errors import exit_status
+from bit_jax.storage import cache
 from bit_jax.tools import report
 from configs import downstream, upstream
 

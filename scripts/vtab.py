@@ -25,10 +25,11 @@ from typing import Any
 
 import ml_collections
 
-from bit_jax import cache, checkpoint, files, train
 from bit_jax import main as command
+from bit_jax import train
 from bit_jax.data import tfds_folders
 from bit_jax.errors import InputError, exit_status
+from bit_jax.storage import cache, checkpoint, files
 from configs import vtab
 
 TABLE = "vtab.json"

@@ -3,7 +3,7 @@ import pathlib
 import jax
 import pytest
 
-from bit_jax import cache
+from bit_jax.storage import cache
 
 DIR = "jax_compilation_cache_dir"
 SECS = "jax_persistent_cache_min_compile_time_secs"

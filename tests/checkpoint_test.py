@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import checkpoint
 from bit_jax.errors import InputError
 from bit_jax.parallel import sharding
+from bit_jax.storage import checkpoint
 
 
 def make_state(mesh, value):

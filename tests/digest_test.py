@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import digest
 from bit_jax.parallel import sharding
+from bit_jax.storage import digest
 
 
 def on(mesh, tree, placed=sharding.replicated):

@@ -1,7 +1,7 @@
 import pytest
 
-from bit_jax import files
 from bit_jax.errors import InputError
+from bit_jax.storage import files
 
 
 def test_what_json_holds(tmp_path):

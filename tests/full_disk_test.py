@@ -2,7 +2,8 @@
 
 import pytest
 
-from bit_jax import checkpoint, weights
+from bit_jax import weights
+from bit_jax.storage import checkpoint
 from tests import processes
 
 pytestmark = pytest.mark.slow

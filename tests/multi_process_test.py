@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bit_jax import checkpoint, metrics_file, weights
+from bit_jax import metrics_file, weights
+from bit_jax.storage import checkpoint
 from tests import processes
 
 pytestmark = pytest.mark.slow

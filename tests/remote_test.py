@@ -28,12 +28,9 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from bit_jax import (
   array_files,
-  checkpoint,
-  files,
   metrics_file,
   param_shapes,
   recipe,
-  remote,
   run_config,
   weights,
   writer,
@@ -41,6 +38,7 @@ from bit_jax import (
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.parallel import sharding
+from bit_jax.storage import checkpoint, files, remote
 from configs import downstream
 
 RUN = epath.Path("gs://bucket/runs/a")

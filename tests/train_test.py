@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from bit_jax import (
-  checkpoint,
   evaluate,
   metrics_file,
   resume,
@@ -22,6 +21,7 @@ from bit_jax.data import pipeline
 from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.parallel import sharding
+from bit_jax.storage import checkpoint
 from configs import upstream
 from tests import fakes
 from tests.fakes import make_config, resolved

@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping
 import jax
 from etils import epath
 
-from bit_jax import cache, class_names
+from bit_jax import class_names
 from bit_jax.data import held, sources, subsets
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from bit_jax.recipe import Config, DataFacts
+from bit_jax.storage import cache
 
 
 @dataclasses.dataclass(frozen=True)

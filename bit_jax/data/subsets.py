@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from bit_jax import files
 from bit_jax.data import sources
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
+from bit_jax.storage import files
 
 _KEY = "config.data.subset_file"
 

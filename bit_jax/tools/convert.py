@@ -14,8 +14,9 @@ import dataclasses
 import pathlib
 import sys
 
-from bit_jax import cache, class_names, errors, layouts, weights
+from bit_jax import class_names, errors, layouts, weights
 from bit_jax.errors import InputError
+from bit_jax.storage import cache
 
 _DEFAULTS = {".npz": layouts.OFFICIAL, ".safetensors": layouts.TIMM}
 

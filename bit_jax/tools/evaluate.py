@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import benchmarks, cache, class_names, evaluate, models, weights
+from bit_jax import benchmarks, class_names, evaluate, models, weights
 from bit_jax.benchmarks import Benchmark
 from bit_jax.data import preprocess, sources
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError, exit_status, some
 from bit_jax.parallel import sharding
+from bit_jax.storage import cache
 
 _CROP_PX = 224  # Of weights that do not say.
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import cache, feature_cache, fewshot, models, weights
+from bit_jax import feature_cache, fewshot, models, weights
 from bit_jax.data import run_data
 from bit_jax.errors import exit_status
 from bit_jax.parallel import sharding
+from bit_jax.storage import cache
 
 
 def _shots(text: str) -> tuple[int, ...]:

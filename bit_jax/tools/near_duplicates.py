@@ -50,7 +50,6 @@ import jax
 import numpy as np
 
 from bit_jax import (
-  cache,
   evaluate,
   feature_cache,
   fewshot,
@@ -63,6 +62,7 @@ from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Examples, Source
 from bit_jax.errors import InputError, exit_status
 from bit_jax.parallel import sharding
+from bit_jax.storage import cache
 from bit_jax.tools import duplicates_page
 
 _PROGRESS_SECS = 10.0

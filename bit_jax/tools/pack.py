@@ -41,8 +41,8 @@ from typing import Any
 
 from etils import epath
 
-from bit_jax import files
 from bit_jax.errors import InputError, exit_status
+from bit_jax.storage import files
 from bit_jax.tools import pack_find, pack_shards
 
 # What `dataset=` means by these is not a set in DIR.

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bit_jax import files
 from bit_jax.errors import InputError, one_line
+from bit_jax.storage import files
 from bit_jax.tools import pack_images
 from bit_jax.tools.pack_images import Images
 

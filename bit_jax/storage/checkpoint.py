@@ -17,9 +17,9 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from bit_jax import digest, remote
 from bit_jax.errors import InputError, one_line
 from bit_jax.parallel import hosts
+from bit_jax.storage import digest, remote
 
 _OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
 _POLICIES: Any = ocp.training.preservation_policies

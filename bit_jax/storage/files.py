@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 
-from bit_jax import remote
 from bit_jax.errors import InputError
+from bit_jax.storage import remote
 
 _JSON_NAMES = {dict: "object", list: "array"}
 

@@ -1,0 +1,1 @@
+"""Checkpoints, small files, and the places they lie in."""
