@@ -150,8 +150,8 @@ def check_options(loaded: weights.Weights, model: Mapping[str, Any]) -> None:
   if keys:
     raise InputError(
       f"config.init.checkpoint holds weights of a network with "
-      f"{weights.spell_options(have, keys)}, but config.model has "
-      f"{weights.spell_options(want, keys)}"
+      f"{models.spell_options(have, keys)}, but config.model has "
+      f"{models.spell_options(want, keys)}"
     )
 
 

@@ -3,8 +3,8 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
-from bit_jax import array_files
 from bit_jax.errors import InputError
+from bit_jax.weights import array_files
 
 BOTH = pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
 

@@ -3,8 +3,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from bit_jax import layouts, param_shapes
 from bit_jax.errors import InputError
+from bit_jax.weights import layouts, param_shapes
 from tests.goldens import seeded_weights
 
 TIMM_GOLDEN = (

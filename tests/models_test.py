@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import layouts, models, param_shapes
+from bit_jax import models
 from bit_jax.errors import InputError
 from bit_jax.models import init, paths
+from bit_jax.weights import layouts, param_shapes
 from tests.goldens import seeded_weights
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"

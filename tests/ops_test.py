@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jax import export
 
-from bit_jax import models, param_shapes
+from bit_jax import models
 from bit_jax.models import ops, paths
+from bit_jax.weights import param_shapes
 
 KINDS = ("cpu", "tpu", "default")
 

@@ -3,9 +3,10 @@ import re
 import numpy as np
 import pytest
 
-from bit_jax import models, param_shapes
+from bit_jax import models
 from bit_jax.errors import InputError
 from bit_jax.models import paths
+from bit_jax.weights import param_shapes
 
 
 def shapes_of(variant, num_classes=3):

@@ -3,8 +3,9 @@ import os
 
 import pytest
 
-from bit_jax import models, releases
+from bit_jax import models
 from bit_jax.errors import InputError
+from bit_jax.weights import releases
 
 
 @pytest.fixture

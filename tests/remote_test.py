@@ -26,19 +26,12 @@ from fsspec.implementations import memory
 from fsspec.registry import _registry
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from bit_jax import (
-  array_files,
-  metrics_file,
-  param_shapes,
-  recipe,
-  run_config,
-  weights,
-  writer,
-)
+from bit_jax import metrics_file, recipe, run_config, weights, writer
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.parallel import sharding
 from bit_jax.storage import checkpoint, files, remote
+from bit_jax.weights import array_files, param_shapes
 from configs import downstream
 
 RUN = epath.Path("gs://bucket/runs/a")

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from bit_jax import param_shapes, resume, weights
+from bit_jax import resume, weights
 from bit_jax.errors import InputError
 from bit_jax.models import paths
+from bit_jax.weights import param_shapes
 
 
 def small_params(num_classes=3, seed=0):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bit_jax import array_files, layouts, models, releases, weights
+from bit_jax import models, weights
 from bit_jax.errors import InputError
 from bit_jax.models import init, paths
+from bit_jax.weights import array_files, layouts, releases
 from tests.goldens import seeded_weights
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"

@@ -14,6 +14,7 @@ from bit_jax.models.resnet import (
   fold,
   non_default_options,
   parse_variant,
+  spell_options,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
   "fold",
   "non_default_options",
   "parse_variant",
+  "spell_options",
 ]

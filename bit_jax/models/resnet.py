@@ -8,7 +8,7 @@ bias}`, `head/{kernel,bias}`.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -95,6 +95,17 @@ def non_default_options(attributes: Mapping[str, Any]) -> dict[str, Any]:
     for key, values in OPTIONS.items()
     if attributes[key] != values[0]
   }
+
+
+def spell_options(options: Mapping[str, Any], keys: Iterable[str]) -> str:
+  """Returns model options as `norm='gn', ...`; what is left out is a default.
+
+  Args:
+    options: e.g. of `Weights.model_options`.
+    keys: of OPTIONS, those to spell.
+  """
+  values = {key: options.get(key, OPTIONS[key][0]) for key in keys}
+  return ", ".join(f"{key}={value!r}" for key, value in values.items())
 
 
 class ResidualUnit(nn.Module):

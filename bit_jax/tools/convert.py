@@ -14,9 +14,10 @@ import dataclasses
 import pathlib
 import sys
 
-from bit_jax import class_names, errors, layouts, weights
+from bit_jax import class_names, errors, weights
 from bit_jax.errors import InputError
 from bit_jax.storage import cache
+from bit_jax.weights import layouts
 
 _DEFAULTS = {".npz": layouts.OFFICIAL, ".safetensors": layouts.TIMM}
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bit_jax import layouts, models, weights
+from bit_jax import models, weights
 from bit_jax.models import init
 from bit_jax.tools import convert
+from bit_jax.weights import layouts
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,18 @@ Files are .npz or .safetensors in one of the layouts of layouts.py. Ours
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from bit_jax import array_files, layouts, models, param_shapes, releases
+from bit_jax import models
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.storage import checkpoint, remote
+from bit_jax.weights import array_files, layouts, param_shapes, releases
 
 _METADATA_KEY = "bit_jax_metadata"
 _BATCH_STATS = "batch_stats/"
@@ -249,7 +250,7 @@ def save_as(
     raise InputError(
       f"{path}: the {layout.name} layout is for GroupNorm and weight "
       f"standardization, but these weights are of a network with "
-      f"{spell_options(weights.model_options, weights.model_options)}"
+      f"{models.spell_options(weights.model_options, weights.model_options)}"
     )
   flat = paths.flatten(weights.params)
   if not weights.num_classes:
@@ -264,14 +265,3 @@ def save_as(
     for name, array in flat.items()
   }
   array_files.write_arrays(path, arrays)
-
-
-def spell_options(options: Mapping[str, Any], keys: Iterable[str]) -> str:
-  """Returns model options as `norm='gn', ...`; what is left out is a default.
-
-  Args:
-    options: e.g. of `Weights.model_options`.
-    keys: of `models.OPTIONS`, those to spell.
-  """
-  values = {key: options.get(key, models.OPTIONS[key][0]) for key in keys}
-  return ", ".join(f"{key}={value!r}" for key, value in values.items())

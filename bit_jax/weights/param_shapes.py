@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bit_jax import array_files, models
+from bit_jax import models
 from bit_jax.errors import InputError, some
 from bit_jax.models import paths
+from bit_jax.weights import array_files
 
 
 def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:

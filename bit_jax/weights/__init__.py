@@ -1,0 +1,15 @@
+"""Weight files: ours, the official release's and those of other code bases.
+
+`weights.load(path)` and `weights.save_npz(path, Weights(...))` are public
+contracts; see `files`.
+"""
+
+from bit_jax.weights.files import (
+  Weights,
+  load,
+  open_lazily,
+  save_as,
+  save_npz,
+)
+
+__all__ = ["Weights", "load", "open_lazily", "save_as", "save_npz"]
