@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax.data import decode, folder, sources
+from bit_jax.data import datasets, decode
+from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError, some
 from bit_jax.label_map import match_classes
@@ -108,7 +109,7 @@ def load(
     source = folder.load_all(str(root), cache_dir=cache_dir)
   elif benchmark in _TFDS:
     dataset, key, whole = _TFDS[benchmark]
-    source = sources.load(
+    source = datasets.load(
       dataset, split or whole, data_dir=data_dir, label_key=key
     )
   else:

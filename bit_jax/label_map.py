@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bit_jax import class_names
+from bit_jax.data import class_names
 from bit_jax.errors import InputError, some
 from bit_jax.storage import files
 

@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
   d.name = ""  # A TFDS name, folder:PATH, glyphs or digits.
   d.dir = ""  # Where TFDS sets are; '': TFDS's own default.
   d.label_key = "label"  # The TFDS feature with the labels, or a name of
-  # bit_jax.data.labels.DERIVED.
+  # bit_jax.data.sets.derived_labels.DERIVED.
   d.image_scale = 1  # Stored pixel values (TFDS) are multiplied with it.
   d.splits = ""  # Names for parts: 'val=train[90%:],train=train[:90%]', ...
   d.percent_floor = False  # Percentages round down; False: to the closest.

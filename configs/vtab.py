@@ -61,7 +61,7 @@ class Task:
     dataset: TFDS name, config and the versions the benchmark accepts.
     num_classes: of the labels.
     splits: defines train, val and test where the set's own are not meant.
-    label_key: a feature, or a derivation of bit_jax/data/labels.py.
+    label_key: a feature, or a derivation of data/sets/derived_labels.py.
     crop: False where a crop may cut off or rescale what is asked for.
     flip: False where mirroring changes the class.
     image_scale: 255 where pixels are stored as 0 and 1.

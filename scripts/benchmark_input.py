@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bit_jax import recipe, validate
-from bit_jax.data import folder, pipeline, run_data
+from bit_jax.data import pipeline, run_data
+from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError, one_line
 from bit_jax.recipe import Config, DataFacts

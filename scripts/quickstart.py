@@ -22,7 +22,7 @@ import sys
 import time
 
 from bit_jax import metrics_file, train
-from bit_jax.data import digits, glyphs
+from bit_jax.data.sets import digits, glyphs
 from bit_jax.errors import exit_status
 from bit_jax.storage import cache
 from bit_jax.tools import report

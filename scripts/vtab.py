@@ -27,7 +27,7 @@ import ml_collections
 
 from bit_jax import main as command
 from bit_jax import train
-from bit_jax.data import tfds_folders
+from bit_jax.data.sets import tfds_folders
 from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import cache, checkpoint, files
 from configs import vtab

@@ -1,6 +1,6 @@
 import pytest
 
-from bit_jax import class_names
+from bit_jax.data import class_names
 from bit_jax.errors import InputError
 
 

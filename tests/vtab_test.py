@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bit_jax import recipe, train
-from bit_jax.data import pipeline, run_data, slicing
+from bit_jax.data import pipeline, run_data, split_text
 from bit_jax.errors import InputError, UsageError
 from bit_jax.tools import prepare
 from configs import common, downstream, vtab
@@ -140,19 +140,19 @@ for _task, _like in (
 def test_splits(task):
   sizes, (train800, val200, test) = _CUT[task]
   data = make_config(task).data
-  defined = slicing.parse_definitions(data.splits, "key")
+  defined = split_text.parse_definitions(data.splits, "key")
 
   def pieces(text):
-    return slicing.parse(
+    return split_text.parse(
       text, sizes, defined=defined, percent_floor=data.percent_floor
     )
 
   assert data.train_split == "train800val200"
   assert data.eval_splits == "test"
-  assert pieces("train800") == [slicing.Piece(*train800)]
-  assert pieces("val200") == [slicing.Piece(*val200)]
+  assert pieces("train800") == [split_text.Piece(*train800)]
+  assert pieces("val200") == [split_text.Piece(*val200)]
   assert pieces("train800val200") == pieces("train800") + pieces("val200")
-  assert pieces("test") == [slicing.Piece(*test)]
+  assert pieces("test") == [split_text.Piece(*test)]
   # val ends where its split ends or test begins.
   val, *_ = pieces("val")
   assert val.stop == (test[1] if val.split == test[0] else sizes[val.split])

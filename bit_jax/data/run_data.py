@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping
 import jax
 from etils import epath
 
-from bit_jax import class_names
-from bit_jax.data import held, sources, subsets
+from bit_jax.data import class_names, datasets, in_memory, subset
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from bit_jax.recipe import Config, DataFacts
@@ -50,7 +49,7 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
     InputError: the data set, a split or enough examples are not there.
   """
   subset_seed = seed if data.subset_seed < 0 else data.subset_seed
-  dataset = sources.open_dataset(
+  dataset = datasets.open_dataset(
     data.name,
     data_dir=data.dir,
     label_key=data.label_key,
@@ -87,21 +86,21 @@ def _chosen(train: Source, data: Config, seed: int) -> Source:
   if not (shots or path):
     return train
   if path and epath.Path(path).exists():
-    indices = subsets.read(path, train)
+    indices = subset.read(path, train)
     if shots:
-      subsets.check_balanced(path, train, indices, shots)
+      subset.check_balanced(path, train, indices, shots)
     name = f"{train.name}, {len(indices)} of {path}"
   elif shots:
-    indices = subsets.balanced(train, shots, seed)
+    indices = subset.balanced(train, shots, seed)
     if path and jax.process_index() == 0:
-      subsets.write(path, train, indices)
+      subset.write(path, train, indices)
     name = f"{train.name}, {shots} per class (seed {seed})"
   else:
     raise InputError(
       f"config.data.subset_file={path} is not there; with "
       f"config.data.examples_per_class it is made"
     )
-  return sources.subset(train, indices, name)
+  return datasets.subset(train, indices, name)
 
 
 def load_probes(names: str, data_dir: str) -> dict[str, Probe]:
@@ -116,7 +115,7 @@ def load_probes(names: str, data_dir: str) -> dict[str, Probe]:
   """
   probes = {}
   for name in filter(None, (n.strip() for n in names.split(","))):
-    dataset = sources.open_dataset(name, data_dir=data_dir)
+    dataset = datasets.open_dataset(name, data_dir=data_dir)
     train, test = dataset.default_splits()
     if not test:
       raise InputError(f"config.eval.fewshot: {name} has no evaluation split")
@@ -138,10 +137,10 @@ def hold(
   Returns:
     Both with the same examples.
   """
-  memory = held.Memory(config.input.cache_mb)
+  memory = in_memory.Memory(config.input.cache_mb)
 
   def choose(source, again):
-    return held.hold(source, memory) if again else source
+    return in_memory.hold(source, memory) if again else source
 
   total_steps, every = config.resolved.total_steps, config.eval.every_steps
   rows = total_steps * config.input.batch_size

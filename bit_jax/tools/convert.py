@@ -14,7 +14,8 @@ import dataclasses
 import pathlib
 import sys
 
-from bit_jax import class_names, errors, weights
+from bit_jax import errors, weights
+from bit_jax.data import class_names
 from bit_jax.errors import InputError
 from bit_jax.storage import cache
 from bit_jax.weights import layouts

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import benchmarks, class_names, evaluate, models, weights
+from bit_jax import benchmarks, evaluate, models, weights
 from bit_jax.benchmarks import Benchmark
-from bit_jax.data import preprocess, sources
+from bit_jax.data import class_names, datasets, preprocess
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError, exit_status, some
 from bit_jax.parallel import sharding
@@ -160,7 +160,7 @@ def _evaluate_all(args: argparse.Namespace) -> None:
       **where,
     )
   if args.dataset:
-    source = sources.load(args.dataset, args.split or "test", **where)
+    source = datasets.load(args.dataset, args.split or "test", **where)
     opened[source.name] = benchmarks.relabel(
       source,
       names,

@@ -57,7 +57,7 @@ from bit_jax import (
   neighbours,
   weights,
 )
-from bit_jax.data import sources
+from bit_jax.data import datasets
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Examples, Source
 from bit_jax.errors import InputError, exit_status
@@ -159,7 +159,7 @@ def _run(args: argparse.Namespace) -> str:
   _check_numbers(args)
   duplicates_page.check_writable(args.out, args.json)
   opened = {
-    name: sources.open_dataset(
+    name: datasets.open_dataset(
       name, data_dir=args.data_dir, cache_dir=str(cache.folder("folders"))
     )
     for name in (args.query, args.index)

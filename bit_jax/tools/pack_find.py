@@ -7,8 +7,8 @@ import tarfile
 import time
 from collections.abc import Mapping, Sequence
 
-from bit_jax import class_names
-from bit_jax.data import listing
+from bit_jax.data import class_names
+from bit_jax.data.sets import image_files
 from bit_jax.errors import InputError, one_line
 from bit_jax.tools.pack_images import Images
 
@@ -76,7 +76,7 @@ def find(
 
 def _split_folders(root: str, split: str) -> dict[str, str]:
   """Returns the folder of each split; `split` may name the only one."""
-  found = listing.split_folders(root, _LAYOUT)
+  found = image_files.split_folders(root, _LAYOUT)
   if split and found:
     raise InputError(
       f"--split={split}: {root} has {', '.join(found)} folders, which are the "
@@ -88,7 +88,7 @@ def _split_folders(root: str, split: str) -> dict[str, str]:
 def _class_paths(folder: str) -> dict[str, str]:
   """Returns the folder or tar of each class."""
   found = {}
-  for entry in listing.entries(folder):
+  for entry in image_files.entries(folder):
     name, extension = os.path.splitext(entry.name)
     if entry.is_dir():
       name = entry.name
@@ -99,7 +99,7 @@ def _class_paths(folder: str) -> dict[str, str]:
     found[name] = entry.path
   if not found:
     problem = "there are no class folders and no class tars"
-    if listing.has_images(folder):
+    if image_files.has_images(folder):
       problem = "the images are not in class folders"
     raise InputError(f"{folder}: {problem}; {_LAYOUT}")
   return found
@@ -142,7 +142,7 @@ def _find_classes(
 
 def _add_class(images: Images, path: str, label: int) -> None:
   if os.path.isdir(path):
-    for name in listing.images_below(images.root, path):
+    for name in image_files.images_below(images.root, path):
       images.add(name, label)
     return
   prefix = os.path.relpath(path, images.root).removesuffix(".tar")
@@ -151,7 +151,7 @@ def _add_class(images: Images, path: str, label: int) -> None:
     with tarfile.open(path, "r:") as tar:
       for member in tar:
         name = os.path.normpath(member.name)
-        if member.isfile() and listing.is_image(name):
+        if member.isfile() and image_files.is_image(name):
           # Of two of one name, unpacking would leave the last.
           members[name] = (len(images.tars), member.offset_data, member.size)
   except (tarfile.TarError, OSError) as e:
@@ -181,7 +181,7 @@ def _find_labelled(
   splits, unlisted, num_found = {}, [], 0
   for split, folder in folders.items():
     images = splits[split] = Images(root)
-    for name in listing.images_below(root, folder):
+    for name in image_files.images_below(root, folder):
       if name in rows:
         images.add(name, tuple(sorted(number[n] for n in rows[name])))
       else:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bit_jax.data import builtin, digits, glyphs
+from bit_jax.data.sets import builtin, digits, glyphs
 from bit_jax.errors import InputError
 
 LOAD = {"glyphs": glyphs.load, "digits": digits.load}

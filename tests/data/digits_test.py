@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
-from bit_jax.data import digits
+from bit_jax.data.sets import digits
 
 
 def test_digit_splits_are_disjoint_halves_of_each_class():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bit_jax.data import decode, folder, folder_scan
+from bit_jax.data import decode
+from bit_jax.data.sets import folder, folder_scan
 from bit_jax.errors import InputError
 
 

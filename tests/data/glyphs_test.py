@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.ft2font import FT2Font
 
-from bit_jax.data import digits, glyphs
+from bit_jax.data.sets import digits, glyphs
 
 # ruff: noqa: RUF001
 

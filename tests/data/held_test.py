@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax.data import held, pipeline, preprocess
+from bit_jax.data import in_memory, pipeline, preprocess
 from bit_jax.errors import InputError
 from tests import fakes
 
@@ -62,7 +62,7 @@ def evaluated(source, mesh):
 def test_batches_are_the_same_and_nothing_is_read_twice(one_device):
   plain = make_source(EncodedExamples())
   examples = EncodedExamples()
-  source = held.hold(make_source(examples), held.Memory(1))
+  source = in_memory.hold(make_source(examples), in_memory.Memory(1))
   assert not examples.reads  # Nothing is read before it is asked for.
   for seed in range(2):
     jax.tree.map(
@@ -86,7 +86,7 @@ def test_batches_are_the_same_and_nothing_is_read_twice(one_device):
 
 def test_all_but_the_examples_stays():
   source = make_source(EncodedExamples())
-  kept = held.hold(source, held.Memory(1))
+  kept = in_memory.hold(source, in_memory.Memory(1))
   assert dataclasses.replace(kept, examples=source.examples) == source
   assert len(kept) == _NUM
   for _ in range(2):
@@ -102,7 +102,7 @@ def test_what_is_held_cannot_be_changed():
   array = np.zeros((40, 32, 3), np.uint8)
   arrays = make_source([{"image": array, "label": 0}] * 8)
   for source in (arrays, make_source(EncodedExamples())):
-    kept = held.hold(source, held.Memory(1))
+    kept = in_memory.hold(source, in_memory.Memory(1))
     for _ in range(3):
       example = kept.examples[0]
       assert example["label"] == 0
@@ -115,25 +115,25 @@ def test_what_is_held_cannot_be_changed():
 @pytest.mark.parametrize("budget_mb", [0, 1])
 def test_what_does_not_fit_is_left_as_it_is(budget_mb):
   large = make_source(EncodedExamples(), image_px=(200, 200))
-  assert held.hold(large, held.Memory(budget_mb)) is large
+  assert in_memory.hold(large, in_memory.Memory(budget_mb)) is large
 
 
 def test_sources_share_a_budget_in_their_order():
-  memory = held.Memory(1)
+  memory = in_memory.Memory(1)
   half = make_source(EncodedExamples(), image_px=(110, 110))
-  assert held.hold(half, memory) is not half
-  assert held.hold(half, memory) is not half
-  assert held.hold(half, memory) is half
+  assert in_memory.hold(half, memory) is not half
+  assert in_memory.hold(half, memory) is not half
+  assert in_memory.hold(half, memory) is half
   small = make_source(EncodedExamples(), image_px=(8, 8))
-  assert held.hold(small, memory) is not small
+  assert in_memory.hold(small, memory) is not small
 
 
 def test_memory_is_counted_and_never_more_than_the_budget():
   # Larger than the typical image promises.
   sizes = [(300, 200)] * _NUM
   examples = EncodedExamples(sizes)
-  memory = held.Memory(1)
-  source = held.hold(make_source(examples, image_px=(100, 100)), memory)
+  memory = in_memory.Memory(1)
+  source = in_memory.hold(make_source(examples, image_px=(100, 100)), memory)
   for _ in range(2):
     for i in range(_NUM):
       assert source.examples[i]["image"].shape == (300, 200, 3)
@@ -150,8 +150,8 @@ def test_an_example_is_counted_once_however_many_threads_come():
       return example
 
   arrived = threading.Barrier(4)
-  memory = held.Memory(1)
-  source = held.hold(make_source(Together()), memory)
+  memory = in_memory.Memory(1)
+  source = in_memory.hold(make_source(Together()), memory)
   with ThreadPoolExecutor(4) as pool:
     images = list(pool.map(lambda _: source.examples[0]["image"], range(4)))
   assert memory.used_bytes == 40 * 32 * 3 + 512
@@ -162,7 +162,7 @@ def test_an_example_is_counted_once_however_many_threads_come():
 def test_what_cannot_be_decoded_is_named_each_time():
   examples = [{"image": b"no image", "label": 0}] * 8
   source = make_source(examples)
-  kept = held.hold(source, held.Memory(1))
+  kept = in_memory.hold(source, in_memory.Memory(1))
   for _ in range(2):
     with pytest.raises(InputError, match="arrays example 3"):
       kept.examples[3]

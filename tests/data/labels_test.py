@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bit_jax.data import decode, labels, pipeline, preprocess, sources
+from bit_jax.data import datasets, decode, pipeline, preprocess
+from bit_jax.data.sets import derived_labels
 from bit_jax.errors import InputError
 from tests.data.tiny_tfds import write_tiny_tfds
 from tests.data.tiny_vtab import (
@@ -17,7 +18,7 @@ from tests.data.tiny_vtab import (
 def read(tmp_path, name, values, label_key, **kwargs):
   """Writes one example for each dict of values; returns the train split."""
   write_tiny_vtab(tmp_path, name, len(values), lambda _, i: values[i])
-  return sources.load(
+  return datasets.load(
     name, "train", data_dir=str(tmp_path), label_key=label_key, **kwargs
   )
 
@@ -27,7 +28,7 @@ def read(tmp_path, name, values, label_key, **kwargs):
   [(-1, -1), (0, -1), (0.1, 0), (1, 0), (1.5, 1), (2, 1), (2.1, 2), (9, 2)],
 )
 def test_a_bin_is_open_below_and_closed_above(value, index):
-  assert labels.bin_index(value, (0.0, 1.0, 2.0)) == index
+  assert derived_labels.bin_index(value, (0.0, 1.0, 2.0)) == index
 
 
 def test_clevr_count(tmp_path):
@@ -140,12 +141,12 @@ def test_scaled_pixels_that_do_not_fit(tmp_path):
     "more than 255"
   )
   with pytest.raises(InputError, match="image_scale=0: expected 1 or more"):
-    sources.load("dsprites", "train", data_dir=str(tmp_path), image_scale=0)
+    datasets.load("dsprites", "train", data_dir=str(tmp_path), image_scale=0)
 
 
 def test_scaling_changes_the_fingerprint(tmp_path):
   plain = read(tmp_path, "dsprites", [{}], "dsprites_xpos")
-  scaled = sources.load(
+  scaled = datasets.load(
     "dsprites",
     "train",
     data_dir=str(tmp_path),
@@ -212,7 +213,7 @@ def test_a_label_outside_the_class_list(
 def test_a_derivation_without_its_feature(tmp_path):
   write_tiny_tfds(tmp_path, "tiny")
   with pytest.raises(InputError) as error:
-    sources.load(
+    datasets.load(
       "tiny", "train", data_dir=str(tmp_path), label_key="clevr_count"
     )
   assert str(error.value) == (
@@ -222,7 +223,9 @@ def test_a_derivation_without_its_feature(tmp_path):
 
 
 def test_a_feature_goes_before_a_derivation(tmp_path, monkeypatch):
-  monkeypatch.setitem(labels.DERIVED, "label", labels.DERIVED["clevr_count"])
+  monkeypatch.setitem(
+    derived_labels.DERIVED, "label", derived_labels.DERIVED["clevr_count"]
+  )
   write_tiny_tfds(tmp_path, "tiny", num_classes=3)
-  source = sources.load("tiny", "train", data_dir=str(tmp_path))
+  source = datasets.load("tiny", "train", data_dir=str(tmp_path))
   assert source.class_names == ("0", "1", "2")

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import tensorflow_datasets as tfds
 
-from bit_jax.data import slicing
+from bit_jax.data import split_text
 from bit_jax.errors import InputError
 
 _SIZES = {"train": 103, "test": 7}
@@ -38,12 +38,12 @@ def test_means_what_it_means_to_tfds(text):
     (part.splitname, part.from_ or 0, part.to or _SIZES[part.splitname])
     for part in instruction.to_absolute(infos)
   ]
-  got = [dataclasses.astuple(piece) for piece in slicing.parse(text, _SIZES)]
+  got = [dataclasses.astuple(piece) for piece in split_text.parse(text, _SIZES)]
   assert got == want
 
 
 def test_both_bounds_may_be_left_out():
-  assert slicing.parse("test[:]", _SIZES) == [slicing.Piece("test", 0, 7)]
+  assert split_text.parse("test[:]", _SIZES) == [split_text.Piece("test", 0, 7)]
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def test_both_bounds_may_be_left_out():
 )
 def test_bad_text(text, message):
   with pytest.raises(InputError) as error:
-    slicing.parse(text, _SIZES)
+    split_text.parse(text, _SIZES)
   assert str(error.value).startswith(f"split {text!r}: ")
   assert message in str(error.value)
   assert "\n" not in str(error.value)
 
 
 def _spans(text, sizes=_SIZES, **kwargs):
-  pieces = slicing.parse(text, sizes, **kwargs)
+  pieces = split_text.parse(text, sizes, **kwargs)
   return [dataclasses.astuple(piece) for piece in pieces]
 
 
-_DEFINED = slicing.parse_definitions(
+_DEFINED = split_text.parse_definitions(
   "val=train[90:], train=train[:90],few=train[:8]+val[:2],both=few[5:9],"
   "twice=train[10:],twice=twice[:3]",
   "key",
@@ -106,7 +106,7 @@ def test_names_for_parts(text, want):
 
 
 def test_definitions_may_stand_for_a_split_that_is_gone():
-  defined = slicing.parse_definitions("val=test[:3],test=test[3:]", "key")
+  defined = split_text.parse_definitions("val=test[:3],test=test[3:]", "key")
   assert _spans("val+test", defined=defined) == [
     ("test", 0, 3),
     ("test", 3, 7),
@@ -128,24 +128,24 @@ def test_definitions_may_stand_for_a_split_that_is_gone():
   ],
 )
 def test_bad_definitions(definitions, text, message):
-  defined = slicing.parse_definitions(definitions, "key")
+  defined = split_text.parse_definitions(definitions, "key")
   # Nothing is looked up before it is used.
   assert _spans("test", defined=defined)
   with pytest.raises(InputError) as error:
-    slicing.parse(text, _SIZES, defined=defined)
+    split_text.parse(text, _SIZES, defined=defined)
   assert str(error.value).startswith(message)
 
 
 def test_a_name_is_listed_once():
-  defined = slicing.parse_definitions("train=train[:5],a=train", "key")
+  defined = split_text.parse_definitions("train=train[:5],a=train", "key")
   with pytest.raises(InputError, match="the splits are train, test, a$"):
-    slicing.parse("b", _SIZES, defined=defined)
+    split_text.parse("b", _SIZES, defined=defined)
 
 
 @pytest.mark.parametrize("text", ["train[:90%]", "a=", "=train", "a=b=c"])
 def test_malformed_definitions(text):
   with pytest.raises(InputError) as error:
-    slicing.parse_definitions(f"ok=train, {text}", "config.data.splits")
+    split_text.parse_definitions(f"ok=train, {text}", "config.data.splits")
   assert str(error.value) == (
     f"config.data.splits: {text!r} is not NAME=SPLIT, such as val=train[90%:]"
   )

@@ -6,7 +6,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from bit_jax.data import folder, sources
+from bit_jax.data import datasets
+from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from tests.data.tiny_tfds import noisy_png, write_tiny_tfds
@@ -29,7 +30,7 @@ def _names(source):
 
 
 def test_folder_slices_and_sums(tmp_path):
-  dataset = sources.open_dataset(_folder(tmp_path))
+  dataset = datasets.open_dataset(_folder(tmp_path))
   assert dataset.split_sizes == {"train": 10, "test": 10}
   source = dataset.load("test[8:] + train[40%:60%]")
   assert source.name == f"folder:{tmp_path} test[8:] + train[40%:60%]"
@@ -46,7 +47,7 @@ def test_folder_slices_and_sums(tmp_path):
 
 
 def test_text_that_selects_all_is_the_split_itself(tmp_path):
-  dataset = sources.open_dataset(_folder(tmp_path))
+  dataset = datasets.open_dataset(_folder(tmp_path))
   fingerprints = [
     dataset.load(text).fingerprint
     for text in ("train", "train[:]", "train[0:100%]")
@@ -63,22 +64,22 @@ def test_text_that_selects_all_is_the_split_itself(tmp_path):
 def test_folder_options_are_handed_on(tmp_path):
   name = _folder(tmp_path / "set", ["train"], count=10)
   cache_dir = tmp_path / "cache"
-  first = sources.open_dataset(name, seed=1, cache_dir=str(cache_dir))
+  first = datasets.open_dataset(name, seed=1, cache_dir=str(cache_dir))
   assert len(list(cache_dir.iterdir())) == 1
   assert len(first.held_out) == 4
-  assert sources.open_dataset(name, seed=2).held_out != first.held_out
-  resumed = sources.open_dataset(name, seed=2, held_out=first.held_out)
+  assert datasets.open_dataset(name, seed=2).held_out != first.held_out
+  resumed = datasets.open_dataset(name, seed=2, held_out=first.held_out)
   assert resumed.held_out == first.held_out
 
 
 @pytest.mark.parametrize("name", ["glyphs", "digits"])
 def test_built_in_sets(name):
-  dataset = sources.open_dataset(name)
+  dataset = datasets.open_dataset(name)
   assert dataset.default_splits() == ("train", "test")
   source = dataset.load("test[10:20]")
   assert len(source) == len(source.read_labels()) == 10
   assert (source.native_px, source.flip) == (32, False)
-  whole = sources.load(name, "test")
+  whole = datasets.load(name, "test")
   np.testing.assert_array_equal(
     source.examples[0]["image"], whole.examples[10]["image"]
   )
@@ -89,7 +90,7 @@ def test_unknown_split(tmp_path, kind):
   write_tiny_tfds(tmp_path / "sets")
   names = {"folder": _folder(tmp_path / "set"), "tfds": "tiny"}
   name = names.get(kind) or kind
-  dataset = sources.open_dataset(name, data_dir=str(tmp_path / "sets"))
+  dataset = datasets.open_dataset(name, data_dir=str(tmp_path / "sets"))
   with pytest.raises(InputError) as error:
     dataset.load("dev")
   assert str(error.value) == (
@@ -107,13 +108,13 @@ def test_unknown_split(tmp_path, kind):
 )
 def test_default_splits(tmp_path, splits, want):
   write_tiny_tfds(tmp_path, splits=splits)
-  dataset = sources.open_dataset("tiny", data_dir=str(tmp_path))
+  dataset = datasets.open_dataset("tiny", data_dir=str(tmp_path))
   assert dataset.default_splits() == want
   assert list(dataset.split_sizes) == splits
 
 
 def test_default_splits_of_a_folder(tmp_path):
-  dataset = sources.open_dataset(_folder(tmp_path, ["train", "val"]))
+  dataset = datasets.open_dataset(_folder(tmp_path, ["train", "val"]))
   assert dataset.default_splits() == ("train", "val")
 
 
@@ -130,13 +131,13 @@ def test_default_splits_pass_over_a_test_split_without_labels(tmp_path):
       "label": -1 if split == "test" else index % 3,
     },
   )
-  dataset = sources.open_dataset("tiny", data_dir=str(tmp_path))
+  dataset = datasets.open_dataset("tiny", data_dir=str(tmp_path))
   assert dataset.default_splits() == ("train", "validation")
 
 
 def test_default_splits_without_train(tmp_path):
   write_tiny_tfds(tmp_path, splits=["part1", "part2"])
-  dataset = sources.open_dataset("tiny", data_dir=str(tmp_path))
+  dataset = datasets.open_dataset("tiny", data_dir=str(tmp_path))
   with pytest.raises(InputError, match="tiny: there is no train split, only p"):
     dataset.default_splits()
 
@@ -150,7 +151,7 @@ def _source(labels):
 
 def test_subset():
   source = _source([0, 1, 0, 1])
-  part = sources.subset(source, [3, 0], "part")
+  part = datasets.subset(source, [3, 0], "part")
   assert part.name == "part"
   assert len(part) == 2
   assert [part.examples[i]["label"] for i in range(2)] == [1, 0]
@@ -159,19 +160,19 @@ def test_subset():
   fingerprints = {
     source.fingerprint,
     part.fingerprint,
-    sources.subset(source, [0, 3], "part").fingerprint,
+    datasets.subset(source, [0, 3], "part").fingerprint,
   }
   assert len(fingerprints) == 3
   other = dataclasses.replace(source, fingerprint="beef")
-  assert sources.subset(other, [3, 0], "part").fingerprint != part.fingerprint
-  again = sources.subset(source, np.array([3, 0], np.int32), "other name")
+  assert datasets.subset(other, [3, 0], "part").fingerprint != part.fingerprint
+  again = datasets.subset(source, np.array([3, 0], np.int32), "other name")
   assert again.fingerprint == part.fingerprint
 
 
 @pytest.mark.parametrize("indices", [[4], [-1], [0, 9]])
 def test_subset_outside_the_source(indices):
   with pytest.raises(IndexError, match=r"^part: an index is outside \[0, 4\)"):
-    sources.subset(_source([0, 1, 0, 1]), indices, "part")
+    datasets.subset(_source([0, 1, 0, 1]), indices, "part")
 
 
 def test_few_shot_indices():
@@ -179,7 +180,7 @@ def test_few_shot_indices():
   labels[3] = -1
 
   def draw(k, seed=0):
-    return sources.few_shot_indices(labels, k, seed, 5)
+    return datasets.few_shot_indices(labels, k, seed, 5)
 
   for k in (1, 3, 19):
     chosen = draw(k)
@@ -196,7 +197,7 @@ def test_few_shot_indices():
 )
 def test_few_shot_of_too_small_a_class(class_names, name):
   with pytest.raises(InputError) as error:
-    sources.few_shot_indices(np.array([0, 0, 1]), 2, 0, 2, class_names)
+    datasets.few_shot_indices(np.array([0, 0, 1]), 2, 0, 2, class_names)
   assert str(error.value) == (
     f"class {name} has 1 examples, fewer than the 2 examples_per_class asks for"
   )
@@ -210,7 +211,7 @@ def test_names_for_parts(tmp_path, kind):
     "builtin": "digits",
     "tfds": "tiny",
   }
-  dataset = sources.open_dataset(
+  dataset = datasets.open_dataset(
     names[kind],
     data_dir=str(tmp_path),
     splits="test=train[55%:],train=train[:55%]",
@@ -224,7 +225,7 @@ def test_names_for_parts(tmp_path, kind):
 
 def test_train_may_be_a_name_for_a_part(tmp_path):
   write_tiny_tfds(tmp_path, splits=["part1", "part2"])
-  dataset = sources.open_dataset(
+  dataset = datasets.open_dataset(
     "tiny", data_dir=str(tmp_path), splits="train=part1[:5],test=part2"
   )
   assert dataset.default_splits() == ("train", "test")

@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from bit_jax.data import sources, tfds_folders
+from bit_jax.data import datasets
+from bit_jax.data.sets import tfds_folders
 from bit_jax.errors import InputError
 from tests.data.tiny_tfds import edit_info, write_tiny_tfds
 
@@ -33,7 +34,7 @@ def test_newest_version_that_fits_is_found(tmp_path, dataset, found):
   (tmp_path / "tiny/12.0.0").mkdir()
   (tmp_path / "tiny/10.0.1.incompleteABC").mkdir()
   assert tfds_folders.find(dataset, str(tmp_path)) == tmp_path / found
-  assert len(sources.load(dataset, "train", data_dir=str(tmp_path))) == 12
+  assert len(datasets.load(dataset, "train", data_dir=str(tmp_path))) == 12
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -46,8 +47,8 @@ def test_data_dir_defaults(tmp_path, monkeypatch, given):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
   write_tiny_tfds(tmp_path / "named", per_class=1)
   write_tiny_tfds(home / "tensorflow_datasets", per_class=2)
-  assert len(sources.load("tiny", "train")) == (3 if given else 6)
-  there = sources.load("tiny", "train", data_dir="~/tensorflow_datasets")
+  assert len(datasets.load("tiny", "train")) == (3 if given else 6)
+  there = datasets.load("tiny", "train", data_dir="~/tensorflow_datasets")
   assert len(there) == 6
 
 

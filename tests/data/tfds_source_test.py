@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from bit_jax.data import sources
+from bit_jax.data import datasets
 from bit_jax.errors import InputError
 from tests.data.tiny_tfds import edit_info, noisy_png, write_tiny_tfds
 
@@ -22,7 +22,7 @@ def _labels(source):
 
 def test_source(tmp_path):
   write_tiny_tfds(tmp_path, "tiny", 3, 4, 16, num_shards=2)
-  source = sources.load("tiny", "train[2:10]", data_dir=str(tmp_path))
+  source = datasets.load("tiny", "train[2:10]", data_dir=str(tmp_path))
   assert source.name == "tiny train[2:10]"
   assert source.class_names == ("0", "1", "2")
   assert source.image_px == (16, 16)
@@ -42,7 +42,7 @@ def test_source(tmp_path):
 
 def test_splits_are_joined_in_the_order_of_the_text(tmp_path):
   write_tiny_tfds(tmp_path)
-  source = sources.load("tiny", "test[:2]+train[5:6]", data_dir=str(tmp_path))
+  source = datasets.load("tiny", "test[:2]+train[5:6]", data_dir=str(tmp_path))
   assert _images(source) == [
     noisy_png("test", 0, 0, 16),
     noisy_png("test", 1, 1, 16),
@@ -52,7 +52,7 @@ def test_splits_are_joined_in_the_order_of_the_text(tmp_path):
 
 def test_many_threads_read_at_once(tmp_path):
   write_tiny_tfds(tmp_path, num_classes=4, per_class=50, num_shards=5)
-  source = sources.load("tiny", "train", data_dir=str(tmp_path))
+  source = datasets.load("tiny", "train", data_dir=str(tmp_path))
   indices = np.random.default_rng(0).integers(0, len(source), 1000).tolist()
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
     examples = list(pool.map(source.examples.__getitem__, indices))
@@ -97,7 +97,7 @@ def test_image_px_is_the_median_or_the_declared_size(tmp_path):
         "label": 0,
       },
     )
-    source = sources.load(name, "train", data_dir=str(tmp_path))
+    source = datasets.load(name, "train", data_dir=str(tmp_path))
     assert source.image_px == ((30, 30) if name == "any" else (24, 32))
     assert source.class_names == ("only",)
 
@@ -118,13 +118,13 @@ def test_label_key_and_other_features(tmp_path):
       "mask": b"no image",
     },
   )
-  source = sources.load(
+  source = datasets.load(
     "tiny", "train[:4]", data_dir=str(tmp_path), label_key="coarse"
   )
   assert source.class_names == ("x", "y")
   assert _labels(source) == source.read_labels().tolist() == [0, 1, 0, 1]
   assert set(source.examples[0]) == {"image", "label"}
-  other = sources.load("tiny", "train[:4]", data_dir=str(tmp_path))
+  other = datasets.load("tiny", "train[:4]", data_dir=str(tmp_path))
   assert other.fingerprint != source.fingerprint
 
 
@@ -139,7 +139,7 @@ def test_multi_label(tmp_path):
       "label": list(range(index % 3)),
     },
   )
-  source = sources.load("tiny", "train", data_dir=str(tmp_path))
+  source = datasets.load("tiny", "train", data_dir=str(tmp_path))
   assert source.multi_label
   assert source.num_classes == 3
   assert _labels(source)[:4] == [[], [0], [0, 1], []]
@@ -156,7 +156,7 @@ def test_fingerprint(tmp_path):
 
   def fingerprint(folder, split="train", name="tiny"):
     data_dir = str(tmp_path / folder)
-    return sources.load(name, split, data_dir=data_dir).fingerprint
+    return datasets.load(name, split, data_dir=data_dir).fingerprint
 
   want = fingerprint("a")
   assert fingerprint("b") == want
@@ -175,14 +175,14 @@ def test_set_converted_beside_its_tfrecord_files(tmp_path):
   edit_info(
     folder, fileFormat="tfrecord", alternativeFileFormats=["array_record"]
   )
-  source = sources.load("tiny", "train", data_dir=str(tmp_path))
+  source = datasets.load("tiny", "train", data_dir=str(tmp_path))
   assert _labels(source) == [0, 1, 2] * 4
 
 
 def test_nothing_is_written(tmp_path):
   write_tiny_tfds(tmp_path)
   before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
-  sources.load("tiny", "train", data_dir=str(tmp_path)).read_labels()
+  datasets.load("tiny", "train", data_dir=str(tmp_path)).read_labels()
   after = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
   assert after == before
 
@@ -246,6 +246,6 @@ def test_unusable_set(tmp_path, case):
   folder = write_tiny_tfds(tmp_path, **options)
   damage(folder)
   with pytest.raises(InputError) as error:
-    sources.load("tiny", "train", data_dir=str(tmp_path))
+    datasets.load("tiny", "train", data_dir=str(tmp_path))
   assert str(error.value).startswith(message.replace("FOLDER", str(folder)))
   assert "\n" not in str(error.value)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from bit_jax.data import folder, sources
+from bit_jax.data import datasets
+from bit_jax.data.sets import folder
 from bit_jax.errors import InputError
 from bit_jax.tools import pack, pack_images, pack_shards
 
@@ -59,7 +60,7 @@ def records(data_dir, split="train"):
 
 
 def load(data_dir, split="train"):
-  return sources.open_dataset("mine", data_dir=str(data_dir)).load(split)
+  return datasets.open_dataset("mine", data_dir=str(data_dir)).load(split)
 
 
 def examples(source):
@@ -126,7 +127,7 @@ def test_splits_are_those_of_a_folder_set(tmp_path, out, names):
     (path / "cat").mkdir()
   run(src, out)
   splits = folder.load(str(src)).splits
-  packed = sources.open_dataset("mine", data_dir=str(out))
+  packed = datasets.open_dataset("mine", data_dir=str(out))
   assert list(packed.split_sizes) == list(splits)
   for split, source in splits.items():
     assert packed.load(split).class_names == source.class_names
@@ -238,7 +239,7 @@ def test_slices_are_random_subsets_and_always_the_same(tmp_path, out):
   run(src, out / "1", shard_mib=256)
   packed = [record[0] for record in records(out / "1")]
   assert sorted(packed) == names
-  half = sources.open_dataset("mine", data_dir=str(out / "1"))
+  half = datasets.open_dataset("mine", data_dir=str(out / "1"))
   labels = half.load("train[:50%]").read_labels()
   counts = np.bincount(labels, minlength=3)
   assert counts.sum() == 90

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax.data import (
+from bit_jax.data import split_text
+from bit_jax.data.sets import (
   builtin,
   digits,
   folder,
   glyphs,
-  listing,
-  slicing,
+  image_files,
+  tfds,
   tfds_folders,
-  tfds_source,
 )
 from bit_jax.data.source import Examples, Source, Subset
 from bit_jax.errors import InputError
@@ -40,7 +40,7 @@ class Dataset:
 
   name: str
   split_sizes: dict[str, int]
-  read: Callable[[Sequence[slicing.Piece], str], Source]
+  read: Callable[[Sequence[split_text.Piece], str], Source]
   held_out: list[str] = dataclasses.field(default_factory=list)
   defined: tuple[tuple[str, str], ...] = ()
   percent_floor: bool = False
@@ -53,7 +53,7 @@ class Dataset:
         examples cannot be used.
     """
     try:
-      pieces = slicing.parse(
+      pieces = split_text.parse(
         split,
         self.split_sizes,
         defined=self.defined,
@@ -77,7 +77,7 @@ class Dataset:
         f"{self.name}: there is no train split, only "
         f"{', '.join(self.split_sizes)}; choose what to train on"
       )
-    return "train", next(filter(self._is_labelled, listing.EVAL_SPLITS), "")
+    return "train", next(filter(self._is_labelled, image_files.EVAL_SPLITS), "")
 
   def _is_labelled(self, split: str) -> bool:
     if split not in dict(self.defined) and not self.split_sizes.get(split):
@@ -117,7 +117,7 @@ def open_dataset(
   Raises:
     InputError: there is no such set, or it cannot be used.
   """
-  defined = slicing.parse_definitions(splits, "config.data.splits")
+  defined = split_text.parse_definitions(splits, "config.data.splits")
   if dataset.startswith("folder:"):
     loaded = folder.load(
       dataset.removeprefix("folder:"),
@@ -130,12 +130,12 @@ def open_dataset(
     read = {"glyphs": glyphs.load, "digits": digits.load}[dataset]
     opened = _from_sources(dataset, {s: read(s) for s in builtin.SPLITS})
   else:
-    builder = tfds_source.open_builder(tfds_folders.find(dataset, data_dir))
+    builder = tfds.open_builder(tfds_folders.find(dataset, data_dir))
     opened = Dataset(
       dataset,
-      tfds_source.split_sizes(builder),
+      tfds.split_sizes(builder),
       functools.partial(
-        tfds_source.read,
+        tfds.read,
         builder,
         label_key=label_key,
         image_scale=image_scale,
@@ -244,7 +244,7 @@ class _Joined:
 def _from_sources(
   name: str, sources: dict[str, Source], held_out: Sequence[str] = ()
 ) -> Dataset:
-  def read(pieces: Sequence[slicing.Piece], text: str) -> Source:
+  def read(pieces: Sequence[split_text.Piece], text: str) -> Source:
     parts = []
     for piece in pieces:
       source = sources[piece.split]

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax.data import decode, labels, slicing
+from bit_jax.data import decode, split_text
+from bit_jax.data.sets import derived_labels
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError, one_line
 
@@ -58,7 +59,7 @@ def split_sizes(builder: Any) -> dict[str, int]:
 
 def read(
   builder: Any,
-  pieces: Sequence[slicing.Piece],
+  pieces: Sequence[split_text.Piece],
   name: str,
   label_key: str,
   image_scale: int = 1,
@@ -116,11 +117,11 @@ def read(
 
 def _label(
   features: Mapping[str, Any], name: str, label_key: str
-) -> tuple[labels.Derived, bool]:
+) -> tuple[derived_labels.Derived, bool]:
   """Returns where a label comes from, and whether it is a sequence."""
   import tensorflow_datasets as tfds
 
-  derived = labels.DERIVED.get(label_key)
+  derived = derived_labels.DERIVED.get(label_key)
   if label_key not in features and derived:
     if derived.feature not in features:
       raise InputError(
@@ -139,7 +140,7 @@ def _label(
     )
   label = (lambda ids: [int(i) for i in ids]) if multi_label else int
   names = tuple(class_label.names)
-  return labels.Derived(label_key, label, names), multi_label
+  return derived_labels.Derived(label_key, label, names), multi_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ class _Examples:
 
   records: Any
   name: str
-  label: labels.Derived
+  label: derived_labels.Derived
   multi_label: bool
   image_scale: int
 
@@ -214,7 +215,7 @@ def _image_px(
 
 def _fingerprint(
   info: Any,
-  pieces: Sequence[slicing.Piece],
+  pieces: Sequence[split_text.Piece],
   label_key: str,
   image_scale: int,
 ) -> str:

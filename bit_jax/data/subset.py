@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from bit_jax.data import sources
+from bit_jax.data import datasets
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from bit_jax.storage import files
@@ -62,7 +62,7 @@ def write(
 
 def balanced(train: Source, examples_per_class: int, seed: int) -> np.ndarray:
   """Draws equally many examples of each class; see sources.few_shot_indices."""
-  return sources.few_shot_indices(
+  return datasets.few_shot_indices(
     train.read_labels(),
     examples_per_class,
     seed,

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax.data import decode, folder_scan, listing
+from bit_jax.data import decode
+from bit_jax.data.sets import folder_scan, image_files
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 
@@ -66,7 +67,7 @@ def load(
       class has too few images, or a file of `held_out` is gone.
   """
   root = _find_root(path, _LAYOUT)
-  folders = listing.split_folders(root, _LAYOUT) or {"train": root}
+  folders = image_files.split_folders(root, _LAYOUT) or {"train": root}
   files = {
     split: _images_by_class(root, folder, _LAYOUT)
     for split, folder in folders.items()
@@ -195,12 +196,12 @@ def _images_by_class(
   if not classes:
     problem = (
       "the images are not in class folders"
-      if listing.has_images(folder)
+      if image_files.has_images(folder)
       else "there are no class folders"
     )
     raise InputError(f"{folder}: {problem}; {expected}")
   return {
-    name: listing.images_below(root, os.path.join(folder, name))
+    name: image_files.images_below(root, os.path.join(folder, name))
     for name in classes
   }
 
@@ -270,4 +271,4 @@ def _flatten(by_class: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _subfolders(folder: str) -> list[str]:
-  return [entry.name for entry in listing.entries(folder) if entry.is_dir()]
+  return [entry.name for entry in image_files.entries(folder) if entry.is_dir()]

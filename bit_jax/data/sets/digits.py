@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from bit_jax.data import builtin
+from bit_jax.data.sets import builtin
 from bit_jax.data.source import Source
 
 
