@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bit_jax import evaluate, feature_cache
-from bit_jax.data import datasets, pipeline
+from bit_jax.data import pipeline, subset
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.feature_cache import FeatureCache
@@ -176,7 +176,7 @@ def evaluate_few_shot(
   """
   all_labels = train.read_labels()
   draws = {
-    (k, seed): datasets.few_shot_indices(
+    (k, seed): subset.few_shot_indices(
       all_labels, k, seed, train.num_classes, train.class_names
     )
     for k in shots
@@ -184,7 +184,7 @@ def evaluate_few_shot(
   }
   # Each example's features are computed once, however many subsets have it.
   used = np.unique(np.concatenate(list(draws.values())))
-  pool = datasets.subset(train, used, f"{train.name}, few-shot")
+  pool = subset.take(train, used, f"{train.name}, few-shot")
   prepare = functools.cache(lambda: feature_step.prepare(variables))
   # One size for both: one compiled step.
   size = evaluate.default_batch_size(max(len(pool), len(test)), mesh)

@@ -39,8 +39,8 @@ def test_a_run_imports_only_what_it_uses():
     *("tensorflow_datasets", "tensorflow", "IPython", "torch", "gcsfs"),
   )
   program = """import bit_jax.train
-from bit_jax.data import sources
-sources.open_dataset("digits")"""
+from bit_jax.data import datasets
+datasets.open_dataset("digits")"""
   assert imported(program, "jax", *unused) == ["jax"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax.data import split_text
+from bit_jax.data import split_text, subset
 from bit_jax.data.sets import (
   builtin,
   digits,
@@ -20,7 +20,7 @@ from bit_jax.data.sets import (
   tfds,
   tfds_folders,
 )
-from bit_jax.data.source import Examples, Source, Subset
+from bit_jax.data.source import Examples, Source
 from bit_jax.errors import InputError
 
 
@@ -157,71 +157,6 @@ def load(dataset: str, split: str, **kwargs: Any) -> Source:
   return open_dataset(dataset, **kwargs).load(split)
 
 
-def subset(
-  source: Source, indices: Sequence[int] | np.ndarray, name: str
-) -> Source:
-  """Returns the examples of `source` at `indices`, in that order.
-
-  Args:
-    source: where the examples are from.
-    indices: integers in [0, len(source)).
-    name: what the subset is, for messages.
-  """
-  chosen = np.asarray(indices, np.int64)
-  if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(source):
-    raise IndexError(f"{name}: an index is outside [0, {len(source)})")
-  digest = hashlib.sha256(source.fingerprint.encode() + chosen.tobytes())
-  return dataclasses.replace(
-    source,
-    name=name,
-    examples=Subset(source.examples, chosen),
-    fingerprint=digest.hexdigest()[:16],
-    read_labels=lambda: source.read_labels()[chosen],
-  )
-
-
-def few_shot_indices(
-  labels: np.ndarray,
-  examples_per_class: int,
-  seed: int,
-  num_classes: int,
-  class_names: Sequence[str] = (),
-) -> np.ndarray:
-  """Draws a balanced subset, the same for the same arguments.
-
-  With one seed, a smaller subset is part of every larger one.
-
-  Args:
-    labels: int[N], the label of each example.
-    examples_per_class: how many to draw of each class.
-    seed: of the draw.
-    num_classes: the classes are [0, num_classes).
-    class_names: to name a class in an error.
-
-  Returns:
-    int64[examples_per_class * num_classes], ascending indices into `labels`.
-
-  Raises:
-    InputError: a class has fewer examples.
-  """
-  if examples_per_class < 1:
-    raise InputError(
-      f"examples_per_class={examples_per_class}: expected 1 or more"
-    )
-  chosen = []
-  for label in range(num_classes):
-    members = np.flatnonzero(labels == label)
-    if len(members) < examples_per_class:
-      name = class_names[label] if class_names else label
-      raise InputError(
-        f"class {name!r} has {len(members)} examples, fewer than the "
-        f"{examples_per_class} examples_per_class asks for"
-      )
-    rng = np.random.default_rng([seed, label])
-    chosen.append(rng.permutation(members)[:examples_per_class])
-  return np.sort(np.concatenate(chosen))
-
-
 @dataclasses.dataclass(frozen=True)
 class _Joined:
   """The examples of several parts, one after the other."""
@@ -249,7 +184,7 @@ def _from_sources(
     for piece in pieces:
       source = sources[piece.split]
       if piece.stop - piece.start < len(source):
-        source = subset(source, np.arange(piece.start, piece.stop), text)
+        source = subset.take(source, np.arange(piece.start, piece.stop), text)
       parts.append(source)
     if len(parts) == 1:
       return parts[0]

@@ -100,7 +100,7 @@ def _chosen(train: Source, data: Config, seed: int) -> Source:
       f"config.data.subset_file={path} is not there; with "
       f"config.data.examples_per_class it is made"
     )
-  return datasets.subset(train, indices, name)
+  return subset.take(train, indices, name)
 
 
 def load_probes(names: str, data_dir: str) -> dict[str, Probe]:

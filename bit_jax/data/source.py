@@ -1,7 +1,7 @@
 """What a source of examples is: random access, and the facts a recipe needs."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,17 +58,3 @@ class Source:
   def num_classes(self) -> int:
     """Number of classes."""
     return len(self.class_names)
-
-
-@dataclasses.dataclass(frozen=True)
-class Subset:
-  """The examples of `parent` at `indices`, in that order."""
-
-  parent: Examples
-  indices: Sequence[int] | np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.indices)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    return self.parent[int(self.indices[index])]

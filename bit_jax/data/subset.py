@@ -1,21 +1,102 @@
-"""Subsets of a training set, kept in a file that many runs can share.
+"""Subsets of a source: taken, drawn by class, and kept in files.
 
-The file is JSON: `indices` into the training examples, and `of`, the
-fingerprint of what they index.
+A subset file can be shared by many runs. It is JSON: `indices` into the
+training examples, and `of`, the fingerprint of what they index.
 """
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
-from bit_jax.data import datasets
-from bit_jax.data.source import Source
+from bit_jax.data.source import Examples, Source
 from bit_jax.errors import InputError
 from bit_jax.storage import files
 
 _KEY = "config.data.subset_file"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+  """The examples of `parent` at `indices`, in that order."""
+
+  parent: Examples
+  indices: Sequence[int] | np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.parent[int(self.indices[index])]
+
+
+def take(
+  source: Source, indices: Sequence[int] | np.ndarray, name: str
+) -> Source:
+  """Returns the examples of `source` at `indices`, in that order.
+
+  Args:
+    source: where the examples are from.
+    indices: integers in [0, len(source)).
+    name: what the subset is, for messages.
+  """
+  chosen = np.asarray(indices, np.int64)
+  if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(source):
+    raise IndexError(f"{name}: an index is outside [0, {len(source)})")
+  digest = hashlib.sha256(source.fingerprint.encode() + chosen.tobytes())
+  return dataclasses.replace(
+    source,
+    name=name,
+    examples=Subset(source.examples, chosen),
+    fingerprint=digest.hexdigest()[:16],
+    read_labels=lambda: source.read_labels()[chosen],
+  )
+
+
+def few_shot_indices(
+  labels: np.ndarray,
+  examples_per_class: int,
+  seed: int,
+  num_classes: int,
+  class_names: Sequence[str] = (),
+) -> np.ndarray:
+  """Draws a balanced subset, the same for the same arguments.
+
+  With one seed, a smaller subset is part of every larger one.
+
+  Args:
+    labels: int[N], the label of each example.
+    examples_per_class: how many to draw of each class.
+    seed: of the draw.
+    num_classes: the classes are [0, num_classes).
+    class_names: to name a class in an error.
+
+  Returns:
+    int64[examples_per_class * num_classes], ascending indices into `labels`.
+
+  Raises:
+    InputError: a class has fewer examples.
+  """
+  if examples_per_class < 1:
+    raise InputError(
+      f"examples_per_class={examples_per_class}: expected 1 or more"
+    )
+  chosen = []
+  for label in range(num_classes):
+    members = np.flatnonzero(labels == label)
+    if len(members) < examples_per_class:
+      name = class_names[label] if class_names else label
+      raise InputError(
+        f"class {name!r} has {len(members)} examples, fewer than the "
+        f"{examples_per_class} examples_per_class asks for"
+      )
+    rng = np.random.default_rng([seed, label])
+    chosen.append(rng.permutation(members)[:examples_per_class])
+  return np.sort(np.concatenate(chosen))
 
 
 def read(path: epath.PathLike, train: Source) -> np.ndarray:
@@ -61,8 +142,8 @@ def write(
 
 
 def balanced(train: Source, examples_per_class: int, seed: int) -> np.ndarray:
-  """Draws equally many examples of each class; see sources.few_shot_indices."""
-  return datasets.few_shot_indices(
+  """Draws equally many examples of each class; see few_shot_indices."""
+  return few_shot_indices(
     train.read_labels(),
     examples_per_class,
     seed,

@@ -23,9 +23,9 @@ These are numbers of examples in their splits (`query_file` and `index_file` in
 duplicates:
 
   drop = {pair["query"] for pair in json.load(open("pairs.json"))}
-  test = sources.load("cifar10", "test", data_dir=DIR)
+  test = datasets.load("cifar10", "test", data_dir=DIR)
   keep = [i for i in range(len(test)) if i not in drop]
-  clean = sources.subset(test, keep, "cifar10 test, without duplicates")
+  clean = subset.take(test, keep, "cifar10 test, without duplicates")
 
 To train without them, drop `index` numbers; `--neighbours=10` finds more copies
 of one image. Within one set query < index, and dropping `index` leaves one of

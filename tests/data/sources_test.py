@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from bit_jax.data import datasets
+from bit_jax.data import datasets, subset
 from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
@@ -151,7 +151,7 @@ def _source(labels):
 
 def test_subset():
   source = _source([0, 1, 0, 1])
-  part = datasets.subset(source, [3, 0], "part")
+  part = subset.take(source, [3, 0], "part")
   assert part.name == "part"
   assert len(part) == 2
   assert [part.examples[i]["label"] for i in range(2)] == [1, 0]
@@ -160,19 +160,19 @@ def test_subset():
   fingerprints = {
     source.fingerprint,
     part.fingerprint,
-    datasets.subset(source, [0, 3], "part").fingerprint,
+    subset.take(source, [0, 3], "part").fingerprint,
   }
   assert len(fingerprints) == 3
   other = dataclasses.replace(source, fingerprint="beef")
-  assert datasets.subset(other, [3, 0], "part").fingerprint != part.fingerprint
-  again = datasets.subset(source, np.array([3, 0], np.int32), "other name")
+  assert subset.take(other, [3, 0], "part").fingerprint != part.fingerprint
+  again = subset.take(source, np.array([3, 0], np.int32), "other name")
   assert again.fingerprint == part.fingerprint
 
 
 @pytest.mark.parametrize("indices", [[4], [-1], [0, 9]])
 def test_subset_outside_the_source(indices):
   with pytest.raises(IndexError, match=r"^part: an index is outside \[0, 4\)"):
-    datasets.subset(_source([0, 1, 0, 1]), indices, "part")
+    subset.take(_source([0, 1, 0, 1]), indices, "part")
 
 
 def test_few_shot_indices():
@@ -180,7 +180,7 @@ def test_few_shot_indices():
   labels[3] = -1
 
   def draw(k, seed=0):
-    return datasets.few_shot_indices(labels, k, seed, 5)
+    return subset.few_shot_indices(labels, k, seed, 5)
 
   for k in (1, 3, 19):
     chosen = draw(k)
@@ -197,7 +197,7 @@ def test_few_shot_indices():
 )
 def test_few_shot_of_too_small_a_class(class_names, name):
   with pytest.raises(InputError) as error:
-    datasets.few_shot_indices(np.array([0, 0, 1]), 2, 0, 2, class_names)
+    subset.few_shot_indices(np.array([0, 0, 1]), 2, 0, 2, class_names)
   assert str(error.value) == (
     f"class {name} has 1 examples, fewer than the 2 examples_per_class asks for"
   )

@@ -64,8 +64,8 @@ def test_works_without_tensorflow_and_without_warnings(tmp_path):
   write_tiny_tfds(tmp_path)
   code = f"""if True:
     import sys
-    from bit_jax.data import decode, sources
-    dataset = sources.open_dataset("tiny", data_dir={str(tmp_path)!r})
+    from bit_jax.data import datasets, decode
+    dataset = datasets.open_dataset("tiny", data_dir={str(tmp_path)!r})
     source = dataset.load(dataset.default_splits()[0] + "[:50%]")
     decode.decode(source.examples[0]["image"], "x"), source.read_labels()
     assert "tensorflow" not in sys.modules
