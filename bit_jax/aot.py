@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from bit_jax import step
 from bit_jax.errors import InputError, one_line
-from bit_jax.recipe import Config
+from bit_jax.recipe.resolve import Config
 
 GIB = 2**30
 

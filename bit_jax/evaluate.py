@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import losses, models
+from bit_jax import models
 from bit_jax.data import pipeline
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
+from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
-from bit_jax.recipe import Config
+from bit_jax.recipe.resolve import Config
 
 
 def scale_images(images: jax.Array) -> jax.Array:

@@ -12,8 +12,9 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bit_jax import aot, recipe, step, validate
-from bit_jax.recipe import Config, DataFacts
+from bit_jax import aot, step
+from bit_jax.recipe import check, resolve
+from bit_jax.recipe.resolve import Config, DataFacts
 
 # `pipeline` keeps two batches on the devices, and makes a third, while a step
 # has its own.
@@ -70,8 +71,8 @@ class Preflight:
   def _resolve(self, overrides: Mapping[str, Any]) -> Config:
     config = self._config.copy_and_resolve_references()
     config.update_from_flattened_dict(overrides)
-    validate.check(config, self.mesh)
-    return recipe.resolve(config, self._facts)
+    check.check(config, self.mesh)
+    return resolve.resolve(config, self._facts)
 
   def attempt(self, overrides: Mapping[str, Any]) -> Attempt:
     """Compiles the step of the config with some keys replaced."""

@@ -11,11 +11,12 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bit_jax import evaluate, losses, models, optim
+from bit_jax import evaluate, models, optim
 from bit_jax.data import pipeline
 from bit_jax.models import init
+from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
-from bit_jax.recipe import Config
+from bit_jax.recipe.resolve import Config
 from bit_jax.storage import digest
 
 

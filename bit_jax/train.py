@@ -11,19 +11,11 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import (
-  recipe,
-  resume,
-  run_config,
-  stopping,
-  validate,
-  watchdog,
-  weights,
-  writer,
-)
+from bit_jax import resume, run_config, stopping, watchdog, weights, writer
 from bit_jax.data import pipeline, run_data
 from bit_jax.parallel import hosts, sharding
-from bit_jax.recipe import Config
+from bit_jax.recipe import check, resolve
+from bit_jax.recipe.resolve import Config
 from bit_jax.step import TrainState, make_abstract_state, make_update_step
 from bit_jax.storage import digest, remote
 from bit_jax.upkeep import Upkeep
@@ -128,13 +120,13 @@ def train_and_evaluate(
   say = functools.partial(print, flush=True) if is_lead else lambda *_: None
   remote.check(workdir)
   mesh = sharding.make_mesh()
-  validate.check(config, mesh)
+  check.check(config, mesh)
 
   data = run_data.load(
     config.data, seed=config.seed, held_out=run_config.read_held_out(workdir)
   )
   probes = run_data.load_probes(config.eval.fewshot, config.data.dir)
-  config = recipe.resolve(config, run_data.facts(data))
+  config = resolve.resolve(config, run_data.facts(data))
   data, probes = run_data.hold(data, probes, config)
   total_steps = config.resolved.total_steps
   run_config.check_unchanged(workdir, config)
@@ -194,7 +186,7 @@ def train_and_evaluate(
     batches = stack.enter_context(
       pipeline.train_batches(
         data.train,
-        recipe.train_preprocess(config),
+        resolve.train_preprocess(config),
         batch_size=config.input.batch_size,
         seed=config.seed,
         start_step=start_step,

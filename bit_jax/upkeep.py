@@ -10,12 +10,13 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import evaluate, fewshot, recipe, run_config, stopping, watchdog
+from bit_jax import evaluate, fewshot, run_config, stopping, watchdog
 from bit_jax.data import run_data
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.metric_writer import MetricWriter
 from bit_jax.models import paths
-from bit_jax.recipe import Config
+from bit_jax.recipe import resolve
+from bit_jax.recipe.resolve import Config
 from bit_jax.step import TrainState, make_model
 from bit_jax.storage import checkpoint
 
@@ -83,7 +84,7 @@ class Upkeep:
     self.metadata = run_config.checkpoint_metadata(
       self.config,
       self.data.train.class_names,
-      recipe.eval_preprocess(self.config),
+      resolve.eval_preprocess(self.config),
     )
 
   def is_due(self, step: int, every_steps: int) -> bool:
@@ -157,7 +158,7 @@ class Upkeep:
         eval_step,
         state.variables,
         source,
-        recipe.eval_preprocess(config),
+        resolve.eval_preprocess(config),
         batch_size=batch_size,
         mesh=mesh,
         num_threads=config.input.num_threads,

@@ -3,7 +3,7 @@
 SGD with momentum 0.9, learning rate 0.003, batch 512, no weight decay, a new
 head of zeros, all weights trained. The rule looks at the number of training
 examples (steps, decay points, mixup) and at the image size (resolution); see
-`bit_jax/hyperrule.py`.
+`bit_jax/recipe/hyperrule.py`.
 
 | preset | difference                                                        |
 |--------|-------------------------------------------------------------------|

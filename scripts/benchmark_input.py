@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import recipe, validate
 from bit_jax.data import pipeline, run_data
 from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError, one_line
-from bit_jax.recipe import Config, DataFacts
+from bit_jax.recipe import check, resolve
+from bit_jax.recipe.resolve import Config, DataFacts
 from scripts import benchmark_peers as peers
 from scripts import benchmark_steps as steps
 from scripts.benchmark_flags import Case
@@ -89,7 +89,7 @@ class Pipeline:
     self._done += steps
     with pipeline.train_batches(
       self._source,
-      recipe.train_preprocess(config),
+      resolve.train_preprocess(config),
       batch_size=config.input.batch_size,
       seed=config.seed,
       start_step=start,
@@ -162,8 +162,8 @@ def run(
       path = stack.enter_context(photo_folder(num_images))
       data = f"{num_images} photos made of noise"
       source = folder.load_all(str(path))
-    validate.check(config, mesh)
-    config = recipe.resolve(config, DataFacts.of(source))
+    check.check(config, mesh)
+    config = resolve.resolve(config, DataFacts.of(source))
     others, notes = make_peers(peer_names, source, config)
     subjects: list[Subject] = [Pipeline(source, config, mesh), *others]
     secs = steps.interleave(subjects, rounds=rounds, round_secs=round_secs)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bit_jax.errors import one_line
-from bit_jax.recipe import Config
+from bit_jax.recipe.resolve import Config
 from scripts.benchmark_flags import TF_DATA, TIMM, Case
 from scripts.benchmark_steps import Subject
 

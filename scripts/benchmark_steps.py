@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import aot, evaluate, main, models, recipe, step, validate
+from bit_jax import aot, evaluate, main, models, step
 from bit_jax.errors import InputError
 from bit_jax.parallel import sharding
-from bit_jax.recipe import Config, DataFacts
+from bit_jax.recipe import check, resolve
+from bit_jax.recipe.resolve import Config, DataFacts
 from scripts import benchmark_mfu as mfu
 from scripts.benchmark_flags import Case
 
@@ -42,9 +43,9 @@ def make_config(case: Case, mesh: Mesh) -> Config:
     UsageError: a key or an argument is unknown.
   """
   config = load_config(case)
-  validate.check(config, mesh)
+  check.check(config, mesh)
   facts = DataFacts(_EXAMPLES, case.classes, (375, 500))
-  return recipe.resolve(config, facts)
+  return resolve.resolve(config, facts)
 
 
 def make_infer_step(config: Config, mesh: Mesh) -> evaluate.InferenceStep:

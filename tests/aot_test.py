@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bit_jax import aot, recipe, step
+from bit_jax import aot, step
 from bit_jax.parallel import sharding
-from bit_jax.recipe import DataFacts
+from bit_jax.recipe import resolve
+from bit_jax.recipe.resolve import DataFacts
 from tests import fakes
 
 MIB = 2**20
@@ -17,7 +18,7 @@ IMAGE_BYTES = 32 * 32 * 3 + 8  # With label and index.
 def make_config(**overrides):
   """A resolved config of a small network."""
   config = fakes.upstream_config(batch_size=256, **overrides)
-  return recipe.resolve(config, DataFacts(1000, 10, (32, 32)))
+  return resolve.resolve(config, DataFacts(1000, 10, (32, 32)))
 
 
 # The update step.

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from bit_jax import recipe
 from bit_jax.data.source import Source
 from bit_jax.parallel import sharding
+from bit_jax.recipe import resolve
 from configs import downstream, upstream
 
 MODEL = "R14x0.25"
@@ -73,8 +73,8 @@ def upstream_config(*, batch_size=16, **overrides):
 
 
 def resolved(config, num_classes=4, num_examples=40):
-  facts = recipe.DataFacts(num_examples, num_classes, (32, 32), native_px=32)
-  return recipe.resolve(config, facts)
+  facts = resolve.DataFacts(num_examples, num_classes, (32, 32), native_px=32)
+  return resolve.resolve(config, facts)
 
 
 def a_batch(mesh, seed=0, num_classes=4, size=8):

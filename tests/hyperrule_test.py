@@ -3,8 +3,9 @@ import pathlib
 
 import pytest
 
-from bit_jax import hyperrule, optim
+from bit_jax import optim
 from bit_jax.errors import InputError
+from bit_jax.recipe import hyperrule
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parent / "goldens" / "hyperrule.json").read_text()

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import losses
+from bit_jax.objectives import losses
 
 
 def test_dense_targets():

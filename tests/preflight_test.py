@@ -1,6 +1,6 @@
 from bit_jax import aot
 from bit_jax.preflight import Preflight
-from bit_jax.recipe import DataFacts
+from bit_jax.recipe.resolve import DataFacts
 from tests import fakes
 
 MIB = 2**20

@@ -1,17 +1,17 @@
 import pytest
 
-from bit_jax import recipe
 from bit_jax.data import preprocess
 from bit_jax.errors import InputError
+from bit_jax.recipe import resolve
 from configs import common, downstream, upstream
 
-IMAGENET = recipe.DataFacts(1_281_167, 1000, (375, 500))
-CIFAR = recipe.DataFacts(50_000, 10, (32, 32))
-DIGITS = recipe.DataFacts(50, 10, (32, 32), native_px=32, flip=False)
+IMAGENET = resolve.DataFacts(1_281_167, 1000, (375, 500))
+CIFAR = resolve.DataFacts(50_000, 10, (32, 32))
+DIGITS = resolve.DataFacts(50, 10, (32, 32), native_px=32, flip=False)
 
 
 def resolved(config, facts):
-  return recipe.resolve(config, facts).resolved
+  return resolve.resolve(config, facts).resolved
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def resolved(config, facts):
   ],
 )
 def test_durations(text, steps):
-  got = recipe.parse_duration(
+  got = resolve.parse_duration(
     text, "key", steps_per_epoch=100, total_steps=1000
   )
   assert got == pytest.approx(steps)
@@ -34,21 +34,21 @@ def test_durations(text, steps):
 @pytest.mark.parametrize("text", ["", "90", "epochs", "-1 epochs", "9 hours"])
 def test_bad_durations(text):
   with pytest.raises(InputError, match=r"config\.x=.*expected e\.g\."):
-    recipe.parse_duration(text, "config.x", steps_per_epoch=1, total_steps=1)
+    resolve.parse_duration(text, "config.x", steps_per_epoch=1, total_steps=1)
 
 
 def test_total_must_be_something():
   config = upstream.get_config()
   config.schedule.total, config.total_steps = "0 steps", 5
   with pytest.raises(InputError, match="total='0 steps': expected more than 0"):
-    recipe.resolve(config, IMAGENET)
+    resolve.resolve(config, IMAGENET)
 
 
 def test_total_cannot_be_a_share_of_itself():
   config = upstream.get_config()
   config.schedule.total = "50 %"
   with pytest.raises(InputError, match=r"config\.schedule\.total='50 %'"):
-    recipe.resolve(config, IMAGENET)
+    resolve.resolve(config, IMAGENET)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_total_cannot_be_a_share_of_itself():
 )
 def test_upstream_is_the_papers(preset, num_examples, total, decays, loss):
   config = upstream.get_config(f"preset={preset}")
-  facts = recipe.DataFacts(num_examples, 1000, (375, 500))
+  facts = resolve.DataFacts(num_examples, 1000, (375, 500))
   r = resolved(config, facts)
   assert (r.total_steps, r.decay_steps) == (total, decays)
   assert r.warmup_steps == 5000
@@ -75,7 +75,7 @@ def test_upstream_is_the_papers(preset, num_examples, total, decays, loss):
   assert (config.loss, config.input.batch_size) == (loss, 4096)
   assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 1e-4)
   assert r.mixup_alpha == 0
-  way = recipe.train_preprocess(recipe.resolve(config, facts))
+  way = resolve.train_preprocess(resolve.resolve(config, facts))
   assert way == preprocess.upstream_train(224)
 
 
@@ -101,9 +101,9 @@ def test_upstream_on_small_images_keeps_their_size(preset):
   config = upstream.get_config(f"preset={preset}")
   assert resolved(config, CIFAR).crop_px == 32
   assert resolved(config, IMAGENET).crop_px == 224
-  config = recipe.resolve(config, DIGITS)
-  assert recipe.train_preprocess(config) == preprocess.Preprocess("none", 32)
-  assert recipe.eval_preprocess(config) == preprocess.Preprocess("none", 32)
+  config = resolve.resolve(config, DIGITS)
+  assert resolve.train_preprocess(config) == preprocess.Preprocess("none", 32)
+  assert resolve.eval_preprocess(config) == preprocess.Preprocess("none", 32)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_upstream_on_small_images_keeps_their_size(preset):
 def test_preprocessing_of_recipes(make, train, evaluation):
   config = make()
   config.input.flip = False
-  config = recipe.resolve(config, IMAGENET)
-  assert recipe.train_preprocess(config) == train
-  assert recipe.eval_preprocess(config) == evaluation
+  config = resolve.resolve(config, IMAGENET)
+  assert resolve.train_preprocess(config) == train
+  assert resolve.eval_preprocess(config) == evaluation
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_downstream_presets(preset, batch, lr, decays, imagenet_px):
   assert (config.input.batch_size, config.optim.lr) == (batch, lr)
   assert config.optim.weight_decay == 0
   assert not config.init.keep_head
-  few = resolved(config, recipe.DataFacts(1000, 10, (32, 32)))
+  few = resolved(config, resolve.DataFacts(1000, 10, (32, 32)))
   assert few.decay_steps == decays
   assert few.mixup_alpha == 0
   large = resolved(config, IMAGENET)
@@ -157,7 +157,7 @@ def test_downstream_presets(preset, batch, lr, decays, imagenet_px):
 def test_overriding_total_steps_scales_everything():
   config = downstream.get_config()
   config.total_steps = 50
-  r = resolved(config, recipe.DataFacts(1000, 10, (32, 32)))
+  r = resolved(config, resolve.DataFacts(1000, 10, (32, 32)))
   assert (r.total_steps, r.warmup_steps) == (50, 10)
   assert r.decay_steps == (15, 30, 45)
   config = upstream.get_config()
@@ -197,20 +197,20 @@ def test_contradictions(key, value, message):
   config = downstream.get_config()
   config[key] = value
   with pytest.raises(InputError, match=message):
-    recipe.resolve(config, CIFAR)
+    resolve.resolve(config, CIFAR)
 
 
 def test_crop_larger_than_resize():
   config = downstream.get_config()
   config.input.crop_px = 200
   with pytest.raises(InputError, match=r"crop_px=200 .*resize_px=160"):
-    recipe.resolve(config, CIFAR)
+    resolve.resolve(config, CIFAR)
 
 
 def test_resolving_leaves_the_config_as_it_was():
   config = downstream.get_config()
   before = config.to_json()
-  recipe.resolve(config, CIFAR)
+  resolve.resolve(config, CIFAR)
   assert config.to_json() == before
 
 

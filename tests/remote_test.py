@@ -26,10 +26,11 @@ from fsspec.implementations import memory
 from fsspec.registry import _registry
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from bit_jax import metrics_file, recipe, run_config, weights, writer
+from bit_jax import metrics_file, run_config, weights, writer
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.parallel import sharding
+from bit_jax.recipe import resolve
 from bit_jax.storage import checkpoint, files, remote
 from bit_jax.weights import array_files, param_shapes
 from configs import downstream
@@ -404,8 +405,8 @@ def test_small_files_appear_as_a_whole(bucket):
 
 
 def test_a_run_claims_its_work_directory(bucket):
-  config = recipe.resolve(
-    downstream.get_config(), recipe.DataFacts(40, 4, (32, 32))
+  config = resolve.resolve(
+    downstream.get_config(), resolve.DataFacts(40, 4, (32, 32))
   )
   run_config.check_unchanged(RUN, config)
   assert run_config.read_result(RUN) is None

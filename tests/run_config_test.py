@@ -4,19 +4,20 @@ import jax
 import pytest
 from etils import epath
 
-from bit_jax import recipe, run_config
+from bit_jax import run_config
 from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError
+from bit_jax.recipe import resolve
 from configs import common, downstream
 from tests import fakes
 
-FACTS = recipe.DataFacts(40, 4, (32, 32), native_px=32, fingerprint="abc")
+FACTS = resolve.DataFacts(40, 4, (32, 32), native_px=32, fingerprint="abc")
 
 
 def make(**overrides):
   config = downstream.get_config("dataset=folder:/photos")
   config.update_from_flattened_dict(overrides)
-  return recipe.resolve(config, FACTS)
+  return resolve.resolve(config, FACTS)
 
 
 def claim(workdir, config, held_out=()):
@@ -111,7 +112,7 @@ def test_damaged_files_are_named(tmp_path, name, text):
 
 def test_a_checkpoint_of_another_config_is_refused():
   saved = run_config.checkpoint_metadata(
-    make(), (), recipe.eval_preprocess(make())
+    make(), (), resolve.eval_preprocess(make())
   )
   path = epath.Path("/w/checkpoints/5")
   run_config.check_checkpoint(path, saved, make())
@@ -145,7 +146,7 @@ def test_description_says_what_will_happen(mesh):
 def test_checkpoint_metadata_is_json():
   config = make()
   metadata = run_config.checkpoint_metadata(
-    config, ("a", "ü"), recipe.eval_preprocess(config)
+    config, ("a", "ü"), resolve.eval_preprocess(config)
   )
   assert json.loads(json.dumps(metadata)) == metadata
   assert metadata["class_names"] == ["a", "ü"]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from bit_jax import evaluate, losses, models, optim, train
+from bit_jax import evaluate, models, optim, train
 from bit_jax.models import paths
+from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
 from bit_jax.step import make_abstract_state, make_init
 from tests import fakes

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from bit_jax import recipe, study
+from bit_jax import study
 from bit_jax.errors import InputError
+from bit_jax.recipe import resolve
 from configs import ablation, common, kshot, upstream
 from scripts import study as driver
 
@@ -199,8 +200,8 @@ def test_ablations_differ_in_one_thing():
   assert norms.runs[3].config.to_json() == upstream.get_config("").to_json()
 
   budgets = spec("budget").runs
-  facts = recipe.DataFacts(14_197_122, 21_843, (375, 500))
-  found = [recipe.resolve(run.config, facts).resolved for run in budgets]
+  facts = resolve.DataFacts(14_197_122, 21_843, (375, 500))
+  found = [resolve.resolve(run.config, facts).resolved for run in budgets]
   assert [r.total_steps for r in found] == [28_151, 28_151, 84_453, 281_510]
   assert [r.warmup_steps for r in found] == [5000] * 4
   assert found[3].decay_steps == (93_743, 187_767, 250_262)
@@ -209,7 +210,7 @@ def test_ablations_differ_in_one_thing():
     *["imagenet21k"] * 3,
   ]
   short = spec("budget", steps=2815).runs[1]
-  assert recipe.resolve(short.config, facts).resolved.warmup_steps == 500
+  assert resolve.resolve(short.config, facts).resolved.warmup_steps == 500
   usual, early = (r.config for r in spec("early_decay").runs)
   assert early.schedule.decay_at == "9 epochs,18 epochs,24 epochs"
   early.schedule.decay_at = usual.schedule.decay_at

@@ -1,15 +1,15 @@
 import pytest
 
-from bit_jax import validate
 from bit_jax.errors import InputError, UsageError
+from bit_jax.recipe import check
 from configs import downstream, upstream
 
 
 def test_recipes_are_valid(mesh):
   for preset in downstream.PRESETS:
-    validate.check(downstream.get_config(f"preset={preset}"), mesh)
+    check.check(downstream.get_config(f"preset={preset}"), mesh)
   for preset in upstream.PRESETS:
-    validate.check(upstream.get_config(f"preset={preset}"), mesh)
+    check.check(upstream.get_config(f"preset={preset}"), mesh)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_bad_values(mesh, key, value, message):
   config = downstream.get_config()
   config.update_from_flattened_dict({key: value})
   with pytest.raises(InputError, match=message) as error:
-    validate.check(config, mesh)
+    check.check(config, mesh)
   assert "\n" not in str(error.value)
 
 
@@ -57,11 +57,11 @@ def test_products_cannot_be_set_by_hand(mesh):
   config = downstream.get_config()
   config.resolved.total_steps = 7
   with pytest.raises(UsageError, match="cannot be set"):
-    validate.check(config, mesh)
+    check.check(config, mesh)
 
 
 def test_parts_of_a_batch_have_statistics_of_their_own(mesh):
   config = downstream.get_config()
   config.optim.accum_steps, config.model.norm = 2, "bn"
   with pytest.raises(InputError, match=r"accum_steps=2 gives other statistics"):
-    validate.check(config, mesh)
+    check.check(config, mesh)

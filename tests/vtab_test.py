@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from bit_jax import recipe, train
+from bit_jax import train
 from bit_jax.data import pipeline, run_data, split_text
 from bit_jax.errors import InputError, UsageError
+from bit_jax.recipe import resolve
 from bit_jax.tools import prepare
 from configs import common, downstream, vtab
 from scripts import vtab as driver
@@ -160,18 +161,18 @@ def test_splits(task):
 
 @pytest.mark.parametrize("task", vtab.TASKS)
 def test_hyperrule_crop_and_flip(task):
-  facts = recipe.DataFacts(1000, CLASSES[task], (300, 300))
-  config = recipe.resolve(make_config(task), facts)
+  facts = resolve.DataFacts(1000, CLASSES[task], (300, 300))
+  config = resolve.resolve(make_config(task), facts)
   r = config.resolved
   assert (r.total_steps, r.decay_steps, r.mixup_alpha) == (
     500,
     (150, 300, 450),
     0.0,
   )
-  made = recipe.train_preprocess(config)
+  made = resolve.train_preprocess(config)
   assert made.flip == (task not in NO_FLIP)
   assert made.crop == ("none" if task in NO_CROP else "random")
-  assert made.crop_px == recipe.eval_preprocess(config).crop_px == 384
+  assert made.crop_px == resolve.eval_preprocess(config).crop_px == 384
 
 
 @pytest.mark.parametrize("name", SPLITS)
@@ -248,9 +249,9 @@ def test_the_command_of_the_message_is_understood(tmp_path, capsys):
 
 
 def test_another_number_of_classes():
-  facts = recipe.DataFacts(1000, 101, (300, 300))
+  facts = resolve.DataFacts(1000, 101, (300, 300))
   with pytest.raises(InputError, match=r"num_classes=102, but .* 101 classes"):
-    recipe.resolve(make_config("caltech101"), facts)
+    resolve.resolve(make_config("caltech101"), facts)
 
 
 # The driver.

@@ -9,7 +9,7 @@ from etils import epath
 from bit_jax.data import class_names, datasets, in_memory, subset
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
-from bit_jax.recipe import Config, DataFacts
+from bit_jax.recipe.resolve import Config, DataFacts
 from bit_jax.storage import cache
 
 

@@ -27,13 +27,14 @@ from typing import Any
 import jax
 from etils import epath
 
-from bit_jax import aot, validate
+from bit_jax import aot
 from bit_jax.data import run_data
 from bit_jax.errors import InputError, exit_status
 from bit_jax.main import load_config
 from bit_jax.parallel import sharding
 from bit_jax.preflight import Attempt, Preflight
-from bit_jax.recipe import Config, DataFacts
+from bit_jax.recipe import check
+from bit_jax.recipe.resolve import Config, DataFacts
 
 # Sizes from the sets' papers; the image size is the most frequent of
 # ILSVRC-2012, and assumed to be that of the larger sets.
@@ -308,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(args, key)
   }
 
-  def check() -> None:
+  def run_check() -> None:
     config = load_config(args.config, overrides)
     devices = None
     if args.topology:
@@ -316,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       jax.config.update("jax_platforms", "cpu")
       devices = aot.topology_devices(args.topology)
     mesh = sharding.make_mesh(devices)
-    validate.check(config, mesh)  # Before the data, which may take long.
+    check.check(config, mesh)  # Before the data, which may take long.
     facts, origin = find_facts(config, given)
     if args.hbm_gib:
       usable = int(args.hbm_gib * aot.GIB)
@@ -330,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       as_json=args.json,
     )
 
-  return exit_status(check)
+  return exit_status(run_check)
 
 
 if __name__ == "__main__":

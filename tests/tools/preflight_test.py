@@ -7,7 +7,7 @@ import pytest
 
 from bit_jax import aot
 from bit_jax.errors import InputError
-from bit_jax.recipe import DataFacts
+from bit_jax.recipe.resolve import DataFacts
 from bit_jax.tools import preflight
 from tests import fakes
 

@@ -5,10 +5,12 @@ import re
 
 from jax.sharding import Mesh
 
-from bit_jax import hyperrule, losses, models
+from bit_jax import models
 from bit_jax.errors import InputError, UsageError
+from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
-from bit_jax.recipe import EVAL_WAYS, TRAIN_WAYS, Config
+from bit_jax.recipe import hyperrule
+from bit_jax.recipe.resolve import EVAL_WAYS, TRAIN_WAYS, Config
 
 _CHOICES = {
   "loss": tuple(losses.LOSSES),

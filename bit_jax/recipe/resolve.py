@@ -4,10 +4,10 @@ import dataclasses
 import re
 from typing import Any
 
-from bit_jax import hyperrule
 from bit_jax.data import preprocess
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
+from bit_jax.recipe import hyperrule
 
 # An ml_collections.ConfigDict with the keys of configs/common.py, which have no
 # static types.

@@ -1,0 +1,1 @@
+"""What a run learns: losses, and how training judges them."""

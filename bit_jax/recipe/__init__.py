@@ -1,0 +1,1 @@
+"""From the rules of a config to the numbers of one run."""
