@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bit_jax import evaluate, models, optim
+from bit_jax import models, optim
 from bit_jax.data import pipeline
 from bit_jax.models import init
 from bit_jax.objectives import losses
@@ -210,7 +210,7 @@ def _make_update_step(config, mesh):
 
   def update_step(state, batch):
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    images = evaluate.scale_images(batch["images"])
+    images = models.scale_images(batch["images"])
     targets = losses.dense_targets(batch["labels"], model.num_classes)
     images, targets = losses.mixup(
       rng, images, targets, config.resolved.mixup_alpha

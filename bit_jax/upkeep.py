@@ -10,9 +10,10 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import evaluate, fewshot, run_config, stopping, watchdog
+from bit_jax import run_config, stopping, watchdog
 from bit_jax.data import run_data
 from bit_jax.errors import InputError, StoppedError
+from bit_jax.evaluate import fewshot, inference, metrics
 from bit_jax.metric_writer import MetricWriter
 from bit_jax.models import paths
 from bit_jax.recipe import resolve
@@ -148,13 +149,13 @@ class Upkeep:
 
   def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
     config, mesh, scalars = self.config, self.mesh, {}
-    eval_step = evaluate.make_eval_step(config, mesh)
+    eval_step = metrics.make_eval_step(config, mesh)
     # One size for all splits: one compiled step.
     longest = max(map(len, self.data.evals.values()), default=0)
     batch_size = config.eval.batch_size
-    batch_size = batch_size or evaluate.default_batch_size(longest, mesh)
+    batch_size = batch_size or inference.default_batch_size(longest, mesh)
     for name, source in self.data.evals.items():
-      values = evaluate.evaluate(
+      values = metrics.evaluate_split(
         eval_step,
         state.variables,
         source,
@@ -167,7 +168,7 @@ class Upkeep:
       scalars |= {f"eval/{name}/{k}": v for k, v in values.items()}
     for name, probe in self.probes.items():
       values = self._probed.get(name) or fewshot.evaluate_few_shot(
-        fewshot.make_feature_step(make_model(config), mesh),
+        inference.make_feature_step(make_model(config), mesh),
         state.variables,
         probe.train,
         probe.test,

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import aot, evaluate, main, models, step
+from bit_jax import aot, main, models, step
 from bit_jax.errors import InputError
+from bit_jax.evaluate import inference
 from bit_jax.parallel import sharding
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.resolve import Config, DataFacts
@@ -48,19 +49,19 @@ def make_config(case: Case, mesh: Mesh) -> Config:
   return resolve.resolve(config, facts)
 
 
-def make_infer_step(config: Config, mesh: Mesh) -> evaluate.InferenceStep:
+def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
   """Builds what makes logits of a batch, as in an evaluation.
 
   Args:
     config: a resolved one.
     mesh: batches, and the logits, are split over it.
   """
-  model, prepare = evaluate.for_inference(step.make_model(config), mesh)
+  model, prepare = inference.for_inference(step.make_model(config), mesh)
 
   def infer(variables, batch):
-    return model.apply(variables, evaluate.scale_images(batch["images"]))
+    return model.apply(variables, models.scale_images(batch["images"]))
 
-  return evaluate.InferenceStep(
+  return inference.InferenceStep(
     prepare, jax.jit(infer, out_shardings=sharding.split(mesh))
   )
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from bit_jax import benchmarks
 from bit_jax.data import decode
 from bit_jax.errors import InputError
+from bit_jax.evaluate import robustness
 from tests import fakes
 from tests.data import tiny_tfds
 
@@ -86,7 +86,7 @@ def labels(benchmark):
 
 
 def test_real_labels_are_sets_and_images_without_any_do_not_count(data_dir):
-  got = benchmarks.load("real", wordnet_ids(), data_dir=data_dir)
+  got = robustness.load("real", wordnet_ids(), data_dir=data_dir)
   assert labels(got) == [[7], [3, 8], [999], [8]]
   assert (got.left_out, got.unmatched, got.assumed_order) == (2, (), False)
   assert got.multi_label
@@ -98,14 +98,14 @@ def test_real_labels_are_sets_and_images_without_any_do_not_count(data_dir):
   seven, eight = (wordnet_ids()[i] for i in (7, 8))
   assert got.members[seven].tolist() == [0]
   assert got.members[eight].tolist() == [1, 3]
-  part = benchmarks.load(
+  part = robustness.load(
     "real", wordnet_ids(), split="validation[:3]", data_dir=data_dir
   )
   assert (len(part), part.left_out) == (2, 1)
   assert part.fingerprint != got.fingerprint
   # Errors name the example of the set, not the number among those that count.
   with pytest.raises(InputError, match="imagenet2012_real .* example 2: noth"):
-    benchmarks.load(
+    robustness.load(
       "real", wordnet_ids(), data_dir=data_dir, border_px=8
     ).examples[1]
 
@@ -114,7 +114,7 @@ def test_classes_in_another_order_and_number(data_dir):
   # From the last to the first, without two of them.
   ids = wordnet_ids()
   names = [ids[i] for i in range(999, -1, -1) if i not in (3, 7)]
-  got = benchmarks.load("real", names, data_dir=data_dir)
+  got = robustness.load("real", names, data_dir=data_dir)
   assert labels(got) == [[991], [0], [991]]
   assert got.left_out == 3
   assert got.unmatched == (ids[3], ids[7])
@@ -131,7 +131,7 @@ def test_classes_in_another_order_and_number(data_dir):
 )
 def test_imagenet_v2_for_outputs_without_names(data_dir, name, shift):
   numbers = tuple(map(str, range(1000)))
-  got = benchmarks.load(name, numbers, data_dir=data_dir)
+  got = robustness.load(name, numbers, data_dir=data_dir)
   assert labels(got) == [[shift], [shift + 10], [shift + 20]]
   assert got.assumed_order
   assert got.left_out == 0
@@ -142,7 +142,7 @@ def test_a_folder_of_images_by_class(tmp_path):
   counts = {"fox": 2, "Tinca tinca": 1, "gnu": 3}
   root = write_images(tmp_path / "images", **counts)
   cache_dir = tmp_path / "cache"
-  got = benchmarks.load(f"folder:{root}", names, cache_dir=str(cache_dir))
+  got = robustness.load(f"folder:{root}", names, cache_dir=str(cache_dir))
   assert len(list(cache_dir.iterdir())) == 1
   # No image is held out.
   assert labels(got) == [[0], [1], [1]]
@@ -160,7 +160,7 @@ def test_a_label_map_allows_several_outputs(tmp_path):
   root = write_images(tmp_path / "images", dog=2, cat=1, fox=1)
   label_map = tmp_path / "map.json"
   label_map.write_text('{"dog": "pug; chow; pug", "cat": ["tabby"]}')
-  got = benchmarks.load(
+  got = robustness.load(
     f"folder:{root}", ("chow", "fox", "tabby", "pug"), label_map=str(label_map)
   )
   assert labels(got) == [[2], [0, 3], [0, 3]]
@@ -186,18 +186,18 @@ def test_objectnet_uses_its_own_mappings(tmp_path):
   root = objectnet(tmp_path)
   for path in (root, root / "images"):
     for names in (("rocker", "jersey"), ("0", "1")):
-      got = benchmarks.load(f"objectnet:{path}", names)
+      got = robustness.load(f"objectnet:{path}", names)
       assert labels(got) == [[0], [0], [1]]
       assert (got.left_out, got.unmatched) == (3, ("rake",))
       assert got.assumed_order == (names[0] == "0")
   label_map = tmp_path / "map.json"
   label_map.write_text('{"rake": "fox"}')
-  own = benchmarks.load(
+  own = robustness.load(
     f"objectnet:{root}", ("fox", "jersey"), label_map=str(label_map)
   )
   assert labels(own) == [[0], [0], [0]]
   with pytest.raises(InputError, match="has no splits, so no 'test'"):
-    benchmarks.load(f"objectnet:{root}", names, split="test")
+    robustness.load(f"objectnet:{root}", names, split="test")
 
 
 def test_the_red_border_of_objectnet_is_cut_off(tmp_path):
@@ -205,7 +205,7 @@ def test_the_red_border_of_objectnet_is_cut_off(tmp_path):
   names = ("rocker", "jersey")
 
   def second_image(benchmark, **options):
-    image = benchmarks.load(benchmark, names, **options).examples[1]["image"]
+    image = robustness.load(benchmark, names, **options).examples[1]["image"]
     return image if isinstance(image, np.ndarray) else decode.decode(image, "x")
 
   cut = second_image(f"objectnet:{root}")
@@ -223,14 +223,14 @@ def test_the_red_border_of_objectnet_is_cut_off(tmp_path):
 
 def test_the_fingerprint_follows_images_labels_and_border():
   source = fakes.array_source(3, 3, class_names=("a", "b", "c"))
-  got = benchmarks.relabel(source, ("a", "b", "c"))
+  got = robustness.relabel(source, ("a", "b", "c"))
   assert labels(got) == [[0], [1], [2]]
   assert (got.native_px, got.flip) == (32, False)
   other = fakes.array_source(3, 3, seed=1, class_names=source.class_names)
   others = [
-    benchmarks.relabel(source, ("a", "c", "b")),
-    benchmarks.relabel(source, got.class_names, border_px=1),
-    benchmarks.relabel(other, got.class_names),
+    robustness.relabel(source, ("a", "c", "b")),
+    robustness.relabel(source, got.class_names, border_px=1),
+    robustness.relabel(other, got.class_names),
   ]
   assert len({b.fingerprint for b in (got, *others)}) == 4
 
@@ -238,12 +238,12 @@ def test_the_fingerprint_follows_images_labels_and_border():
 def test_missing_labels_of_a_set_are_left_out():
   source = fakes.array_source(3, 3)
   source.examples.labels[1] = -1
-  got = benchmarks.relabel(source, source.class_names)
+  got = robustness.relabel(source, source.class_names)
   assert labels(got) == [[0], [2]]
   assert got.left_out == 1
   source.examples.labels[:] = -1
   with pytest.raises(InputError, match="none of its 3 images.*class 0, class"):
-    benchmarks.relabel(source, source.class_names)
+    robustness.relabel(source, source.class_names)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_bad_benchmarks(tmp_path, data_dir, benchmark, names, message):
   with pytest.raises(
     InputError, match=message.replace("PATH", str(tmp_path))
   ) as e:
-    benchmarks.load(
+    robustness.load(
       benchmark.replace("PATH", str(tmp_path)), names, data_dir=data_dir
     )
   assert "\n" not in str(e.value)

@@ -5,9 +5,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from bit_jax import evaluate, models
+from bit_jax import models
 from bit_jax.data import preprocess
 from bit_jax.errors import InputError
+from bit_jax.evaluate import inference, metrics
 from bit_jax.models import init
 from bit_jax.parallel import sharding
 from tests import fakes
@@ -44,7 +45,7 @@ def logits_of(params, source):
 
 
 def test_images_are_scaled_to_plus_minus_one():
-  scaled = evaluate.scale_images(np.array([0, 255, 51], np.uint8))
+  scaled = models.scale_images(np.array([0, 255, 51], np.uint8))
   np.testing.assert_allclose(scaled, [-1, 1, -0.6], atol=1e-6)
 
 
@@ -52,8 +53,8 @@ def test_images_are_scaled_to_plus_minus_one():
 def test_metrics_of_a_whole_split(params, mesh, batch_size):
   # 21 is no multiple of any batch size here.
   source = fakes.array_source(21, 7)
-  got = evaluate.evaluate(
-    evaluate.make_eval_step(make_config(7), mesh),
+  got = metrics.evaluate_split(
+    metrics.make_eval_step(make_config(7), mesh),
     {"params": params},
     source,
     PLAIN,
@@ -86,8 +87,8 @@ def test_multi_label_counts_any_right_first_guess(params, one_device):
     {"image": image, "label": label}
     for image, label in zip(source.examples.images, labels, strict=True)
   ]
-  got = evaluate.evaluate(
-    evaluate.make_eval_step(make_config(7, "sigmoid"), one_device),
+  got = metrics.evaluate_split(
+    metrics.make_eval_step(make_config(7, "sigmoid"), one_device),
     {"params": params},
     dataclasses.replace(source, examples=examples),
     PLAIN,
@@ -99,25 +100,25 @@ def test_multi_label_counts_any_right_first_guess(params, one_device):
 
 
 def test_short_splits_are_not_padded_to_a_large_batch(mesh):
-  assert evaluate.default_batch_size(10, mesh) == 12
-  assert evaluate.default_batch_size(100_000, mesh) == 256
+  assert inference.default_batch_size(10, mesh) == 12
+  assert inference.default_batch_size(100_000, mesh) == 256
 
 
 def test_the_same_model_shares_one_compiled_step(mesh, one_device):
-  step = evaluate.make_eval_step(make_config(7), mesh)
-  assert evaluate.make_eval_step(make_config(7), mesh) is step
-  assert evaluate.make_eval_step(make_config(7), one_device) is not step
-  assert evaluate.make_eval_step(make_config(7, "sigmoid"), mesh) is not step
+  step = metrics.make_eval_step(make_config(7), mesh)
+  assert metrics.make_eval_step(make_config(7), mesh) is step
+  assert metrics.make_eval_step(make_config(7), one_device) is not step
+  assert metrics.make_eval_step(make_config(7, "sigmoid"), mesh) is not step
 
 
 def test_weights_are_standardized_once_an_evaluation(params, mesh):
-  step, calls = evaluate.make_eval_step(make_config(7), mesh), []
+  step, calls = metrics.make_eval_step(make_config(7), mesh), []
 
   def prepare(variables):
     calls.append(variables)
     return step.prepare(variables)
 
-  evaluate.evaluate(
+  metrics.evaluate_split(
     dataclasses.replace(step, prepare=prepare),
     {"params": params},
     fakes.array_source(21, 7),
@@ -136,8 +137,8 @@ def test_weights_are_standardized_once_an_evaluation(params, mesh):
 def test_which_examples_are_right(params, mesh):
   source = fakes.array_source(21, 7)
   right = np.zeros(21, bool)
-  got = evaluate.evaluate(
-    evaluate.make_eval_step(make_config(7), mesh),
+  got = metrics.evaluate_split(
+    metrics.make_eval_step(make_config(7), mesh),
     {"params": params},
     source,
     PLAIN,
@@ -152,8 +153,8 @@ def test_which_examples_are_right(params, mesh):
 
 def test_batch_size_that_devices_cannot_share(params, mesh):
   with pytest.raises(InputError, match=r"config.eval.batch_size=6.*devices, 4"):
-    evaluate.evaluate(
-      evaluate.make_eval_step(make_config(7), mesh),
+    metrics.evaluate_split(
+      metrics.make_eval_step(make_config(7), mesh),
       {"params": params},
       fakes.array_source(21, 7),
       PLAIN,
@@ -165,8 +166,8 @@ def test_batch_size_that_devices_cannot_share(params, mesh):
 def test_fewer_than_five_classes(one_device):
   model = models.create("R14x0.25", num_classes=2)
   params = init.init_params(model, jax.random.key(0), 32)
-  got = evaluate.evaluate(
-    evaluate.make_eval_step(make_config(2), one_device),
+  got = metrics.evaluate_split(
+    metrics.make_eval_step(make_config(2), one_device),
     {"params": params},
     fakes.array_source(6, 2),
     PLAIN,

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax import feature_cache, weights
+from bit_jax import weights
 from bit_jax.data import preprocess
+from bit_jax.evaluate import feature_cache
 from tests import fakes
 
 PLAIN = preprocess.Preprocess("none", 32)

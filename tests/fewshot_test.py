@@ -5,9 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax import fewshot, models
+from bit_jax import models
 from bit_jax.data import preprocess
 from bit_jax.errors import InputError
+from bit_jax.evaluate import fewshot, inference
 from bit_jax.models import init
 from tests import fakes
 
@@ -53,7 +54,11 @@ def test_primal_and_dual_are_one_solution(monkeypatch):
 def network(one_device):
   model = models.create("R14x0.25", num_classes=4)
   params = init.init_params(model, jax.random.key(0), 32)
-  return fewshot.make_feature_step(model, one_device), {"params": params}, model
+  return (
+    inference.make_feature_step(model, one_device),
+    {"params": params},
+    model,
+  )
 
 
 PLAIN = preprocess.Preprocess("none", 32)
@@ -64,7 +69,7 @@ def test_features_come_in_order_without_padding(network, one_device):
   source = fakes.array_source(67, 4)
   prepare = functools.partial(step.prepare, variables)
   blocks = list(
-    fewshot.feature_rows(
+    inference.feature_rows(
       step, prepare, source, PLAIN, one_device, batch_size=32
     )
   )

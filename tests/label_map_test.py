@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bit_jax.errors import InputError
-from bit_jax.label_map import match_classes
+from bit_jax.evaluate.label_map import match_classes
 
 
 def match(own, outputs, label_map=""):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bit_jax import neighbours
+from bit_jax.evaluate import neighbours
 
 
 @pytest.mark.parametrize("within", [False, True])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from bit_jax import evaluate, models, optim, train
+from bit_jax import models, optim, train
 from bit_jax.models import paths
 from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
@@ -35,7 +35,7 @@ def reference_updates(config, state, batches):
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), step)
     images, targets = losses.mixup(
       rng,
-      evaluate.scale_images(np.asarray(batch["images"])),
+      models.scale_images(np.asarray(batch["images"])),
       jax.nn.one_hot(np.asarray(batch["labels"]), 4),
       r.mixup_alpha,
     )
@@ -104,7 +104,7 @@ def test_pmap_with_pmean_gives_the_same_update(mesh):
   rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), 0)
   images, targets = losses.mixup(
     rng,
-    evaluate.scale_images(np.asarray(batch["images"])),
+    models.scale_images(np.asarray(batch["images"])),
     jax.nn.one_hot(np.asarray(batch["labels"]), 4),
     0.3,
   )

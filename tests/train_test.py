@@ -8,18 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax import (
-  evaluate,
-  metrics_file,
-  resume,
-  stopping,
-  train,
-  watchdog,
-  weights,
-)
+from bit_jax import metrics_file, resume, stopping, train, watchdog, weights
 from bit_jax.data import pipeline
 from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError, StoppedError
+from bit_jax.evaluate import metrics
 from bit_jax.parallel import sharding
 from bit_jax.storage import checkpoint
 from configs import upstream
@@ -432,7 +425,7 @@ def test_a_signal_during_evaluation_saves_and_evaluates_again(
   arrays, tmp_path, monkeypatch
 ):
   config = make_config(**{"eval.every_steps": 2, "eval.batch_size": 4})
-  real = evaluate.make_eval_step
+  real = metrics.make_eval_step
 
   batches = []
 
@@ -448,7 +441,7 @@ def test_a_signal_during_evaluation_saves_and_evaluates_again(
     return dataclasses.replace(step, run=run)
 
   with monkeypatch.context() as patch:
-    patch.setattr(evaluate, "make_eval_step", make_eval_step)
+    patch.setattr(metrics, "make_eval_step", make_eval_step)
     with pytest.raises(StoppedError, match="after step 2, which is saved"):
       train.train_and_evaluate(config, tmp_path)
   assert len(batches) == 2  # Of six.

@@ -3,7 +3,8 @@ import types
 import numpy as np
 import pytest
 
-from bit_jax import fewshot, main, train, upkeep
+from bit_jax import main, train, upkeep
+from bit_jax.evaluate import fewshot
 
 PARAMS = {"root": {"kernel": 0}, "block1": {"kernel": 0}, "head": {"bias": 0}}
 

@@ -14,6 +14,7 @@ from bit_jax.models.resnet import (
   fold,
   non_default_options,
   parse_variant,
+  scale_images,
   spell_options,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
   "fold",
   "non_default_options",
   "parse_variant",
+  "scale_images",
   "spell_options",
 ]

@@ -323,3 +323,8 @@ def fold(
     for path, x in paths.flatten(params).items()
   }
   return model.clone(weight_standardization=False), paths.unflatten(flat)
+
+
+def scale_images(images: jax.Array) -> jax.Array:
+  """Maps uint8[N, H, W, 3] to float32 in [-1, 1]."""
+  return images.astype(jnp.float32) / 127.5 - 1.0

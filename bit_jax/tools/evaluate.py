@@ -5,9 +5,10 @@
 
 WEIGHTS is what `weights.load` takes: a work directory, a checkpoint, a file or
 the name of a release. Benchmarks are real, imagenet_v2[/CONFIG], objectnet:PATH
-and folder:PATH; see bit_jax/benchmarks.py. Classes are matched by name. Prints
-a line for each: the share of the images whose first guess, and one of whose
-first five, is right, how many images counted, and how many were left out.
+and folder:PATH; see bit_jax/evaluate/robustness.py. Classes are matched by
+name. Prints a line for each: the share of the images whose first guess, and one
+of whose first five, is right, how many images counted, and how many were left
+out.
 """
 
 import argparse
@@ -19,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import benchmarks, evaluate, models, weights
-from bit_jax.benchmarks import Benchmark
+from bit_jax import weights
 from bit_jax.data import class_names, datasets, preprocess
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError, exit_status, some
+from bit_jax.evaluate import inference, metrics, robustness
+from bit_jax.evaluate.robustness import Benchmark
 from bit_jax.parallel import sharding
 from bit_jax.storage import cache
 
@@ -65,7 +67,7 @@ def run(
     loaded: of `weights.load`.
     benchmark: relabelled for them.
     prepare: how images are prepared.
-    batch_size: global; 0: `evaluate.default_batch_size`.
+    batch_size: global; 0: `inference.default_batch_size`.
     per_class: add the accuracy on each class of the set. An image with several
       labels counts for each.
 
@@ -77,17 +79,15 @@ def run(
   Raises:
     InputError: an image cannot be decoded, or devices cannot share a batch.
   """
-  model: Any = models.create(
-    loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
-  )
+  model, variables = inference.network(loaded)
   mesh = sharding.make_mesh()
   if batch_size:
     sharding.check_batch_size(batch_size, mesh, "--batch_size")
   right = np.zeros(len(benchmark), bool)
-  metrics = evaluate.evaluate(
+  values = metrics.evaluate_split(
     # Of a benchmark's labels, no loss has a meaning.
-    evaluate.make_step(model, "softmax", mesh),
-    {"params": loaded.params, "batch_stats": loaded.batch_stats},
+    metrics.make_step(model, "softmax", mesh),
+    variables,
     benchmark,
     prepare,
     batch_size=batch_size,
@@ -95,7 +95,7 @@ def run(
     right=right,
   )
   keys = ("accuracy", "top5_accuracy", "examples")
-  result: dict[str, Any] = {key: metrics[key] for key in keys}
+  result: dict[str, Any] = {key: values[key] for key in keys}
   for key in ("left_out", "unmatched", "assumed_order"):
     result[key] = getattr(benchmark, key)
   result["preprocess"] = dataclasses.asdict(prepare)
@@ -151,7 +151,7 @@ def _evaluate_all(args: argparse.Namespace) -> None:
   opened: dict[str, Benchmark] = {}
   # All of them before the first is evaluated, which may take long.
   for name in filter(None, map(str.strip, args.benchmark.split(","))):
-    opened[name] = benchmarks.load(
+    opened[name] = robustness.load(
       name,
       names,
       split=args.split,
@@ -161,7 +161,7 @@ def _evaluate_all(args: argparse.Namespace) -> None:
     )
   if args.dataset:
     source = datasets.load(args.dataset, args.split or "test", **where)
-    opened[source.name] = benchmarks.relabel(
+    opened[source.name] = robustness.relabel(
       source,
       names,
       label_map=args.label_map,

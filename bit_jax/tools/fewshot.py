@@ -3,21 +3,21 @@
   python -m bit_jax.tools.fewshot WEIGHTS --dataset=cifar10 --data_dir=DIR
 
 WEIGHTS is what `weights.load` takes: a work directory, a checkpoint, a file or
-the name of a release. Prints one line a number of shots; see bit_jax/fewshot.py
-for what is computed.
+the name of a release. Prints one line a number of shots; see
+bit_jax/evaluate/fewshot.py for what is computed.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from bit_jax import feature_cache, fewshot, models, weights
+from bit_jax import weights
 from bit_jax.data import run_data
 from bit_jax.errors import exit_status
+from bit_jax.evaluate import feature_cache, fewshot, inference
 from bit_jax.parallel import sharding
 from bit_jax.storage import cache
 
@@ -56,13 +56,10 @@ def run(
   """
   loaded = weights.load(path)
   probe = run_data.load_probes(dataset, data_dir)[dataset]
-  model: Any = models.create(
-    loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
-  )
+  model, variables = inference.network(loaded)
   mesh = sharding.make_mesh()
-  variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
   return fewshot.evaluate_few_shot(
-    fewshot.make_feature_step(model, mesh),
+    inference.make_feature_step(model, mesh),
     variables,
     probe.train,
     probe.test,

@@ -49,18 +49,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from bit_jax import (
-  evaluate,
-  feature_cache,
-  fewshot,
-  models,
-  neighbours,
-  weights,
-)
+from bit_jax import weights
 from bit_jax.data import datasets
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Examples, Source
 from bit_jax.errors import InputError, exit_status
+from bit_jax.evaluate import (
+  feature_cache,
+  inference,
+  neighbours,
+)
 from bit_jax.parallel import sharding
 from bit_jax.storage import cache
 from bit_jax.tools import duplicates_page
@@ -107,15 +105,12 @@ def _search(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns what `neighbours.search` does, of two sources."""
   mesh = sharding.make_mesh()
-  model: Any = models.create(
-    loaded.variant, num_classes=loaded.num_classes, **loaded.model_options
-  )
-  step = fewshot.make_feature_step(model, mesh)
-  variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
+  model, variables = inference.network(loaded)
+  step = inference.make_feature_step(model, mesh)
   prepare = functools.cache(lambda: step.prepare(variables))
   kept = feature_cache.of(loaded, mesh) if keep else None
   # One size for both: one compiled step, and equal pixels give equal features.
-  batch_size = evaluate.default_batch_size(max(len(query), len(index)), mesh)
+  batch_size = inference.default_batch_size(max(len(query), len(index)), mesh)
   shape = batch_size, loaded.params["head"]["kernel"].shape[0]
 
   def features(source):
@@ -124,7 +119,7 @@ def _search(
       examples=_Images(source.examples),
       multi_label=False,
     )
-    rows = fewshot.feature_rows(
+    rows = inference.feature_rows(
       *(step, prepare, images, preprocess, mesh),
       batch_size=batch_size,
       cache=kept,

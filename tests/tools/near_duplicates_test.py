@@ -237,7 +237,7 @@ def test_the_same_search_again_computes_nothing(
   assert not kept.exists()
   first = search_photos()
   assert len(list(kept.iterdir())) == 2
-  monkeypatch.setattr(near_duplicates.fewshot, "pipeline", None)
+  monkeypatch.setattr(near_duplicates.inference, "pipeline", None)
   assert search_photos() == first == without
 
 

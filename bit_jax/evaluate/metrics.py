@@ -1,6 +1,5 @@
 """Exact metrics over a whole split, on any number of devices and hosts."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,47 +13,13 @@ from bit_jax import models
 from bit_jax.data import pipeline
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
+from bit_jax.evaluate import inference
 from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
 from bit_jax.recipe.resolve import Config
 
 
-def scale_images(images: jax.Array) -> jax.Array:
-  """Maps uint8[N, H, W, 3] to float32 in [-1, 1]."""
-  return images.astype(jnp.float32) / 127.5 - 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class InferenceStep:
-  """A function of a network that is applied but not trained, and a batch.
-
-  Attributes:
-    prepare: makes of the network's variables {"params": ..., "batch_stats":
-      ...} what `run` takes: every device holds it whole. Once an evaluation,
-      not once a batch.
-    run: jitted, (what `prepare` returned, batch) -> outputs.
-  """
-
-  prepare: Callable[[Any], Any]
-  run: Callable[[Any, pipeline.Batch], Any]
-
-
-@functools.lru_cache(maxsize=16)
-def for_inference(model: Any, mesh: Mesh) -> tuple[Any, Callable[[Any], Any]]:
-  """Returns the network to apply, and `InferenceStep.prepare` for it.
-
-  Weights are standardized when they are prepared, not with each batch.
-  """
-
-  @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-  def fold(variables):
-    return {**variables, "params": models.fold(model, variables["params"])[1]}
-
-  applied, _ = models.fold(model, {})
-  return applied, lambda v: fold(sharding.to_devices(v, mesh))
-
-
-def make_eval_step(config: Config, mesh: Mesh) -> InferenceStep:
+def make_eval_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
   """Builds the evaluation step of a run.
 
   Args:
@@ -72,7 +37,7 @@ def make_eval_step(config: Config, mesh: Mesh) -> InferenceStep:
 
 
 @functools.lru_cache(maxsize=16)
-def make_step(model: Any, loss: str, mesh: Mesh) -> InferenceStep:
+def make_step(model: Any, loss: str, mesh: Mesh) -> inference.InferenceStep:
   """Builds the step that counts right guesses.
 
   Args:
@@ -87,10 +52,10 @@ def make_step(model: Any, loss: str, mesh: Mesh) -> InferenceStep:
     example whose first guess is right.
   """
   top = min(5, model.num_classes)
-  model, prepare = for_inference(model, mesh)
+  model, prepare = inference.for_inference(model, mesh)
 
   def step(variables, batch):
-    logits: Any = model.apply(variables, scale_images(batch["images"]))
+    logits: Any = model.apply(variables, models.scale_images(batch["images"]))
     targets = losses.dense_targets(batch["labels"], logits.shape[-1])
     mask = batch["mask"]
     # A multi-label example counts as right if its first guess is among them.
@@ -105,18 +70,13 @@ def make_step(model: Any, loss: str, mesh: Mesh) -> InferenceStep:
       "right": hits[:, 0],
     }
 
-  return InferenceStep(
+  return inference.InferenceStep(
     prepare, jax.jit(step, out_shardings=sharding.replicated(mesh))
   )
 
 
-def default_batch_size(num_examples: int, mesh: Mesh) -> int:
-  """Returns at most 64 rows a device, fewer where the split is short."""
-  return mesh.size * min(64, -(-num_examples // mesh.size))
-
-
-def evaluate(
-  eval_step: InferenceStep,
+def evaluate_split(
+  eval_step: inference.InferenceStep,
   variables: Any,
   source: Source,
   preprocess: Preprocess,
@@ -144,7 +104,7 @@ def evaluate(
     `loss` (mean), `accuracy` and `top5_accuracy` (0 to 1; the latter counts
     the top min(5, classes) guesses) and `examples`.
   """
-  batch_size = batch_size or default_batch_size(len(source), mesh)
+  batch_size = batch_size or inference.default_batch_size(len(source), mesh)
   sharding.check_batch_size(batch_size, mesh, "config.eval.batch_size")
   totals = dict.fromkeys(("count", "loss", "correct", "correct_top5"), 0.0)
   variables, in_flight = eval_step.prepare(variables), []

@@ -6,20 +6,17 @@ evaluators/fewshot_lsr.py does it.
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import evaluate, feature_cache
-from bit_jax.data import pipeline, subset
+from bit_jax.data import subset
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
-from bit_jax.feature_cache import FeatureCache
-from bit_jax.parallel import sharding
+from bit_jax.evaluate import inference
+from bit_jax.evaluate.feature_cache import FeatureCache
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3
@@ -81,70 +78,8 @@ def default_preprocess(source: Source, crop_px: int = 224) -> Preprocess:
   return Preprocess("square_central", crop_px, round(crop_px * 8 / 7))
 
 
-@functools.lru_cache(maxsize=8)
-def make_feature_step(model: Any, mesh: Mesh) -> evaluate.InferenceStep:
-  """Builds the step whose outputs are (float32[B, D] features, labels)."""
-  model, prepare = evaluate.for_inference(model, mesh)
-
-  def step(variables, batch):
-    images = evaluate.scale_images(batch["images"])
-    _, features = model.apply(variables, images, return_features=True)
-    return features["pre_logits"], batch["labels"]
-
-  return evaluate.InferenceStep(
-    prepare, jax.jit(step, out_shardings=sharding.replicated(mesh))
-  )
-
-
-def feature_rows(
-  feature_step: evaluate.InferenceStep,
-  prepare: Callable[[], Any],
-  source: Source,
-  preprocess: Preprocess,
-  mesh: Mesh,
-  *,
-  batch_size: int,
-  cache: FeatureCache | None = None,
-) -> Iterator[np.ndarray]:
-  """Gives the features and labels of a source in order, batch by batch.
-
-  Args:
-    feature_step: of `make_feature_step`.
-    prepare: returns what its `prepare` does; called if there is something to be
-      computed.
-    source: the images.
-    preprocess: of them, a deterministic one.
-    mesh: what batches are split over.
-    batch_size: rows of a batch.
-    cache: where features are kept; None: nowhere.
-
-  Returns:
-    An iterator of arrays of `feature_cache.row_dtype` [batch_size], the last
-    one with what is left.
-  """
-
-  def compute():
-    prepared, left = prepare(), len(source)
-    with pipeline.eval_batches(
-      source, preprocess, batch_size=batch_size, mesh=mesh
-    ) as batches:
-      computed = (feature_step.run(prepared, batch) for batch in batches)
-      # While one batch is read, the next one is computed.
-      ahead = itertools.pairwise(itertools.chain(computed, [None]))
-      for outputs, _ in ahead:
-        features, labels = map(np.asarray, outputs)
-        rows = np.empty(len(labels), feature_cache.row_dtype(features.shape[1]))
-        rows["features"], rows["label"] = features, labels
-        yield rows[:left]
-        left -= len(rows)
-
-  if cache is None:
-    return compute()
-  return cache.rows(source, preprocess, batch_size, compute)
-
-
 def evaluate_few_shot(
-  feature_step: evaluate.InferenceStep,
+  feature_step: inference.InferenceStep,
   variables: Any,
   train: Source,
   test: Source,
@@ -187,10 +122,10 @@ def evaluate_few_shot(
   pool = subset.take(train, used, f"{train.name}, few-shot")
   prepare = functools.cache(lambda: feature_step.prepare(variables))
   # One size for both: one compiled step.
-  size = evaluate.default_batch_size(max(len(pool), len(test)), mesh)
+  size = inference.default_batch_size(max(len(pool), len(test)), mesh)
 
   def compute(source):
-    rows = feature_rows(
+    rows = inference.feature_rows(
       *(feature_step, prepare, source, preprocess, mesh),
       batch_size=size,
       cache=cache,

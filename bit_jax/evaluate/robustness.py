@@ -3,7 +3,7 @@
 A set whose classes are not the classifier's, or with several right answers for
 an image, becomes a multi-label source: the label of an example is the list of
 the classifier's outputs that count as right, and examples without any are left
-out. `evaluate.evaluate` counts the hits; its loss means nothing then. All
+out. `metrics.evaluate_split` counts the hits; its loss means nothing then. All
 outputs compete, also those of classes that do not occur in the set.
 """
 
@@ -21,7 +21,7 @@ from bit_jax.data import datasets, decode
 from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError, some
-from bit_jax.label_map import match_classes
+from bit_jax.evaluate.label_map import match_classes
 
 # TFDS name, feature of the label, split.
 _TFDS = {

@@ -1,0 +1,1 @@
+"""Uses of networks that are not trained here."""
