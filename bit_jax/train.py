@@ -11,7 +11,7 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import resume, run_config, stopping, watchdog, weights, writer
+from bit_jax import resume, run_config, stopping, watchdog, weights
 from bit_jax.data import pipeline, run_data
 from bit_jax.parallel import hosts, sharding
 from bit_jax.recipe import check, resolve
@@ -19,6 +19,7 @@ from bit_jax.recipe.resolve import Config
 from bit_jax.step import TrainState, make_abstract_state, make_update_step
 from bit_jax.storage import digest, remote
 from bit_jax.upkeep import Upkeep
+from bit_jax.writers import writer
 
 
 class _Waits:
@@ -31,12 +32,12 @@ class _Waits:
 
   def __iter__(self) -> Iterator[pipeline.Batch]:
     while True:
-      start = time.monotonic()
+      since = time.monotonic()
       try:
         batch = next(self._batches)
       except StopIteration:
         return
-      self._waited_secs += time.monotonic() - start
+      self._waited_secs += time.monotonic() - since
       yield batch
 
   def fraction(self) -> float:

@@ -14,12 +14,12 @@ from bit_jax import run_config, stopping, watchdog
 from bit_jax.data import run_data
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.evaluate import fewshot, inference, metrics
-from bit_jax.metric_writer import MetricWriter
 from bit_jax.models import paths
 from bit_jax.recipe import resolve
 from bit_jax.recipe.resolve import Config
 from bit_jax.step import TrainState, make_model
 from bit_jax.storage import checkpoint
+from bit_jax.writers.base import MetricWriter
 
 
 def _check_finite(

@@ -34,9 +34,9 @@ from typing import Any
 
 import numpy as np
 
-from bit_jax import metrics_file
 from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import checkpoint
+from bit_jax.writers import metrics_file
 
 # More than the kills of a fast machine get through.
 TOTAL_STEPS = 160

@@ -21,11 +21,12 @@ import statistics
 import sys
 import time
 
-from bit_jax import metrics_file, train
+from bit_jax import train
 from bit_jax.data.sets import digits, glyphs
 from bit_jax.errors import exit_status
 from bit_jax.storage import cache
 from bit_jax.tools import report
+from bit_jax.writers import metrics_file
 from configs import downstream, upstream
 
 MODEL = "R14x0.25"

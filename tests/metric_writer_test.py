@@ -1,7 +1,7 @@
 import pytest
 
 from bit_jax.errors import InputError, StoppedError
-from bit_jax.metric_writer import MetricWriter
+from bit_jax.writers.base import MetricWriter
 
 
 def test_metric_writer_accepts_and_ignores_everything():

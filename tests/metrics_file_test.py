@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from bit_jax import errors, metrics_file
+from bit_jax import errors
+from bit_jax.writers import metrics_file
 
 
 def test_truncate_after_keeps_lines_up_to_the_step_as_they_are(tmp_path):

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bit_jax import metrics_file, weights
+from bit_jax import weights
 from bit_jax.storage import checkpoint
+from bit_jax.writers import metrics_file
 from tests import processes
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import termios
 import jax.numpy as jnp
 import numpy as np
 
-from bit_jax.progress import ProgressWriter
+from bit_jax.writers.progress import ProgressWriter
 
 
 class _Clock:

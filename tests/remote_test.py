@@ -26,13 +26,14 @@ from fsspec.implementations import memory
 from fsspec.registry import _registry
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from bit_jax import metrics_file, run_config, weights, writer
+from bit_jax import run_config, weights
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.parallel import sharding
 from bit_jax.recipe import resolve
 from bit_jax.storage import checkpoint, files, remote
 from bit_jax.weights import array_files, param_shapes
+from bit_jax.writers import metrics_file, writer
 from configs import downstream
 
 RUN = epath.Path("gs://bucket/runs/a")

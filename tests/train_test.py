@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax import metrics_file, resume, stopping, train, watchdog, weights
+from bit_jax import resume, stopping, train, watchdog, weights
 from bit_jax.data import pipeline
 from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.evaluate import metrics
 from bit_jax.parallel import sharding
 from bit_jax.storage import checkpoint
+from bit_jax.writers import metrics_file
 from configs import upstream
 from tests import fakes
 from tests.fakes import make_config, resolved

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from bit_jax import writer
-from bit_jax.metric_writer import MetricWriter
+from bit_jax.writers import writer
+from bit_jax.writers.base import MetricWriter
 
 
 def _lines(path):

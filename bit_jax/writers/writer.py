@@ -17,10 +17,10 @@ from typing import Any, SupportsFloat
 
 from etils import epath
 
-from bit_jax.metric_writer import MetricWriter
-from bit_jax.metrics_file import METRICS_FILE, truncate_after
-from bit_jax.progress import ProgressWriter
 from bit_jax.storage import remote
+from bit_jax.writers.base import MetricWriter
+from bit_jax.writers.metrics_file import METRICS_FILE, truncate_after
+from bit_jax.writers.progress import ProgressWriter
 
 
 class JsonlWriter(MetricWriter):

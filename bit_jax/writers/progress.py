@@ -10,7 +10,7 @@ from typing import SupportsFloat, TextIO
 
 import tqdm
 
-from bit_jax.metric_writer import MetricWriter
+from bit_jax.writers.base import MetricWriter
 
 # Between two signs of life, where metrics are written less often.
 _BAR_SECS, _LINE_SECS = 1.0, 60.0
