@@ -12,9 +12,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bit_jax import aot, step
+from bit_jax import aot
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.resolve import Config, DataFacts
+from bit_jax.run import step
 
 # `pipeline` keeps two batches on the devices, and makes a third, while a step
 # has its own.

@@ -11,14 +11,15 @@ from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import resume, run_config, stopping, watchdog, weights
-from bit_jax.data import pipeline, run_data
+from bit_jax import weights
+from bit_jax.data import pipeline
 from bit_jax.parallel import hosts, sharding
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.resolve import Config
-from bit_jax.step import TrainState, make_abstract_state, make_update_step
+from bit_jax.run import sources, start, stopping, watchdog, workdir_files
+from bit_jax.run.step import TrainState, make_abstract_state, make_update_step
+from bit_jax.run.upkeep import Upkeep
 from bit_jax.storage import digest, remote
-from bit_jax.upkeep import Upkeep
 from bit_jax.writers import writer
 
 
@@ -69,10 +70,10 @@ def _first_state(
   say: Callable[[str], None],
 ) -> tuple[int, TrainState]:
   """Returns the step and the state to go on from: the newest saved, or new."""
-  if not resume.saved_steps(folder):
-    return 0, resume.start_anew(config, mesh)
-  with resume.open_checkpoints(folder, config) as checkpointer:
-    return resume.restore_newest(checkpointer, folder, config, mesh, say)
+  if not start.saved_steps(folder):
+    return 0, start.start_anew(config, mesh)
+  with start.open_checkpoints(folder, config) as checkpointer:
+    return start.restore_newest(checkpointer, folder, config, mesh, say)
 
 
 def _write_weights(
@@ -123,20 +124,20 @@ def train_and_evaluate(
   mesh = sharding.make_mesh()
   check.check(config, mesh)
 
-  data = run_data.load(
-    config.data, seed=config.seed, held_out=run_config.read_held_out(workdir)
+  data = sources.load(
+    config.data, seed=config.seed, held_out=workdir_files.read_held_out(workdir)
   )
-  probes = run_data.load_probes(config.eval.fewshot, config.data.dir)
-  config = resolve.resolve(config, run_data.facts(data))
-  data, probes = run_data.hold(data, probes, config)
+  probes = sources.load_probes(config.eval.fewshot, config.data.dir)
+  config = resolve.resolve(config, sources.facts(data))
+  data, probes = sources.hold(data, probes, config)
   total_steps = config.resolved.total_steps
-  run_config.check_unchanged(workdir, config)
-  finished = run_config.read_result(workdir)
+  workdir_files.check_unchanged(workdir, config)
+  finished = workdir_files.read_result(workdir)
   if finished and finished["step"] == total_steps:
-    say(f"{workdir} is finished: {run_config.summary(finished)}")
+    say(f"{workdir} is finished: {workdir_files.summary(finished)}")
     return finished
-  hosts.check_same(run_config.comparable(config))
-  say(run_config.describe(config, data, mesh))
+  hosts.check_same(workdir_files.comparable(config))
+  say(workdir_files.describe(config, data, mesh))
   data_secs = time.monotonic() - started
 
   with contextlib.ExitStack() as stack:
@@ -154,7 +155,7 @@ def train_and_evaluate(
     folder = workdir / "checkpoints"
     start_step, state = _first_state(config, folder, mesh, say)
     update_step = make_update_step(config, mesh)
-    run_config.claim(workdir, config, data.held_out, write=is_lead)
+    workdir_files.claim(workdir, config, data.held_out, write=is_lead)
     hosts.check_workdir(workdir)
     upkeep = Upkeep(
       config=config,
@@ -162,7 +163,7 @@ def train_and_evaluate(
       mesh=mesh,
       data=data,
       probes=probes,
-      checkpointer=stack.enter_context(resume.open_checkpoints(folder, config)),
+      checkpointer=stack.enter_context(start.open_checkpoints(folder, config)),
       metrics_writer=stack.enter_context(
         writer.create(
           workdir,
@@ -182,7 +183,7 @@ def train_and_evaluate(
         state.params, include_stats=False
       )
       (workdir / "parameters.txt").write_text(overview + "\n")
-      say(run_config.describe_params(state.params))
+      say(workdir_files.describe_params(state.params))
     state_secs = time.monotonic() - started - data_secs
     batches = stack.enter_context(
       pipeline.train_batches(
@@ -247,6 +248,6 @@ def train_and_evaluate(
 
   _write_weights(workdir, state, upkeep)
   if is_lead:
-    run_config.write_result(workdir, result)
-  say(f"{workdir}: {run_config.summary(result)}")
+    workdir_files.write_result(workdir, result)
+  say(f"{workdir}: {workdir_files.summary(result)}")
   return result

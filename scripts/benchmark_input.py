@@ -12,12 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax.data import pipeline, run_data
+from bit_jax.data import pipeline
 from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError, one_line
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.resolve import Config, DataFacts
+from bit_jax.run import sources
 from scripts import benchmark_peers as peers
 from scripts import benchmark_steps as steps
 from scripts.benchmark_flags import Case
@@ -157,7 +158,7 @@ def run(
   with contextlib.ExitStack() as stack:
     if any(item.startswith("data.") for item in case.overrides):
       data = f"config.data.name={config.data.name}"
-      source = run_data.load(config.data, seed=config.seed).train
+      source = sources.load(config.data, seed=config.seed).train
     else:
       path = stack.enter_context(photo_folder(num_images))
       data = f"{num_images} photos made of noise"

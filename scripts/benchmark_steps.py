@@ -13,12 +13,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import aot, main, models, step
+from bit_jax import aot, main, models
 from bit_jax.errors import InputError
 from bit_jax.evaluate import inference
 from bit_jax.parallel import sharding
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.resolve import Config, DataFacts
+from bit_jax.run import step
 from scripts import benchmark_mfu as mfu
 from scripts.benchmark_flags import Case
 

@@ -30,9 +30,10 @@ from typing import Any
 import ml_collections
 
 from bit_jax import main as command
-from bit_jax import run_config, study, train
+from bit_jax import study, train
 from bit_jax.data.sets import tfds_folders
 from bit_jax.errors import InputError, UsageError, exit_status
+from bit_jax.run import workdir_files
 from bit_jax.storage import cache, checkpoint, files
 from bit_jax.tools import page
 from bit_jax.writers import metrics_file
@@ -74,13 +75,13 @@ def is_finished(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> bool:
   """Tells whether a run of the same rules is finished, without its data."""
-  stored = workdir / run_config.CONFIG
-  if not stored.exists() or run_config.read_result(workdir) is None:
+  stored = workdir / workdir_files.CONFIG
+  if not stored.exists() or workdir_files.read_result(workdir) is None:
     return False
   old, new = json.loads(stored.read_text()), json.loads(config.to_json())
   if any(old["data"][key] != new["data"][key] for key in ("name", "dir")):
     return False  # What is there now is compared with the data at hand.
-  changed = run_config.differences(old, new)
+  changed = workdir_files.differences(old, new)
   return all(line.startswith("resolved.") for line in changed)
 
 
@@ -112,7 +113,7 @@ def read_results(
   runs: Sequence[study.Run], workdir: pathlib.Path
 ) -> dict[str, dict[str, Any]]:
   """Returns result.json of the finished runs by name."""
-  found = {r.name: run_config.read_result(workdir / r.name) for r in runs}
+  found = {r.name: workdir_files.read_result(workdir / r.name) for r in runs}
   return {name: result for name, result in found.items() if result}
 
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bit_jax import aot, step
+from bit_jax import aot
 from bit_jax.parallel import sharding
 from bit_jax.recipe import resolve
 from bit_jax.recipe.resolve import DataFacts
+from bit_jax.run import step
 from tests import fakes
 
 MIB = 2**20
@@ -109,7 +110,7 @@ def test_a_compiler_that_refuses(message, wanted, says, mesh):
   lowered.lower.return_value.compile.side_effect = jax.errors.JaxRuntimeError(
     message
   )
-  with mock.patch("bit_jax.step.make_update_step", return_value=lowered):
+  with mock.patch("bit_jax.run.step.make_update_step", return_value=lowered):
     needs = aot.compile_step(config, mesh)
   assert needs.argument_bytes == aot.argument_bytes(config, mesh)
   assert needs.temp_bytes == wanted
@@ -123,7 +124,7 @@ def test_other_errors_of_the_compiler_are_not_hidden(mesh):
     "INTERNAL: a bug"
   )
   with (
-    mock.patch("bit_jax.step.make_update_step", return_value=lowered),
+    mock.patch("bit_jax.run.step.make_update_step", return_value=lowered),
     pytest.raises(jax.errors.JaxRuntimeError, match="a bug"),
   ):
     aot.compile_step(config, mesh)

@@ -3,9 +3,9 @@ import pathlib
 
 import pytest
 
-from bit_jax import optim
 from bit_jax.errors import InputError
 from bit_jax.recipe import hyperrule
+from bit_jax.run import optim
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parent / "goldens" / "hyperrule.json").read_text()

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bit_jax import optim
 from bit_jax.errors import InputError
+from bit_jax.run import optim
 
 
 def params():

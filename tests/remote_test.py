@@ -26,11 +26,12 @@ from fsspec.implementations import memory
 from fsspec.registry import _registry
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from bit_jax import run_config, weights
+from bit_jax import weights
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.parallel import sharding
 from bit_jax.recipe import resolve
+from bit_jax.run import workdir_files
 from bit_jax.storage import checkpoint, files, remote
 from bit_jax.weights import array_files, param_shapes
 from bit_jax.writers import metrics_file, writer
@@ -409,22 +410,22 @@ def test_a_run_claims_its_work_directory(bucket):
   config = resolve.resolve(
     downstream.get_config(), resolve.DataFacts(40, 4, (32, 32))
   )
-  run_config.check_unchanged(RUN, config)
-  assert run_config.read_result(RUN) is None
-  run_config.claim(RUN, config, ["a.jpg"], write=True)
-  run_config.check_unchanged(RUN, config)
-  assert run_config.read_held_out(RUN) == ["a.jpg"]
-  run_config.write_result(RUN, {"step": 3})
-  assert run_config.read_result(RUN) == {"step": 3}
+  workdir_files.check_unchanged(RUN, config)
+  assert workdir_files.read_result(RUN) is None
+  workdir_files.claim(RUN, config, ["a.jpg"], write=True)
+  workdir_files.check_unchanged(RUN, config)
+  assert workdir_files.read_held_out(RUN) == ["a.jpg"]
+  workdir_files.write_result(RUN, {"step": 3})
+  assert workdir_files.read_result(RUN) == {"step": 3}
   assert names(bucket) == ["config.json", "held_out.json", "result.json"]
   config.seed += 1
   with pytest.raises(InputError, match=f"{RUN} belongs to a run with another"):
-    run_config.check_unchanged(RUN, config)
+    workdir_files.check_unchanged(RUN, config)
   bucket.error = HttpError("no access")
   with pytest.raises(
     InputError, match=f"--workdir={RUN} cannot be used: no access"
   ):
-    run_config.claim(RUN, config, (), write=True)
+    workdir_files.claim(RUN, config, (), write=True)
 
 
 def test_weights_come_back(bucket, tmp_path):

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from bit_jax import resume, weights
+from bit_jax import weights
 from bit_jax.errors import InputError
 from bit_jax.models import paths
+from bit_jax.run import start
 from bit_jax.weights import param_shapes
 
 
@@ -20,27 +21,27 @@ def test_weights_of_a_network_with_other_options():
     {}, {}, "R14x0.25", model_options={"weight_standardization": False}
   )
   standard = {"norm": "gn", "weight_standardization": True, "variant": "R50x1"}
-  resume.check_options(weights.Weights({}, {}, "R14x0.25"), standard)
-  resume.check_options(plain, standard | {"weight_standardization": False})
+  start.check_options(weights.Weights({}, {}, "R14x0.25"), standard)
+  start.check_options(plain, standard | {"weight_standardization": False})
   with pytest.raises(
     InputError,
     match="with weight_standardization=False, but config.model has "
     "weight_standardization=True$",
   ):
-    resume.check_options(plain, standard)
+    start.check_options(plain, standard)
   with pytest.raises(
     InputError,
     match="with norm='gn', weight_standardization=False, but config.model has "
     "norm='bn', weight_standardization=True$",
   ):
-    resume.check_options(plain, standard | {"norm": "bn"})
+    start.check_options(plain, standard | {"norm": "bn"})
 
 
 def test_head_is_reset_or_kept():
   loaded = weights.Weights(small_params(3, seed=1), {}, "R14x0.25")
   fresh = small_params(3, seed=2)
-  reset = resume.with_head(loaded, fresh, keep=False)
-  kept = resume.with_head(loaded, fresh, keep=True)
+  reset = start.with_head(loaded, fresh, keep=False)
+  kept = start.with_head(loaded, fresh, keep=True)
   for key in ("kernel", "bias"):
     np.testing.assert_array_equal(reset["head"][key], fresh["head"][key])
     np.testing.assert_array_equal(kept["head"][key], loaded.params["head"][key])
@@ -50,21 +51,21 @@ def test_head_is_reset_or_kept():
       loaded.params["block4"]["unit01"]["conv2"]["kernel"],
     )
   other_classes = small_params(4)
-  assert resume.with_head(loaded, other_classes, keep=False)
+  assert start.with_head(loaded, other_classes, keep=False)
   with pytest.raises(InputError, match="3 classes.*head/"):
-    resume.with_head(loaded, other_classes, keep=True)
+    start.with_head(loaded, other_classes, keep=True)
 
 
 def test_weights_without_a_head_get_one():
   loaded = weights.Weights(small_params(0), {}, "R14x0.25")
-  merged = resume.with_head(loaded, small_params(3), keep=False)
+  merged = start.with_head(loaded, small_params(3), keep=False)
   assert merged["head"]["bias"].shape == (3,)
   with pytest.raises(InputError, match="0 classes.*head/"):
-    resume.with_head(loaded, small_params(3), keep=True)
+    start.with_head(loaded, small_params(3), keep=True)
 
 
 def test_weights_of_another_variant():
   loaded = weights.Weights(small_params(), {}, "R14x0.25")
   shapes = param_shapes.abstract_params("R14x0.5", 3)
   with pytest.raises(InputError, match="R14x0.25 with 3 classes"):
-    resume.with_head(loaded, paths.unflatten(shapes), keep=False)
+    start.with_head(loaded, paths.unflatten(shapes), keep=False)

@@ -4,10 +4,10 @@ import jax
 import pytest
 from etils import epath
 
-from bit_jax import run_config
-from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError
 from bit_jax.recipe import resolve
+from bit_jax.run import workdir_files
+from bit_jax.run.sources import RunData
 from configs import common, downstream
 from tests import fakes
 
@@ -21,8 +21,8 @@ def make(**overrides):
 
 
 def claim(workdir, config, held_out=()):
-  run_config.check_unchanged(epath.Path(workdir), config)
-  run_config.claim(epath.Path(workdir), config, held_out, write=True)
+  workdir_files.check_unchanged(epath.Path(workdir), config)
+  workdir_files.claim(epath.Path(workdir), config, held_out, write=True)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_hosts_compare_data_but_not_where_it_is():
   here, there, other = make(), make(), make()
   there.data.name = "folder:/mnt/photos"
   other.resolved.data_fingerprint = "xyz"
-  text = run_config.comparable(here)
-  assert run_config.comparable(there) == text
-  assert run_config.comparable(other) != text
+  text = workdir_files.comparable(here)
+  assert workdir_files.comparable(there) == text
+  assert workdir_files.comparable(other) != text
 
 
 def test_changed_data_is_refused(tmp_path):
@@ -83,9 +83,9 @@ def test_changed_data_is_refused(tmp_path):
 
 def test_held_out_files_are_remembered(tmp_path):
   workdir = epath.Path(tmp_path)
-  assert run_config.read_held_out(workdir) == []
+  assert workdir_files.read_held_out(workdir) == []
   claim(tmp_path, make(), ["a/1.jpg", "b/ü.jpg"])
-  assert run_config.read_held_out(workdir) == ["a/1.jpg", "b/ü.jpg"]
+  assert workdir_files.read_held_out(workdir) == ["a/1.jpg", "b/ü.jpg"]
 
 
 def test_unusable_work_directories(tmp_path):
@@ -103,49 +103,49 @@ def test_damaged_files_are_named(tmp_path, name, text):
   (tmp_path / name).write_text(text, encoding="latin1")
   workdir = epath.Path(tmp_path)
   read = {
-    "config.json": lambda: run_config.check_unchanged(workdir, make()),
-    "result.json": lambda: run_config.read_result(workdir),
+    "config.json": lambda: workdir_files.check_unchanged(workdir, make()),
+    "result.json": lambda: workdir_files.read_result(workdir),
   }[name]
   with pytest.raises(InputError, match=name):
     read()
 
 
 def test_a_checkpoint_of_another_config_is_refused():
-  saved = run_config.checkpoint_metadata(
+  saved = workdir_files.checkpoint_metadata(
     make(), (), resolve.eval_preprocess(make())
   )
   path = epath.Path("/w/checkpoints/5")
-  run_config.check_checkpoint(path, saved, make())
+  workdir_files.check_checkpoint(path, saved, make())
   with pytest.raises(InputError, match="/w/checkpoints/5 .*seed: 0 -> 1"):
-    run_config.check_checkpoint(path, saved, make(seed=1))
+    workdir_files.check_checkpoint(path, saved, make(seed=1))
 
 
 def test_result_and_summary(tmp_path):
   workdir = epath.Path(tmp_path)
-  assert run_config.read_result(workdir) is None
+  assert workdir_files.read_result(workdir) is None
   result = {"step": 3, "eval/test/accuracy": 0.51234, "eval/test/examples": 8}
-  run_config.write_result(workdir, result)
-  assert run_config.read_result(workdir) == result
-  assert run_config.summary(result) == "step 3, test/accuracy 0.5123"
+  workdir_files.write_result(workdir, result)
+  assert workdir_files.read_result(workdir) == result
+  assert workdir_files.summary(result) == "step 3, test/accuracy 0.5123"
 
 
 def test_description_says_what_will_happen(mesh):
   source = fakes.array_source()
-  text = run_config.describe(make(), RunData(source, {"test": source}), mesh)
+  text = workdir_files.describe(make(), RunData(source, {"test": source}), mesh)
   assert "R50x1 on 4 x" in text
   assert "40 examples, 4 classes" in text
   assert "evaluate: arrays (40)" in text
   assert "learning rate 0.003 after 100 steps of warm-up" in text
   assert "x 0.1 after 150, 300, 450" in text
   params = {"a": {"x": jax.numpy.zeros((3, 4))}, "b": jax.numpy.zeros(2000)}
-  assert run_config.describe_params(params) == (
+  assert workdir_files.describe_params(params) == (
     "parameters: 2,012 (a 12, b 2,000)"
   )
 
 
 def test_checkpoint_metadata_is_json():
   config = make()
-  metadata = run_config.checkpoint_metadata(
+  metadata = workdir_files.checkpoint_metadata(
     config, ("a", "ü"), resolve.eval_preprocess(config)
   )
   assert json.loads(json.dumps(metadata)) == metadata
@@ -160,25 +160,25 @@ def test_checkpoint_metadata_is_json():
 def test_a_warm_up_as_long_as_the_run_is_told(total, warmup, warned):
   resolved = common.get_config().resolved
   resolved.total_steps, resolved.warmup_steps = total, warmup
-  text = run_config._schedule_warning(resolved)
+  text = workdir_files._schedule_warning(resolved)
   assert ("warning: the warm-up" in text) is warned
 
 
 def test_keys_that_came_later_do_not_stop_older_runs():
   new = {"optim": {"lr": 0.1, "momentum_dtype": "float32"}}
   old = {"optim": {"lr": 0.1}}
-  assert run_config.differences(old, new) == []
+  assert workdir_files.differences(old, new) == []
   new["optim"]["momentum_dtype"] = "bfloat16"
-  assert run_config.differences(old, new) == [
+  assert workdir_files.differences(old, new) == [
     "optim.momentum_dtype: 'float32' -> 'bfloat16'"
   ]
 
 
 def test_momentum_of_another_type_is_refused_whatever_is_asked():
   config = make(**{"optim.momentum_dtype": "bfloat16", "resume_changed": True})
-  saved = {"config": run_config._plain(config)}
+  saved = {"config": workdir_files._plain(config)}
   saved["config"]["optim"]["momentum_dtype"] = "float32"
   with pytest.raises(
     InputError, match="momentum_dtype: 'float32' -> 'bfloat16'"
   ):
-    run_config.check_checkpoint(epath.Path("saved"), saved, config)
+    workdir_files.check_checkpoint(epath.Path("saved"), saved, config)

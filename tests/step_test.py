@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from bit_jax import models, optim, train
+from bit_jax import models, train
 from bit_jax.models import paths
 from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
-from bit_jax.step import make_abstract_state, make_init
+from bit_jax.run import optim
+from bit_jax.run.step import make_abstract_state, make_init
 from tests import fakes
 from tests.fakes import a_batch, make_config, resolved
 

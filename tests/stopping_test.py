@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bit_jax import stopping
+from bit_jax.run import stopping
 
 PROGRAM = """
 import signal, sys

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from bit_jax import resume, stopping, train, watchdog, weights
+from bit_jax import train, weights
 from bit_jax.data import pipeline
-from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.evaluate import metrics
 from bit_jax.parallel import sharding
+from bit_jax.run import start, stopping, watchdog
+from bit_jax.run.sources import RunData
 from bit_jax.storage import checkpoint
 from bit_jax.writers import metrics_file
 from configs import upstream
@@ -197,7 +198,7 @@ def test_weights_are_carried_over_with_a_new_head(arrays, tmp_path):
     make_config(**{"init.checkpoint": str(tmp_path / "up")}), num_classes=7
   )
   mesh = sharding.make_mesh()
-  state = resume.start_anew(config, mesh)
+  state = start.start_anew(config, mesh)
   params = jax.device_get(state.params)
   assert params["head"]["kernel"].shape[-1] == 7
   assert not params["head"]["kernel"].any()
@@ -214,7 +215,7 @@ def test_keeping_a_head_of_another_size_is_refused(arrays, tmp_path):
     num_classes=7,
   )
   with pytest.raises(InputError, match=r"4 classes.*expected \(7,\)"):
-    resume.start_anew(config, sharding.make_mesh())
+    start.start_anew(config, sharding.make_mesh())
 
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(
@@ -360,7 +361,7 @@ def test_batch_norm_runs_resume_and_keep_their_statistics(arrays, tmp_path):
       "model.weight_standardization": False,
     }
   )
-  state = resume.start_anew(resolved(second), sharding.make_mesh())
+  state = start.start_anew(resolved(second), sharding.make_mesh())
   jax.tree.map(
     np.testing.assert_array_equal,
     jax.device_get(state.batch_stats),

@@ -3,8 +3,9 @@ import types
 import numpy as np
 import pytest
 
-from bit_jax import main, train, upkeep
+from bit_jax import main, train
 from bit_jax.evaluate import fewshot
+from bit_jax.run import upkeep
 
 PARAMS = {"root": {"kernel": 0}, "block1": {"kernel": 0}, "head": {"bias": 0}}
 

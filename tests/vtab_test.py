@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from bit_jax import train
-from bit_jax.data import pipeline, run_data, split_text
+from bit_jax.data import pipeline, split_text
 from bit_jax.errors import InputError, UsageError
 from bit_jax.recipe import resolve
+from bit_jax.run import sources
 from bit_jax.tools import prepare
 from configs import common, downstream, vtab
 from scripts import vtab as driver
@@ -187,7 +188,7 @@ def test_every_task_reads_its_set_as_tfds_declares_it(tmp_path, name):
   for task in tasks:
     config = make_config(task, **{"data.train_split": "train[:8]+val[:2]"})
     config.data.dir = str(tmp_path)
-    data = run_data.load(config.data, seed=0)
+    data = sources.load(config.data, seed=0)
     assert data.train.num_classes == CLASSES[task]
     assert len(data.train) == 10
     assert list(data.evals) == ["test"]
@@ -205,7 +206,7 @@ def test_versions_and_what_is_missing(tmp_path):
   def message(task):
     config = make_config(task, **{"data.dir": str(tmp_path)})
     with pytest.raises(InputError) as error:
-      run_data.load(config.data, seed=0)
+      sources.load(config.data, seed=0)
     return str(error.value)
 
   write_tiny_vtab(tmp_path, "dmlab", 4, version="2.0.0")
@@ -235,7 +236,7 @@ def test_pets_of_both_versions(tmp_path, version):
   write_tiny_vtab(tmp_path, "oxford_iiit_pet", 10, version=version)
   config = make_config("oxford_iiit_pet", **{"data.train_split": "train"})
   config.data.dir = str(tmp_path)
-  assert len(run_data.load(config.data, seed=0).train) == 8
+  assert len(sources.load(config.data, seed=0).train) == 8
 
 
 def test_the_command_of_the_message_is_understood(tmp_path, capsys):

@@ -1,7 +1,7 @@
 import re
 import threading
 
-from bit_jax import watchdog
+from bit_jax.run import watchdog
 
 
 class Clock:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bit_jax import weights
-from bit_jax.data import run_data
 from bit_jax.errors import exit_status
 from bit_jax.evaluate import feature_cache, fewshot, inference
 from bit_jax.parallel import sharding
+from bit_jax.run import sources
 from bit_jax.storage import cache
 
 
@@ -55,7 +55,7 @@ def run(
     InputError: weights or data are not there or do not fit.
   """
   loaded = weights.load(path)
-  probe = run_data.load_probes(dataset, data_dir)[dataset]
+  probe = sources.load_probes(dataset, data_dir)[dataset]
   model, variables = inference.network(loaded)
   mesh = sharding.make_mesh()
   return fewshot.evaluate_few_shot(

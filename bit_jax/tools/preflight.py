@@ -28,13 +28,13 @@ import jax
 from etils import epath
 
 from bit_jax import aot
-from bit_jax.data import run_data
 from bit_jax.errors import InputError, exit_status
 from bit_jax.main import load_config
 from bit_jax.parallel import sharding
 from bit_jax.preflight import Attempt, Preflight
 from bit_jax.recipe import check
 from bit_jax.recipe.resolve import Config, DataFacts
+from bit_jax.run import sources
 
 # Sizes from the sets' papers; the image size is the most frequent of
 # ILSVRC-2012, and assumed to be that of the larger sets.
@@ -65,7 +65,7 @@ def find_facts(
   if data.examples_per_class and not epath.Path(data.subset_file).exists():
     data.subset_file = ""  # Else it would be written.
   try:
-    facts = run_data.facts(run_data.load(data, seed=config.seed))
+    facts = sources.facts(sources.load(data, seed=config.seed))
     origin = "read from the data set"
   except InputError as error:
     facts = _PUBLISHED.get(re.split("[/:]", data.name)[0])

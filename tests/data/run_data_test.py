@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bit_jax.data import run_data
 from bit_jax.errors import InputError
+from bit_jax.run import sources
 from configs import common
 from tests.data.tiny_tfds import write_tiny_tfds
 
@@ -16,14 +16,14 @@ def make_data(name, **kw):
 
 
 def test_default_splits_and_their_names():
-  data = run_data.load(make_data("digits"), seed=0)
+  data = sources.load(make_data("digits"), seed=0)
   assert len(data.train) == 901
   assert list(data.evals) == ["test"]
   assert data.held_out == []
 
 
 def test_sliced_splits():
-  data = run_data.load(
+  data = sources.load(
     make_data(
       "digits", train_split="train[:100]", eval_splits="train[100:], test"
     ),
@@ -39,22 +39,22 @@ def test_sliced_splits():
 def test_names_for_parts_and_rounding():
   keys = {"splits": "test=train[55%:],train=train[:55%]"}
   # 55 % of 901 are 495.55.
-  data = run_data.load(make_data("digits", **keys), seed=0)
+  data = sources.load(make_data("digits", **keys), seed=0)
   assert (len(data.train), len(data.evals["test"])) == (496, 405)
-  data = run_data.load(make_data("digits", **keys, percent_floor=True), seed=0)
+  data = sources.load(make_data("digits", **keys, percent_floor=True), seed=0)
   assert (len(data.train), len(data.evals["test"])) == (495, 406)
 
 
 def test_few_shot_subsets_follow_the_seed():
   def indices(seed, **kw):
     data = make_data("digits", examples_per_class=2, **kw)
-    return list(run_data.load(data, seed=seed).train.examples.indices)
+    return list(sources.load(data, seed=seed).train.examples.indices)
 
   assert len(indices(0)) == 20
   assert indices(0) == indices(0)
   assert indices(0) != indices(1)
   assert indices(1, subset_seed=0) == indices(0)
-  labels = run_data.load(
+  labels = sources.load(
     make_data("digits", examples_per_class=2), seed=0
   ).train.read_labels()
   np.testing.assert_array_equal(np.bincount(labels), [2] * 10)
@@ -62,44 +62,44 @@ def test_few_shot_subsets_follow_the_seed():
 
 def test_more_shots_than_there_are():
   with pytest.raises(InputError, match="fewer than the 1000"):
-    run_data.load(make_data("digits", examples_per_class=1000), seed=0)
+    sources.load(make_data("digits", examples_per_class=1000), seed=0)
 
 
 def test_a_subset_is_kept_and_shared_whatever_the_seed(tmp_path):
   path = tmp_path / "subset.json"
   spec = make_data("digits", examples_per_class=2, subset_file=str(path))
-  first = run_data.load(spec, seed=0).train
-  again = run_data.load(spec, seed=1).train
+  first = sources.load(spec, seed=0).train
+  again = sources.load(spec, seed=1).train
   assert list(again.examples.indices) == list(first.examples.indices)
   assert again.fingerprint == first.fingerprint
   spec.examples_per_class = 0
-  assert len(run_data.load(spec, seed=0).train) == 20
+  assert len(sources.load(spec, seed=0).train) == 20
   spec.examples_per_class = 3
   with pytest.raises(InputError, match="does not hold 3 examples of each"):
-    run_data.load(spec, seed=0)
+    sources.load(spec, seed=0)
 
 
 def test_a_subset_that_is_neither_there_nor_can_be_drawn(tmp_path):
   spec = make_data("digits", subset_file=str(tmp_path / "none.json"))
   with pytest.raises(InputError, match=r"none\.json is not there"):
-    run_data.load(spec, seed=0)
+    sources.load(spec, seed=0)
 
 
 def test_the_classes_must_be_those_of_a_list(tmp_path):
   path = tmp_path / "names.txt"
   spec = make_data("digits", class_list=str(path))
   path.write_text("\n".join(map(str, range(10))))
-  run_data.load(spec, seed=0)
+  sources.load(spec, seed=0)
   path.write_text("\n".join(map(str, [1, 0, *range(2, 10)])))
   with pytest.raises(InputError, match="another order: class 0 is '0' in the"):
-    run_data.load(spec, seed=0)
+    sources.load(spec, seed=0)
 
 
 def test_tfds(tmp_path):
   write_tiny_tfds(
     tmp_path, "tiny", num_classes=3, per_class=4, splits=("train", "test")
   )
-  data = run_data.load(make_data("tiny", dir=str(tmp_path)), seed=0)
+  data = sources.load(make_data("tiny", dir=str(tmp_path)), seed=0)
   assert data.train.num_classes == 3
   assert len(data.train) == 12
   assert list(data.evals) == ["test"]
@@ -119,11 +119,11 @@ def test_a_folder_holds_the_same_files_out_when_it_has_grown(
     for i in range(5):
       add(label, f"{i}.png")
   spec = make_data(f"folder:{tmp_path / 'photos'}")
-  first = run_data.load(spec, seed=0)
+  first = sources.load(spec, seed=0)
   assert len(first.held_out) == 2
   assert (len(first.train), len(first.evals["test"])) == (8, 2)
   add("a", "9.png")
-  again = run_data.load(spec, seed=0, held_out=first.held_out)
+  again = sources.load(spec, seed=0, held_out=first.held_out)
   assert again.held_out == first.held_out
   assert (len(again.train), len(again.evals["test"])) == (9, 2)
 
@@ -137,9 +137,9 @@ def held_parts(cache_mb=64, **keys):
   config.resolved.total_steps = 10
   with config.unlocked():
     config.update_from_flattened_dict(keys)
-  data = run_data.load(make_data("digits"), seed=0)
-  probes = run_data.load_probes("digits", "")
-  new_data, new_probes = run_data.hold(data, probes, config)
+  data = sources.load(make_data("digits"), seed=0)
+  probes = sources.load_probes("digits", "")
+  new_data, new_probes = sources.hold(data, probes, config)
   assert new_data.train.fingerprint == data.train.fingerprint
   pairs = {
     "train": (data.train, new_data.train),

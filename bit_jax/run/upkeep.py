@@ -10,14 +10,13 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import run_config, stopping, watchdog
-from bit_jax.data import run_data
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.evaluate import fewshot, inference, metrics
 from bit_jax.models import paths
 from bit_jax.recipe import resolve
 from bit_jax.recipe.resolve import Config
-from bit_jax.step import TrainState, make_model
+from bit_jax.run import sources, stopping, watchdog, workdir_files
+from bit_jax.run.step import TrainState, make_model
 from bit_jax.storage import checkpoint
 from bit_jax.writers.base import MetricWriter
 
@@ -71,8 +70,8 @@ class Upkeep:
   config: Config
   workdir: epath.Path
   mesh: Mesh
-  data: run_data.RunData
-  probes: Mapping[str, run_data.Probe]
+  data: sources.RunData
+  probes: Mapping[str, sources.Probe]
   checkpointer: checkpoint.Checkpointer
   metrics_writer: MetricWriter
   stop: stopping.StopRequest
@@ -82,7 +81,7 @@ class Upkeep:
     self._flag: Any = False
     self._probed: dict[str, dict[str, float]] = {}
     self.agree = stopping.make_agreement(self.mesh)
-    self.metadata = run_config.checkpoint_metadata(
+    self.metadata = workdir_files.checkpoint_metadata(
       self.config,
       self.data.train.class_names,
       resolve.eval_preprocess(self.config),

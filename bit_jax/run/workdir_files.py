@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from bit_jax import models
 from bit_jax.data.preprocess import Preprocess
-from bit_jax.data.run_data import RunData
 from bit_jax.errors import InputError
 from bit_jax.recipe.resolve import Config
+from bit_jax.run.sources import RunData
 from bit_jax.storage import files
 
 CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"

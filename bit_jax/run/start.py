@@ -8,12 +8,13 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import models, run_config, weights
+from bit_jax import models, weights
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.parallel import hosts
 from bit_jax.recipe.resolve import Config
-from bit_jax.step import TrainState, make_abstract_state, make_init
+from bit_jax.run import workdir_files
+from bit_jax.run.step import TrainState, make_abstract_state, make_init
 from bit_jax.storage import checkpoint
 
 _MOST_CHECKPOINTS = 1000  # That are tried.
@@ -61,7 +62,7 @@ def restore_newest(
     path = folder / str(step)
     try:
       saved = _on_all_hosts(path, checkpointer.metadata, step)
-      run_config.check_checkpoint(path, saved, config)
+      workdir_files.check_checkpoint(path, saved, config)
       if step > config.resolved.total_steps:
         raise InputError(
           f"{folder} is at step {step}, further than the "
