@@ -60,9 +60,9 @@ from typing import Any
 
 import jax
 
-from bit_jax import aot
 from bit_jax.errors import InputError, exit_status, one_line
 from bit_jax.parallel import sharding
+from bit_jax.preflight import aot
 from bit_jax.storage import files
 from scripts import benchmark_aot, benchmark_fit
 from scripts import benchmark_flags as flags

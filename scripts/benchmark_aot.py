@@ -14,9 +14,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bit_jax import aot
 from bit_jax.errors import InputError
 from bit_jax.parallel import sharding
+from bit_jax.preflight import aot
 from bit_jax.run import step
 from scripts import benchmark_steps as steps
 from scripts.benchmark_flags import Case

@@ -10,8 +10,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bit_jax import aot
 from bit_jax.errors import InputError, one_line
+from bit_jax.preflight import aot
 from scripts import benchmark_steps as steps
 from scripts.benchmark_flags import Case, python_path
 

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import aot, main, models
+from bit_jax import main, models
 from bit_jax.errors import InputError
 from bit_jax.evaluate import inference
 from bit_jax.parallel import sharding
+from bit_jax.preflight import aot
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.resolve import Config, DataFacts
 from bit_jax.run import step

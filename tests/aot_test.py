@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bit_jax import aot
 from bit_jax.parallel import sharding
+from bit_jax.preflight import aot
 from bit_jax.recipe import resolve
 from bit_jax.recipe.resolve import DataFacts
 from bit_jax.run import step

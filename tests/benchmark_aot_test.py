@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from bit_jax import aot
 from bit_jax.errors import InputError
+from bit_jax.preflight import aot
 from scripts import benchmark_aot
 from scripts.benchmark_flags import Case
 

@@ -6,8 +6,8 @@ from unittest import mock
 
 import pytest
 
-from bit_jax import aot
 from bit_jax.errors import InputError
+from bit_jax.preflight import aot
 from scripts import benchmark_fit as fit
 from scripts.benchmark_flags import Case
 

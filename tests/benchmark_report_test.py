@@ -1,7 +1,7 @@
 import dataclasses
 import re
 
-from bit_jax import aot
+from bit_jax.preflight import aot
 from scripts import benchmark_report as report
 from scripts import benchmark_steps as steps
 from scripts.benchmark_flags import Case

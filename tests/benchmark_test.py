@@ -8,7 +8,7 @@ from unittest import mock
 import jax
 import pytest
 
-from bit_jax import aot
+from bit_jax.preflight import aot
 from scripts import (
   benchmark,
   benchmark_aot,

@@ -1,5 +1,5 @@
-from bit_jax import aot
-from bit_jax.preflight import Preflight
+from bit_jax.preflight import aot
+from bit_jax.preflight.fit import Preflight
 from bit_jax.recipe.resolve import DataFacts
 from tests import fakes
 

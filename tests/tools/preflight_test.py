@@ -5,8 +5,8 @@ from unittest import mock
 
 import pytest
 
-from bit_jax import aot
 from bit_jax.errors import InputError
+from bit_jax.preflight import aot
 from bit_jax.recipe.resolve import DataFacts
 from bit_jax.tools import preflight
 from tests import fakes

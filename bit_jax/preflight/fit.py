@@ -12,7 +12,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bit_jax import aot
+from bit_jax.preflight import aot
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.resolve import Config, DataFacts
 from bit_jax.run import step

@@ -1,0 +1,1 @@
+"""What a step needs of its devices, before it runs."""
