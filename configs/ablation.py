@@ -39,7 +39,7 @@ configs/reproduction.py is a small normalization study that was.
 import ml_collections
 
 from bit_jax.errors import InputError
-from bit_jax.study import Chart, Run, Study, Table
+from bit_jax.report.study import Chart, Run, Study, Table
 from configs import common, upstream, vtab
 
 STUDIES = ("norm", "budget", "early_decay", "weight_decay")

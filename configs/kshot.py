@@ -19,7 +19,7 @@ configs/reproduction.py has k-shot runs that were.
 """
 
 from bit_jax.errors import InputError
-from bit_jax.study import Chart, Run, Study, Table
+from bit_jax.report.study import Chart, Run, Study, Table
 from configs import common, downstream
 
 

@@ -28,7 +28,7 @@ Measured: the README, and measured/reproduction.json.
 
 import ml_collections
 
-from bit_jax.study import Chart, Run, Study, Table
+from bit_jax.report.study import Chart, Run, Study, Table
 from configs import common, downstream, upstream
 from configs.ablation import NORMS, set_norm
 

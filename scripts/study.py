@@ -30,12 +30,12 @@ from typing import Any
 import ml_collections
 
 from bit_jax import main as command
-from bit_jax import study, train
+from bit_jax import train
 from bit_jax.data.sets import tfds_folders
 from bit_jax.errors import InputError, UsageError, exit_status
+from bit_jax.report import page, study
 from bit_jax.run import workdir_files
 from bit_jax.storage import cache, checkpoint, files
-from bit_jax.tools import page
 from bit_jax.writers import metrics_file
 
 say = functools.partial(print, flush=True)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from bit_jax import study
 from bit_jax.errors import InputError
 from bit_jax.recipe import resolve
+from bit_jax.report import study
 from configs import ablation, common, kshot, upstream
 from scripts import study as driver
 

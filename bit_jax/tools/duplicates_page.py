@@ -12,8 +12,8 @@ import numpy as np
 from bit_jax.data import decode
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
+from bit_jax.report import page
 from bit_jax.storage import files
-from bit_jax.tools import page
 
 _DISTANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 # Equal pixels give equal features; rounding leaves them closer than this.

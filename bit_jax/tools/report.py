@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from bit_jax.errors import InputError, exit_status
+from bit_jax.report import chart, page
 from bit_jax.storage import files
-from bit_jax.tools import chart, page
 from bit_jax.writers import metrics_file
 
 _COLUMNS = {"pretrained": "Pre-trained", "scratch": "From scratch"}

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from bit_jax.tools import chart
+from bit_jax.report import chart
 
 
 def _draw(*series, title="loss"):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bit_jax.tools import page
+from bit_jax.report import page
 
 
 @pytest.mark.parametrize(

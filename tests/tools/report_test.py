@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from bit_jax import errors
-from bit_jax.tools import chart, report
+from bit_jax.report import chart
+from bit_jax.tools import report
 
 
 class _Page(html.parser.HTMLParser):

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from bit_jax.errors import InputError
-from bit_jax.tools import chart
+from bit_jax.report import chart
 
 NONE = "&ndash;"
 TEXT = ' class="text"'  # Of a table's cell that holds words.
