@@ -15,7 +15,8 @@ import pytest
 from bit_jax import models, weights
 from bit_jax.errors import InputError
 from bit_jax.models import init
-from bit_jax.tools import duplicates_page, near_duplicates
+from bit_jax.tools.near_duplicates import __main__ as near_duplicates
+from bit_jax.tools.near_duplicates import page as duplicates_page
 from tests import fakes
 
 _CLASSES = ("a & b", "c")

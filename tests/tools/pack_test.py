@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 from bit_jax.data import datasets
 from bit_jax.data.sets import folder
 from bit_jax.errors import InputError
-from bit_jax.tools import pack, pack_images, pack_shards
+from bit_jax.tools.pack import __main__ as pack
+from bit_jax.tools.pack import images, shards
 
 _counter = itertools.count(1)
 
@@ -319,14 +320,14 @@ def test_bad_images_can_be_left_out(src, out, capsys):
 
 def test_a_file_that_cannot_be_read_is_never_left_out(src, out, monkeypatch):
   # The disk failed, not the image; the next run may find it.
-  read = pack_images.Images.read
+  read = images.Images.read
 
   def fail(self, index):
     if self.names[index] == "cat/03.jpg":
       (src / "cat" / "03.jpg").rename(src / "moved")
     return read(self, index)
 
-  monkeypatch.setattr(pack_images.Images, "read", fail)
+  monkeypatch.setattr(images.Images, "read", fail)
   with pytest.raises(InputError, match="cat/03.jpg: No such file"):
     run(src, out, skip_bad=True)
 
@@ -345,7 +346,7 @@ class Stop:
 
   def __init__(self, monkeypatch, after):
     self.left = after
-    read = pack_images.Images.read
+    read = images.Images.read
 
     def count(images, index):
       self.left -= 1
@@ -353,8 +354,8 @@ class Stop:
         raise KeyboardInterrupt
       return read(images, index)
 
-    monkeypatch.setattr(pack_images.Images, "read", count)
-    monkeypatch.setattr(pack_shards, "_NUM_THREADS", 1)
+    monkeypatch.setattr(images.Images, "read", count)
+    monkeypatch.setattr(shards, "_NUM_THREADS", 1)
 
 
 def test_goes_on_after_the_last_finished_shard(src, out, monkeypatch, capsys):
@@ -423,8 +424,8 @@ def test_an_error_stops_all_threads(src, out, monkeypatch):
     second.wait(10)
     raise InputError("the first")
 
-  monkeypatch.setattr(pack_images.Images, "read", read)
-  monkeypatch.setattr(pack_images, "checked", lambda data, name: data)
+  monkeypatch.setattr(images.Images, "read", read)
+  monkeypatch.setattr(shards, "checked", lambda data, name: data)
   with pytest.raises(InputError, match="the first"):
     run(src, out, shard_mib=0.005)
   assert 2 <= next(reads) < 8
@@ -457,7 +458,7 @@ def test_files_that_cannot_be_written(src, out, monkeypatch):
 
 
 def test_tells_how_far_it_is(src, out, monkeypatch, capsys):
-  monkeypatch.setattr(pack_shards, "_PROGRESS_SECS", 0)
+  monkeypatch.setattr(shards, "_PROGRESS_SECS", 0)
   run(src, out)
   assert "16 of 16 images, " in capsys.readouterr().out
 

@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from bit_jax.errors import InputError, one_line
 from bit_jax.storage import files
-from bit_jax.tools import pack_images
-from bit_jax.tools.pack_images import Images
+from bit_jax.tools.pack.images import Images, checked
 
 _PROGRESS_SECS = 5.0
 # Files on a network file system are waited for. Processes would gain little: a
@@ -245,7 +244,7 @@ def _write_shard(
           return {}
         data = images.read(i)
         try:
-          data = pack_images.checked(data, images.where(i))
+          data = checked(data, images.where(i))
         except InputError as e:
           if not skip_bad:
             raise InputError(f"{e}; --skip_bad leaves such images out") from e

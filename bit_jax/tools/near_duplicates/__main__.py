@@ -61,7 +61,7 @@ from bit_jax.evaluate import (
 )
 from bit_jax.parallel import sharding
 from bit_jax.storage import cache
-from bit_jax.tools import duplicates_page
+from bit_jax.tools.near_duplicates import page
 
 _PROGRESS_SECS = 10.0
 
@@ -152,7 +152,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> str:
   """Writes what the command is asked for; returns a line about it."""
   _check_numbers(args)
-  duplicates_page.check_writable(args.out, args.json)
+  page.check_writable(args.out, args.json)
   opened = {
     name: datasets.open_dataset(
       name, data_dir=args.data_dir, cache_dir=str(cache.folder("folders"))
@@ -176,7 +176,7 @@ def _run(args: argparse.Namespace) -> str:
     *(loaded, query, index, whole, args.neighbours, within),
     keep=not args.no_cache,
   )
-  return duplicates_page.write(
+  return page.write(
     args.out,
     args.json,
     query,

@@ -43,7 +43,7 @@ from etils import epath
 
 from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import files
-from bit_jax.tools import pack_find, pack_shards
+from bit_jax.tools.pack import find, shards
 
 # What `dataset=` means by these is not a set in DIR.
 _TAKEN = ("glyphs", "digits", "folder")
@@ -82,7 +82,7 @@ def pack(
   """
   started = time.monotonic()
   target = _target(src, name, data_dir, version, split)
-  class_names, splits = pack_find.find(
+  class_names, splits = find.find(
     src,
     split=split,
     class_list=class_list,
@@ -90,8 +90,8 @@ def pack(
     allow_missing=allow_missing,
   )
   folder = target.with_name(f"incomplete.{version}")
-  plan = pack_shards.plan(name, class_names, splits, shard_mib)
-  _check_space(target, plan, pack_shards.finished(folder, plan))
+  plan = shards.plan(name, class_names, splits, shard_mib)
+  _check_space(target, plan, shards.finished(folder, plan))
   print(
     f"{sum(map(len, splits.values())):,} images of {len(class_names):,} "
     f"classes, about {_size(plan.num_bytes)}, into {len(plan.shards):,} files "
@@ -99,13 +99,13 @@ def pack(
     flush=True,
   )
   features = _features(class_names, multi_label=bool(labels))
-  done = pack_shards.write(folder, plan, splits, features, skip_bad)
+  done = shards.write(folder, plan, splits, features, skip_bad)
   _write_metadata(folder, name, version, plan, done, features)
   skipped = sorted(text for shard in done.values() for text in shard["skipped"])
   if skipped:
     files.write_text(folder / "skipped.txt", "\n".join([*skipped, ""]))
   folder.rename(target)
-  (target / pack_shards.STATE).unlink()
+  (target / shards.STATE).unlink()
   count = sum(shard["examples"] for shard in done.values())
   note = f" ({len(skipped):,} left out, see skipped.txt)" if skipped else ""
   print(
@@ -154,7 +154,7 @@ def _existing(path: pathlib.Path) -> pathlib.Path:
 
 
 def _check_space(
-  folder: pathlib.Path, plan: pack_shards.Plan, done: Mapping[str, Any]
+  folder: pathlib.Path, plan: shards.Plan, done: Mapping[str, Any]
 ) -> None:
   needed = plan.num_bytes - sum(shard["bytes"] for shard in done.values())
   free = shutil.disk_usage(_existing(folder)).free
@@ -182,7 +182,7 @@ def _write_metadata(
   folder: pathlib.Path,
   name: str,
   version: str,
-  plan: pack_shards.Plan,
+  plan: shards.Plan,
   done: Mapping[str, Any],
   features: Any,
 ) -> None:
@@ -197,18 +197,18 @@ def _write_metadata(
   )
   infos = []
   for split in dict.fromkeys(shard.split for shard in plan.shards):
-    shards = [done[shard.file] for shard in plan.shards if shard.split == split]
-    lengths = [shard["examples"] for shard in shards]
+    parts = [done[shard.file] for shard in plan.shards if shard.split == split]
+    lengths = [shard["examples"] for shard in parts]
     if not any(lengths):
       raise InputError(
         f"{folder}: no image of {split} can be used, such as "
-        f"{shards[0]['skipped'][0]}"
+        f"{parts[0]['skipped'][0]}"
       )
     infos.append(
       tfds.core.SplitInfo(
         name=split,
         shard_lengths=lengths,
-        num_bytes=sum(shard["bytes"] for shard in shards),
+        num_bytes=sum(shard["bytes"] for shard in parts),
         filename_template=template.replace(split=split),
       )
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from bit_jax.data import class_names
 from bit_jax.data.sets import image_files
 from bit_jax.errors import InputError, one_line
-from bit_jax.tools.pack_images import Images
+from bit_jax.tools.pack.images import Images
 
 _PROGRESS_SECS = 5.0
 

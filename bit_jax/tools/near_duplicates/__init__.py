@@ -1,0 +1,1 @@
+"""Finds images that two sets share."""

@@ -1,0 +1,1 @@
+"""Packs image archives into TFDS sets."""
