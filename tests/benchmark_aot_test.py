@@ -7,8 +7,8 @@ import pytest
 
 from bit_jax.errors import InputError
 from bit_jax.preflight import aot
-from scripts import benchmark_aot
-from scripts.benchmark_flags import Case
+from scripts.benchmark import aot as benchmark_aot
+from scripts.benchmark.flags import Case
 
 TINY = Case("train", "R14x0.5", 32, 4, classes=10)
 NEEDS = aot.Needs(

@@ -8,8 +8,8 @@ import pytest
 
 from bit_jax.errors import InputError
 from bit_jax.preflight import aot
-from scripts import benchmark_fit as fit
-from scripts.benchmark_flags import Case
+from scripts.benchmark import fit as fit
+from scripts.benchmark.flags import Case
 
 TINY = Case("max_batch", "R14x0.5", 32, 8, classes=10)
 

@@ -1,8 +1,8 @@
 import pytest
 
 from bit_jax.errors import UsageError
-from scripts import benchmark_flags as flags
-from scripts.benchmark_flags import Case
+from scripts.benchmark import flags as flags
+from scripts.benchmark.flags import Case
 
 
 def parse(*argv):

@@ -6,9 +6,9 @@ from PIL import Image
 
 from bit_jax.data import decode, pipeline
 from bit_jax.errors import InputError
-from scripts import benchmark_input as benchmark
-from scripts import benchmark_peers
-from scripts.benchmark_flags import Case
+from scripts.benchmark import input as benchmark
+from scripts.benchmark import peers
+from scripts.benchmark.flags import Case
 
 CASE = Case("input", px=32, batch=4)
 
@@ -105,8 +105,8 @@ def test_the_peer_gets_the_same_images(mesh, monkeypatch):
     def memory(self):
       return {}
 
-  Peer.name = benchmark_peers.TfData.name
-  monkeypatch.setattr(benchmark_peers, "TfData", Peer)
+  Peer.name = peers.TfData.name
+  monkeypatch.setattr(peers, "TfData", Peer)
   ours, theirs = measure(CASE, mesh)["subjects"]
   assert (ours["name"], theirs["name"]) == ("bit_jax", "tf.data")
   assert "first_is_faster" in theirs

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from scripts import benchmark_mfu as mfu
-from scripts import benchmark_steps as steps
-from scripts.benchmark_flags import Case
+from scripts.benchmark import mfu as mfu
+from scripts.benchmark import steps as steps
+from scripts.benchmark.flags import Case
 
 
 def count(function, *shapes):

@@ -5,9 +5,9 @@ from unittest import mock
 
 import pytest
 
-from scripts import benchmark_peers as peers
-from scripts import benchmark_steps as steps
-from scripts.benchmark_flags import Case
+from scripts.benchmark import peers as peers
+from scripts.benchmark import steps as steps
+from scripts.benchmark.flags import Case
 
 
 class Tensor(mock.MagicMock):

@@ -2,9 +2,9 @@ import dataclasses
 import re
 
 from bit_jax.preflight import aot
-from scripts import benchmark_report as report
-from scripts import benchmark_steps as steps
-from scripts.benchmark_flags import Case
+from scripts.benchmark import report as report
+from scripts.benchmark import steps as steps
+from scripts.benchmark.flags import Case
 
 CASE = dataclasses.asdict(
   Case("train", "R50x1", 224, 32, "bfloat16", ("model.norm=gn",))

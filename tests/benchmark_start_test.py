@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from bit_jax.errors import InputError
-from scripts import benchmark_start
-from scripts.benchmark_flags import Case
+from scripts.benchmark import start as benchmark_start
+from scripts.benchmark.flags import Case
 
 LINE = (
   "first step after 29.3 s: data 0.8, state 5.7, compiling and running the "

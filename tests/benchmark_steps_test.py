@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bit_jax.errors import InputError, UsageError
-from scripts import benchmark_mfu as mfu
-from scripts import benchmark_steps as steps
-from scripts.benchmark_flags import Case
+from scripts.benchmark import mfu as mfu
+from scripts.benchmark import steps as steps
+from scripts.benchmark.flags import Case
 
 TINY = Case("train", "R14x0.5", 32, 4, classes=10)
 

@@ -9,13 +9,9 @@ import jax
 import pytest
 
 from bit_jax.preflight import aot
-from scripts import (
-  benchmark,
-  benchmark_aot,
-  benchmark_mfu,
-  benchmark_peers,
-  benchmark_steps,
-)
+from scripts.benchmark import __main__ as benchmark
+from scripts.benchmark import aot as benchmark_aot
+from scripts.benchmark import mfu, peers, steps
 
 TINY = ("--variant=R14x0.5", "--px=32", "--batch=4", "--classes=10")
 
@@ -30,8 +26,8 @@ def at_root(monkeypatch):
 @pytest.fixture(autouse=True)
 def peak(monkeypatch):
   """No matmul is timed."""
-  known = benchmark_mfu.Peak(1e9, "fake", measured=True)
-  monkeypatch.setattr(benchmark_mfu, "find_peak", lambda *_, **__: known)
+  known = mfu.Peak(1e9, "fake", measured=True)
+  monkeypatch.setattr(mfu, "find_peak", lambda *_, **__: known)
 
 
 def test_training_beside_a_peer(monkeypatch, capsys, tmp_path):
@@ -53,9 +49,9 @@ def test_training_beside_a_peer(monkeypatch, capsys, tmp_path):
     clocks.add(clock)
     return timed(*args, clock=clock, **kwargs)
 
-  clocks, timed = set(), benchmark_steps.interleave
-  monkeypatch.setattr(benchmark_steps, "interleave", interleave)
-  monkeypatch.setattr(benchmark_peers, "make", make)
+  clocks, timed = set(), steps.interleave
+  monkeypatch.setattr(steps, "interleave", interleave)
+  monkeypatch.setattr(peers, "make", make)
   path = tmp_path / "new" / "found.json"
   argv = [*TINY, "--devices=1", "--rounds=3", "--round_secs=0", "--clock=cpu"]
   code = benchmark.main([*argv, f"--json={path}"])
@@ -115,7 +111,7 @@ def test_several_cases_have_processes_of_their_own(
     if case.dtype == "bfloat16":
       error = b"a warning\nerror: no memory\n"
       return subprocess.CompletedProcess(command, 1, b"", error)
-    row = benchmark_steps.report([FakeSubject()], {"x": [0.5]}, batch=8)[0]
+    row = steps.report([FakeSubject()], {"x": [0.5]}, batch=8)[0]
     found = {
       "case": benchmark.dataclasses.asdict(case),
       "subjects": [row],
@@ -175,7 +171,7 @@ def test_largest_batch_by_trials(monkeypatch, capsys):
     assert flags["devices"] == "1"
     return int(flags["batch"]) <= {"bit_jax": 96, "timm": 48}[flags["trial"]]
 
-  monkeypatch.setattr(benchmark.benchmark_fit, "try_batch", try_batch)
+  monkeypatch.setattr(benchmark.fit, "try_batch", try_batch)
   argv = ["--mode=max_batch", "--peers=timm,tf.data", "--batch=16"]
   assert benchmark.main(argv) == 0
   out = capsys.readouterr().out

@@ -28,7 +28,7 @@ MODEL = fakes.MODEL
 def arrays(monkeypatch):
   """Makes every run train and evaluate on seeded arrays."""
   data = RunData(fakes.array_source(), {"test": fakes.array_source(21, seed=1)})
-  monkeypatch.setattr(train.run_data, "load", lambda *_, **__: data)
+  monkeypatch.setattr(train.sources, "load", lambda *_, **__: data)
   return data
 
 
@@ -325,7 +325,7 @@ def test_a_work_directory_of_other_data_is_left_alone(
 ):
   train.train_and_evaluate(make_config(), tmp_path)
   other = RunData(dataclasses.replace(arrays.train, fingerprint="else"), {})
-  monkeypatch.setattr(train.run_data, "load", lambda *_, **__: other)
+  monkeypatch.setattr(train.sources, "load", lambda *_, **__: other)
   with pytest.raises(InputError, match="data_fingerprint: 'arrays.* -> 'else'"):
     train.train_and_evaluate(make_config(), tmp_path)
 
@@ -394,7 +394,7 @@ def test_multi_label_upstream(tmp_path, monkeypatch):
   ]
   source = dataclasses.replace(source, examples=examples)
   data = RunData(source, {"train": source})
-  monkeypatch.setattr(train.run_data, "load", lambda *_, **__: data)
+  monkeypatch.setattr(train.sources, "load", lambda *_, **__: data)
   config = upstream.get_config(f"preset=bit_m,model={MODEL}")
   config.total_steps, config.input.batch_size = 2, 8
   result = train.train_and_evaluate(config, tmp_path)

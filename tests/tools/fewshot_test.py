@@ -39,7 +39,7 @@ def test_the_same_features_are_computed_once(
   assert not kept.exists()
   assert fewshot.main(argv) == 0
   with monkeypatch.context() as patch:
-    patch.setattr(fewshot.fewshot, "pipeline", None)
+    patch.setattr(fewshot.inference, "pipeline", None)
     assert fewshot.main(argv) == 0
   without, first, again = capsys.readouterr().out.splitlines()
   assert without == first == again

@@ -304,7 +304,7 @@ def test_labels_may_be_missing_or_several(
   )
   dataset = types.SimpleNamespace(load=lambda split: source)
   monkeypatch.setattr(
-    near_duplicates.sources, "open_dataset", lambda *_, **__: dataset
+    near_duplicates.datasets, "open_dataset", lambda *_, **__: dataset
   )
   page = tmp_path / "page.html"
   argv = [params_npz, "--query=x", "--index=x", f"--out={page}"]

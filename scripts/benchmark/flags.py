@@ -11,7 +11,7 @@ from typing import Any
 
 from bit_jax.errors import UsageError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODES = ("train", "infer", "max_batch", "input", "start")
 # Names of --peers, and for timm's the mode of torch.compile; None: eager.
 TIMM = {

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from scripts.benchmark_input import num_cores
+from scripts.benchmark.input import num_cores
 
 _GIB = 2**30
 _PACKAGES = (

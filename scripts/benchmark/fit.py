@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from bit_jax.errors import InputError, one_line
 from bit_jax.preflight import aot
-from scripts import benchmark_steps as steps
-from scripts.benchmark_flags import Case, python_path
+from scripts.benchmark import steps as steps
+from scripts.benchmark.flags import Case, python_path
 
 # What a trial's error starts with where memory was too small.
 DOES_NOT_FIT = "does not fit"

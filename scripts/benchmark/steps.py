@@ -21,8 +21,8 @@ from bit_jax.preflight import aot
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.resolve import Config, DataFacts
 from bit_jax.run import step
-from scripts import benchmark_mfu as mfu
-from scripts.benchmark_flags import Case
+from scripts.benchmark import mfu as mfu
+from scripts.benchmark.flags import Case
 
 # BiT-S's data: only its numbers are needed.
 _EXAMPLES = 1_281_167

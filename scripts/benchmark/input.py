@@ -19,10 +19,10 @@ from bit_jax.errors import InputError, one_line
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.resolve import Config, DataFacts
 from bit_jax.run import sources
-from scripts import benchmark_peers as peers
-from scripts import benchmark_steps as steps
-from scripts.benchmark_flags import Case
-from scripts.benchmark_steps import Subject
+from scripts.benchmark import peers as peers
+from scripts.benchmark import steps as steps
+from scripts.benchmark.flags import Case
+from scripts.benchmark.steps import Subject
 
 # That a peer is given; more would only fill memory.
 _PEER_IMAGES = 2000

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bit_jax.errors import InputError, one_line
-from scripts import benchmark_steps as steps
-from scripts.benchmark_flags import ROOT, Case
+from scripts.benchmark import steps as steps
+from scripts.benchmark.flags import ROOT, Case
 
 # What bit_jax.main prints: "imported in 1.0 s" and "first step after 1.0 s:
 # data 1.0, state 1.0, compiling and running the step 1.0".

@@ -64,14 +64,10 @@ from bit_jax.errors import InputError, exit_status, one_line
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.storage import files
-from scripts import benchmark_aot, benchmark_fit
-from scripts import benchmark_flags as flags
-from scripts import benchmark_input as input_pipeline
-from scripts import benchmark_peers as peers
-from scripts import benchmark_report as report
-from scripts import benchmark_start as start
-from scripts import benchmark_steps as steps
-from scripts.benchmark_flags import Case
+from scripts.benchmark import aot as benchmark_aot
+from scripts.benchmark import fit, flags, peers, report, start, steps
+from scripts.benchmark import input as input_pipeline
+from scripts.benchmark.flags import Case
 
 # Of --clock.
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -96,7 +92,7 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     return result | start.run(case, rounds=args.rounds)
   if mode == "max_batch" and not (args.aot or args.memory_gib):
     config = steps.load_config(case)
-    return result | benchmark_fit.by_trials(
+    return result | fit.by_trials(
       case,
       ["bit_jax", *(name for name in args.peers if name in flags.TIMM)],
       lambda name, batch: [
@@ -119,7 +115,7 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
   }
   if mode == "max_batch":
     result["topology"] = args.aot
-    found = benchmark_fit.by_compiler(
+    found = fit.by_compiler(
       case, mesh, args.memory_gib, benchmark_aot.compile_case
     )
   elif args.aot:
@@ -176,7 +172,7 @@ def run_trial(case: Case, args: argparse.Namespace) -> None:
     tf32 = args.precision == "default"
     return peers.Timm(args.trial, case, config, platform=platform, tf32=tf32)
 
-  benchmark_fit.run_trial(build)
+  fit.run_trial(build)
 
 
 def run_apart(case: Case, args: argparse.Namespace) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from bit_jax.errors import InputError
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.run import step
-from scripts import benchmark_steps as steps
-from scripts.benchmark_flags import Case
+from scripts.benchmark import steps as steps
+from scripts.benchmark.flags import Case
 
 # Of `aot.Needs`, with what a table calls them; less is better in all.
 FIGURES = {

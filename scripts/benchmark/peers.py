@@ -16,8 +16,8 @@ import numpy as np
 
 from bit_jax.errors import one_line
 from bit_jax.recipe.resolve import Config
-from scripts.benchmark_flags import TF_DATA, TIMM, Case
-from scripts.benchmark_steps import Subject
+from scripts.benchmark.flags import TF_DATA, TIMM, Case
+from scripts.benchmark.steps import Subject
 
 
 def timm_name(variant: str) -> str:
