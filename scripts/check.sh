@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup_env.sh
 # Else pyright asks PyPI for a newer release on every run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS=1
-shell_files=(scripts/*.sh .ci/run)
+shell_files=(scripts/*.sh scripts/launch/*.sh .ci/run)
 failed=''
 
 check() {

@@ -14,9 +14,9 @@ import time
 import pytest
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent / "scripts"
-LOCAL = str(SCRIPTS / "launch_local.sh")
-SLURM = str(SCRIPTS / "launch_slurm.sh")
-TPU_POD = str(SCRIPTS / "launch_tpu_pod.sh")
+LOCAL = str(SCRIPTS / "launch/local.sh")
+SLURM = str(SCRIPTS / "launch/slurm.sh")
+TPU_POD = str(SCRIPTS / "launch/tpu_pod.sh")
 # What a shell would take apart.
 ARGUMENTS = ["--config=a b.py:x=$HOME", "--config.k=('it\"s','*')", "--empty="]
 DEADLINE_SECS = 20

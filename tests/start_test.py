@@ -73,5 +73,8 @@ def test_each_function_is_compiled_once(tmp_path):
     print(*sorted(compiled))
   """
   # `step` is that of evaluation, and that of few-shot features.
-  wanted = "jit(_digests) jit(fold) jit(init_state) jit(step) jit(step) jit(update_step)"
+  wanted = (
+    "jit(_digests) jit(fold) jit(init_state) jit(step) jit(step) "
+    "jit(update_step)"
+  )
   assert run(program, tmp_path) == wanted

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154
-# What launch_tpu_pod.sh runs on the workers, as scripts. The run's folder is in
+# What tpu_pod.sh runs on the workers, as scripts. The run's folder is in
 # memory: gone after a reboot, as the run is. The variables are the launcher's.
 
 # Ubuntu 22.04 has Python 3.10; uv brings a newer one. jax[tpu] gets the version

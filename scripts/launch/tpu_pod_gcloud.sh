@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154
-# What launch_tpu_pod.sh has gcloud do, or prints with --dry_run: commands on
+# What tpu_pod.sh has gcloud do, or prints with --dry_run: commands on
 # the pod and its workers, and the pod itself. The variables are the launcher's.
 
 # As quote, but the scripts for the workers remain readable.

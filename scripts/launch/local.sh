@@ -1,0 +1,217 @@
+#!/usr/bin/env bash
+# Runs bit_jax.main as several processes on this machine, which work as one: to
+# try what runs on a cluster, or to use the GPUs of one machine one by one.
+#
+#   scripts/launch/local.sh [--processes=2] [--devices_per_process=1] [--gpus]
+#       [--log_dir=DIR] [--port=PORT] [--grace_secs=10] [--dry_run]
+#       -- ARGUMENTS OF bit_jax.main
+#
+#   --processes            how many
+#   --devices_per_process  virtual CPU devices, or GPUs, of each process
+#   --gpus                 GPUs, taken in order from CUDA_VISIBLE_DEVICES, else
+#                          from 0; without it, the CPU is used
+#   --log_dir              takes process-1.log, ... (default: a new folder under
+#                          /tmp); process 0 writes to the terminal
+#   --port                 of process 0, where they meet (default: a free one)
+#   --grace_secs           when a process fails, the others get SIGTERM at once
+#                          and SIGKILL after this time
+#   --dry_run              prints the commands instead
+#
+# SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 go on to all processes: they finish the
+# step, save and exit with 75; the same command goes on from there. Exits with
+# the code of the first process that fails, else with 75 or 0.
+# BIT_JAX_PYTHON names another Python than .venv/bin/python.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source scripts/launch/common.sh
+
+readonly stopped=75  # bit_jax/errors.py
+readonly address=127.0.0.1
+python=${BIT_JAX_PYTHON:-.venv/bin/python}
+processes=2
+devices=1
+gpus=''
+log_dir=''
+port=''
+grace_secs=10
+dry_run=''
+
+is_free() {
+  ! (: < "/dev/tcp/$address/$1") 2> /dev/null
+}
+
+# Prints a free port below those that systems give to outgoing connections.
+find_port() {
+  local candidate
+  for _ in {1..50}; do
+    candidate=$((20000 + RANDOM % 12000))
+    if is_free "$candidate"; then
+      echo "$candidate"
+      return
+    fi
+  done
+  die 1 'no free port found; name one with --port='
+}
+
+# Sets command to what runs one process: env, its variables, the program.
+make_command() {
+  local id=$1
+  command=(env)
+  if [[ $gpus ]]; then
+    command+=("CUDA_VISIBLE_DEVICES=$(devices_of "$id")")
+  else
+    local count=--xla_force_host_platform_device_count=$devices
+    command+=("XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }$count" JAX_PLATFORMS=cpu)
+  fi
+  command+=("$python" -m bit_jax.main "${arguments[@]}"
+    "--coordinator_address=$address:$port" "--num_processes=$processes"
+    "--process_id=$id")
+}
+
+# Before any process starts: one that had started would have to be killed.
+check_gpus() {
+  local all
+  IFS=, read -ra all <<< "$CUDA_VISIBLE_DEVICES"
+  ((processes * devices <= ${#all[@]})) \
+    || die 1 "CUDA_VISIBLE_DEVICES: expected $((processes * devices)) GPUs"
+}
+
+# Prints the GPUs of one process, separated by commas.
+devices_of() {
+  local first=$(($1 * devices)) all
+  if [[ ${CUDA_VISIBLE_DEVICES:-} ]]; then
+    IFS=, read -ra all <<< "$CUDA_VISIBLE_DEVICES"
+    all=("${all[@]:first:devices}")
+  else
+    read -ra all <<< "$(seq -s ' ' "$first" $((first + devices - 1)))"
+  fi
+  (IFS=, && echo "${all[*]}")
+}
+
+log_of() {
+  echo "$log_dir/process-$1.log"
+}
+
+pids=()  # Of process 0, 1, ...; '' once it has ended.
+
+# Sends a signal to every process that still runs.
+forward() {
+  local pid
+  for pid in "${pids[@]:+${pids[@]}}"; do
+    [[ -z $pid ]] || kill -s "$1" "$pid" 2> /dev/null || true
+  done
+}
+
+while (($#)); do
+  case $1 in
+    --processes=*) processes=${1#*=} ;;
+    --devices_per_process=*) devices=${1#*=} ;;
+    --gpus) gpus=yes ;;
+    --log_dir=*) log_dir=${1#*=} ;;
+    --port=*) port=${1#*=} ;;
+    --grace_secs=*) grace_secs=${1#*=} ;;
+    --dry_run) dry_run=yes ;;
+    --help | -h)
+      usage scripts/launch/local.sh
+      exit
+      ;;
+    --) break ;;
+    *) die 2 "unexpected argument $(quote "$1"); see --help" ;;
+  esac
+  shift
+done
+check_numbers 1 "$processes" "$devices" "${port:-1}"
+check_numbers 0 "$grace_secs"
+(($# > 1)) || die 2 'the arguments of bit_jax.main are missing; put them after --'
+shift
+arguments=("$@")
+if [[ $gpus && ${CUDA_VISIBLE_DEVICES:-} ]]; then
+  check_gpus
+fi
+port=${port:-$(find_port)}
+
+if [[ $dry_run ]]; then
+  log_dir=${log_dir:-/tmp/bit_jax}
+  for ((id = 0; id < processes; id++)); do
+    make_command "$id"
+    if ((id)); then
+      echo "$(quote "${command[@]}") > $(quote "$(log_of "$id")") 2>&1 &"
+    else
+      echo "$(quote "${command[@]}") &"
+    fi
+  done
+  exit
+fi
+
+command -v "$python" > /dev/null \
+  || die 1 "$(quote "$python") is not there; run scripts/setup_env.sh"
+temporary=''
+if [[ $log_dir ]]; then
+  mkdir -p "$log_dir" || exit 1
+else
+  temporary=$(mktemp -d "${TMPDIR:-/tmp}/bit_jax.XXXXXX")
+  log_dir=$temporary
+fi
+if ((processes > 1)); then
+  echo "process 0 writes here, the others to $(log_of '*')" >&2
+fi
+
+# Each process gets its own process group: Ctrl-C then reaches it once, through
+# us, and not twice, which would end it without saving.
+set -m
+trap 'forward TERM' TERM
+trap 'forward INT' INT
+trap 'forward USR1' USR1
+trap 'forward KILL' EXIT
+for ((id = 0; id < processes; id++)); do
+  make_command "$id"
+  if ((id)); then
+    "${command[@]}" < /dev/null > "$(log_of "$id")" 2>&1 &
+  else
+    "${command[@]}" < /dev/null &
+  fi
+  pids+=("$!")
+done
+
+# Not `wait -n`: it cannot tell which one ended before Bash 5.1.
+result=0
+deadline=''
+running=$processes
+while ((running)); do
+  for ((id = 0; id < processes; id++)); do
+    pid=${pids[id]}
+    if [[ -z $pid ]] || kill -0 "$pid" 2> /dev/null; then
+      continue
+    fi
+    code=0
+    wait "$pid" || code=$?
+    pids[id]=''
+    running=$((running - 1))
+    # Those that stop on request do so together and need no help. After the
+    # first failure the others would wait for this process for ever.
+    if ((code == 0 || result != 0 && result != stopped)); then
+      continue
+    fi
+    result=$code
+    ((code != stopped)) || continue
+    deadline=$((SECONDS + grace_secs))
+    echo "process $id ended with code $code" >&2
+    if ((id)); then
+      tail -n 20 "$(log_of "$id")" >&2
+    fi
+    forward TERM
+  done
+  if [[ $deadline ]] && ((SECONDS > deadline)); then
+    forward KILL
+  fi
+  if ((running)); then
+    # A signal ends this wait, then its trap runs.
+    sleep 0.1 &
+    wait "$!" || true
+  fi
+done
+# After a failure the logs are worth a look.
+if [[ $temporary ]] && ((result == 0 || result == stopped)); then
+  rm -r "$temporary"
+fi
+exit "$result"
