@@ -24,8 +24,8 @@ import time
 from bit_jax import train
 from bit_jax.data.sets import digits, glyphs
 from bit_jax.errors import exit_status
+from bit_jax.report import comparison
 from bit_jax.storage import cache
-from bit_jax.tools import report
 from bit_jax.writers import metrics_file
 from configs import downstream, upstream
 
@@ -111,7 +111,7 @@ def write_report(workdir, run_dir, results):
     )
     for shots in SHOTS
   ]
-  report.write_report(
+  comparison.write(
     workdir / "report.html",
     title="bit_jax quickstart",
     table=results,

@@ -9,7 +9,7 @@ from bit_jax.run import stopping
 
 PROGRAM = """
 import signal, sys
-from bit_jax import stopping
+from bit_jax.run import stopping
 with stopping.StopRequest():
   print("ready", flush=True)
   while True:

@@ -8,7 +8,7 @@ from bit_jax.weights import layouts, param_shapes
 from tests.goldens import seeded_weights
 
 TIMM_GOLDEN = (
-  pathlib.Path(__file__).parent / "goldens/timm_resnetv2_50x1_bit.npz"
+  pathlib.Path(__file__).parents[1] / "goldens/timm_resnetv2_50x1_bit.npz"
 )
 UNIT = "block3/unit12"
 ALL = pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bit_jax.models import init, paths
 from bit_jax.weights import layouts, param_shapes
 from tests.goldens import seeded_weights
 
-GOLDENS = pathlib.Path(__file__).parent / "goldens"
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 
 
 def max_error(a, b):
@@ -155,7 +155,7 @@ def test_float64_gradients():
   out = subprocess.run(
     [sys.executable, "-c", code],
     env=os.environ | {"JAX_ENABLE_X64": "1"},
-    cwd=GOLDENS.parent.parent,
+    cwd=GOLDENS.parents[1],
     capture_output=True,
     text=True,
     check=True,

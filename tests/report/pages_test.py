@@ -1,4 +1,4 @@
-"""Tests of tools/report.py."""
+"""The pages of runs, and the command tools/report.py that writes one."""
 
 import base64
 import html.parser
@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from bit_jax import errors
-from bit_jax.report import chart
+from bit_jax.report import chart, comparison
+from bit_jax.report import runs as runs_page
 from bit_jax.tools import report
 
 
@@ -72,7 +73,7 @@ def _write(path, **changes):
     "samples": [("Digits", [(_IMAGE, "seven"), (_IMAGE, "<i>")])],
     "notes": ["What this is.", "Where it ran.", "And when."],
   }
-  report.write_report(path, **arguments | changes)
+  comparison.write(path, **arguments | changes)
   return _Page(path)
 
 
@@ -221,7 +222,7 @@ def test_runs_stand_in_one_table(tmp_path):
     tmp_path / "second", dataset="digits", finished=False, offset=0.25
   )
   out = tmp_path / "report.html"
-  report.write_runs_report(out, [first, second])
+  runs_page.write(out, [first, second])
   page = _Page(out)
   assert page.rows == [
     ["Run", "Data set", "Model", "Steps", "train/loss", "eval/test/accuracy"],
@@ -233,7 +234,7 @@ def test_runs_stand_in_one_table(tmp_path):
 
 def test_runs_share_one_chart_for_each_metric(tmp_path):
   runs = [_make_run(tmp_path / name) for name in ("a", "b")]
-  report.write_runs_report(tmp_path / "report.html", runs)
+  runs_page.write(tmp_path / "report.html", runs)
   source = (tmp_path / "report.html").read_text()
   charts = source.split('<figure class="chart">')[1:]
   titles = [re.search("<figcaption>(.*?)<", chart)[1] for chart in charts]
@@ -252,14 +253,14 @@ def test_metric_that_one_run_lacks_is_left_open(tmp_path):
   first, second = (_make_run(tmp_path / name) for name in ("a", "b"))
   (second / "result.json").unlink()
   (second / "metrics.jsonl").write_text('{"step": 3, "train/loss": 2}\n')
-  report.write_runs_report(tmp_path / "report.html", [first, second])
+  runs_page.write(tmp_path / "report.html", [first, second])
   rows = _Page(tmp_path / "report.html").rows
   assert rows[2] == ["b", "glyphs", "R14x0.5", "3 not finished", "2", "-"]
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
   runs = [_make_run(tmp_path / name / "run") for name in ("a", "b")]
-  report.write_runs_report(tmp_path / "report.html", [*runs, runs[0]])
+  runs_page.write(tmp_path / "report.html", [*runs, runs[0]])
   rows = _Page(tmp_path / "report.html").rows
   assert [row[0] for row in rows[1:]] == [str(run) for run in runs]
 
@@ -268,7 +269,7 @@ def test_run_that_has_only_metrics_can_be_shown(tmp_path):
   workdir = tmp_path / "run"
   workdir.mkdir()
   (workdir / "metrics.jsonl").write_text("")
-  report.write_runs_report(tmp_path / "report.html", [workdir])
+  runs_page.write(tmp_path / "report.html", [workdir])
   rows = _Page(tmp_path / "report.html").rows
   assert rows[1:] == [["run", "", "", "0 not finished"]]
 

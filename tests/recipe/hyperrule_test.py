@@ -8,7 +8,7 @@ from bit_jax.recipe import hyperrule
 from bit_jax.run import optim
 
 GOLDEN = json.loads(
-  (pathlib.Path(__file__).parent / "goldens" / "hyperrule.json").read_text()
+  (pathlib.Path(__file__).parents[1] / "goldens" / "hyperrule.json").read_text()
 )
 
 

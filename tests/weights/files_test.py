@@ -12,7 +12,7 @@ from bit_jax.models import init, paths
 from bit_jax.weights import array_files, layouts, releases
 from tests.goldens import seeded_weights
 
-GOLDENS = pathlib.Path(__file__).parent / "goldens"
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 ALL = pytest.mark.parametrize(
   "layout", layouts.LAYOUTS.values(), ids=layouts.LAYOUTS
 )

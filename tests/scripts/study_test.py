@@ -59,7 +59,7 @@ def test_a_table_gives_medians_with_ranges_or_means_with_counts():
 SMALL = "model=R14x0.25,dataset=digits"
 # A study of two runs, the second from the weights of the first.
 STUDY = f"""
-from bit_jax.study import Chart, Run, Study, Table
+from bit_jax.report.study import Chart, Run, Study, Table
 from configs import downstream, upstream
 
 def get_study(arg):
@@ -139,7 +139,7 @@ def test_the_driver_makes_no_run_for_an_empty_pattern(finished, capsys):
   ("extra", "status", "message"),
   [
     (["--study=/no/such.py"], 2, "no such Python file"),
-    (["--study=tests/study_test.py"], 2, "has no get_study"),
+    (["--study=tests/scripts/study_test.py"], 2, "has no get_study"),
     (["--runs=other*"], 1, "--runs=other* matches none of up, down, absent"),
     (["--runs=absent"], 1, "no run of the study has its data set prepared"),
     (["--runs=down"], 1, "down starts from up, which is not there"),

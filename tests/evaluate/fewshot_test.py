@@ -13,7 +13,7 @@ from bit_jax.models import init
 from tests import fakes
 
 GOLDEN = np.load(
-  pathlib.Path(__file__).parent / "goldens" / "fewshot_ridge.npz"
+  pathlib.Path(__file__).parents[1] / "goldens" / "fewshot_ridge.npz"
 )
 
 

@@ -435,7 +435,7 @@ def test_all_tasks(tmp_path):
         "--config.total_steps=2",
         "--config.optim.freeze=('root_block', 'block', 'norm-pre-head')",
       ),
-      cwd=pathlib.Path(__file__).parent.parent,
+      cwd=pathlib.Path(__file__).parents[2],
       env=env,
       capture_output=True,
       text=True,

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-SCRIPTS = pathlib.Path(__file__).resolve().parent.parent / "scripts"
+SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
 LOCAL = str(SCRIPTS / "launch/local.sh")
 SLURM = str(SCRIPTS / "launch/slurm.sh")
 TPU_POD = str(SCRIPTS / "launch/tpu_pod.sh")

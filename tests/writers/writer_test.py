@@ -114,10 +114,10 @@ def test_tensorflow_is_never_imported_even_where_installed(tmp_path):
   fake = tmp_path / "site" / "tensorflow"
   fake.mkdir(parents=True)
   (fake / "__init__.py").write_text("raise RuntimeError('imported')")
-  root = pathlib.Path(writer.__file__).parents[1]
+  root = pathlib.Path(writer.__file__).parents[2]
   program = """
     import sys
-    from bit_jax import writer
+    from bit_jax.writers import writer
     assert not any(m.startswith("tensorboard") for m in sys.modules)
     w = writer.create(
       sys.argv[1], total_steps=9, start_step=0, batch_size=1, is_lead=True)

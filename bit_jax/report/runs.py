@@ -1,0 +1,129 @@
+"""The page that shows training runs side by side."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bit_jax.errors import InputError
+from bit_jax.report import page
+from bit_jax.storage import files
+from bit_jax.writers import metrics_file
+
+
+def write(path: str | Path, workdirs: Sequence[str | Path]) -> None:
+  """Writes the page that shows training runs side by side.
+
+  Args:
+    path: the HTML file to write; its folder is made if missing.
+    workdirs: work directories of runs, finished or not.
+
+  Raises:
+    InputError: if a work directory or its metrics.jsonl is missing, one of its
+      files is malformed, or the page cannot be written.
+  """
+  # A directory given twice is one run.
+  paths = {Path(workdir).resolve(): Path(workdir) for workdir in workdirs}
+  runs = [_read_run(workdir) for workdir in paths.values()]
+  names = [run["name"] for run in runs]
+  for run, workdir in zip(runs, paths.values(), strict=True):
+    if names.count(run["name"]) > 1:
+      run["name"] = str(workdir)
+  metrics = _merge_keys(run["curves"] for run in runs)
+  curves = [
+    (
+      metric,
+      [
+        (run["name"], *run["curves"][metric])
+        for run in runs
+        if metric in run["curves"]
+      ],
+    )
+    for metric in metrics
+  ]
+  body = [_runs_table(runs), *page.charts(curves)]
+  plural = "" if len(runs) == 1 else "s"
+  page.write(path, f"{len(runs)} training run{plural}", body)
+
+
+def _read_run(workdir: Path) -> dict[str, Any]:
+  """Reads what the page shows of one work directory."""
+  if not workdir.is_dir():
+    raise InputError(f"{workdir}: there is no such work directory")
+  path = workdir / metrics_file.METRICS_FILE
+  if not path.exists():
+    raise InputError(
+      f"{workdir}: expected the work directory of a run, with a "
+      f"{metrics_file.METRICS_FILE}"
+    )
+  records = metrics_file.read_metrics(path)
+  curves: dict[str, tuple[list[int], list[float | None]]] = {}
+  for record in records:
+    for metric, value in record.items():
+      if metric != "step":
+        steps, values = curves.setdefault(metric, ([], []))
+        steps.append(record["step"])
+        values.append(value)
+  config = _read_json(workdir / "config.json")
+  result = _read_json(workdir / "result.json")
+  last = {metric: values[-1] for metric, (_, values) in curves.items()}
+  final = {
+    metric: value
+    for metric, value in (last | result).items()
+    if metric == "train/loss" or metric.startswith("eval/")
+    if type(value) in (int, float)
+  }
+  return {
+    "name": workdir.resolve().name,
+    "dataset": _get(config, "data", "name"),
+    "model": _get(config, "model", "variant"),
+    "steps": max((record["step"] for record in records), default=0),
+    "finished": bool(result),
+    "final": final,
+    "curves": curves,
+  }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  """Reads a JSON object; {} if there is no such file."""
+  return files.read_json(path) if path.exists() else {}
+
+
+def _get(config: dict[str, Any], section: str, key: str) -> str:
+  """Reads config[section][key]; empty if the run did not store it."""
+  values = config.get(section)
+  return str(values[key]) if isinstance(values, dict) and key in values else ""
+
+
+def _merge_keys(mappings: Any) -> list[str]:
+  """All keys, each once, in the order in which they come."""
+  return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def _runs_table(runs: Sequence[dict[str, Any]]) -> str:
+  metrics = _merge_keys(run["final"] for run in runs)
+  rows = []
+  for run in runs:
+    texts = "".join(
+      f"<td{page.TEXT}>{html.escape(run[key])}</td>"
+      for key in ("dataset", "model")
+    )
+    steps = f"{run['steps']:,}"
+    if not run["finished"]:
+      steps += "<small>not finished</small>"
+    values = [steps] + [_number(run["final"].get(m)) for m in metrics]
+    rows.append(
+      f'<tr><th scope="row">{html.escape(run["name"])}</th>{texts}'
+      + "".join(f"<td>{value}</td>" for value in values)
+      + "</tr>"
+    )
+  return page.table(
+    ["Run", "Data set", "Model", "Steps", *metrics],
+    rows,
+    "Final metrics of each run, or the last it wrote where it is not finished.",
+    num_texts=3,
+  )
+
+
+def _number(value: float | None) -> str:
+  return page.NONE if value is None else f"{value:.4g}"
