@@ -29,10 +29,10 @@ from typing import Any
 
 import ml_collections
 
-from bit_jax import main as command
 from bit_jax import train
 from bit_jax.data.sets import tfds_folders
 from bit_jax.errors import InputError, UsageError, exit_status
+from bit_jax.recipe import load
 from bit_jax.report import page, study
 from bit_jax.run import workdir_files
 from bit_jax.storage import cache, checkpoint, files
@@ -216,7 +216,7 @@ def run_study(
     UsageError: an override is wrong.
   """
   for run in spec.runs:
-    command.override(run.config, overrides)
+    load.override(run.config, overrides)
   chosen = [r for r in spec.runs if fnmatch.fnmatchcase(r.name, runs)]
   if runs and not chosen:
     raise InputError(

@@ -25,10 +25,10 @@ from typing import Any
 
 import ml_collections
 
-from bit_jax import main as command
 from bit_jax import train
 from bit_jax.data.sets import tfds_folders
 from bit_jax.errors import InputError, exit_status
+from bit_jax.recipe import load
 from bit_jax.storage import cache, checkpoint, files
 from configs import vtab
 
@@ -44,7 +44,7 @@ def task_config(
     f"data_dir={args.data_dir}"
   )
   config.init.checkpoint = args.init
-  command.override(config, overrides)
+  load.override(config, overrides)
   return config
 
 

@@ -14,6 +14,7 @@ from absl import flags
 
 from bit_jax import main, train
 from bit_jax.errors import InputError, UsageError
+from bit_jax.recipe import load
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 UPSTREAM, DOWNSTREAM = "configs/upstream.py", "configs/downstream.py"
@@ -167,7 +168,7 @@ def test_errors_while_running_are_one_line(monkeypatch, capsys):
 
 
 def test_a_config_is_loaded_as_by_the_command():
-  config = main.load_config(
+  config = load.load_config(
     f"{UPSTREAM}:model=R14x0.5",
     ["--config.seed=3", "--config.optim.freeze=('head/',)"],
   )
@@ -190,7 +191,7 @@ def test_a_config_is_loaded_as_by_the_command():
 )
 def test_configs_that_cannot_be_loaded(path, overrides, error, message):
   with pytest.raises(error, match=message):
-    main.load_config(path, overrides)
+    load.load_config(path, overrides)
 
 
 def write_folder(path, num_classes=3, per_class=5):

@@ -47,7 +47,9 @@ def test_weights_and_checkpoints_load(old_run):
 def test_a_run_goes_on_where_it_was(old_run, capsys):
   (old_run / "result.json").rename(old_run / "old_result.json")
   old = weights.load(old_run / "params.npz")
-  result = train.train_and_evaluate(load.load_config(CONFIG, OVERRIDES), old_run)
+  result = train.train_and_evaluate(
+    load.load_config(CONFIG, OVERRIDES), old_run
+  )
   assert "resumed from step 4" in capsys.readouterr().out
   before = json.loads((old_run / "old_result.json").read_text())
   assert result == pytest.approx(before, rel=1e-4)

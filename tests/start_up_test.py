@@ -48,7 +48,8 @@ def test_each_function_is_compiled_once(tmp_path):
   program = """
     import sys
     import jax
-    from bit_jax import main, train
+    from bit_jax import train
+    from bit_jax.recipe import load
 
     compiled = []
 
@@ -57,7 +58,7 @@ def test_each_function_is_compiled_once(tmp_path):
         compiled.append(fun_name)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    config = main.load_config(
+    config = load.load_config(
       "configs/downstream.py:preset=quick,model=R14x0.25,dataset=digits",
       [
         "--config.total_steps=4",

@@ -28,11 +28,11 @@ import jax
 from etils import epath
 
 from bit_jax.errors import InputError, exit_status
-from bit_jax.main import load_config
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.preflight.fit import Attempt, Preflight
 from bit_jax.recipe import check
+from bit_jax.recipe.load import load_config
 from bit_jax.recipe.resolve import Config, DataFacts
 from bit_jax.run import sources
 

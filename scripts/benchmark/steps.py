@@ -13,12 +13,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import main, models
+from bit_jax import models
 from bit_jax.errors import InputError
 from bit_jax.evaluate import inference
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
-from bit_jax.recipe import check, resolve
+from bit_jax.recipe import check, load, resolve
 from bit_jax.recipe.resolve import Config, DataFacts
 from bit_jax.run import step
 from scripts.benchmark import mfu as mfu
@@ -35,7 +35,7 @@ def load_config(case: Case) -> Config:
     InputError: a value is wrong.
     UsageError: a key or an argument is unknown.
   """
-  return main.load_config(case.config, case.arguments)
+  return load.load_config(case.config, case.arguments)
 
 
 def make_config(case: Case, mesh: Mesh) -> Config:

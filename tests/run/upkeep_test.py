@@ -3,8 +3,9 @@ import types
 import numpy as np
 import pytest
 
-from bit_jax import main, train
+from bit_jax import train
 from bit_jax.evaluate import fewshot
+from bit_jax.recipe import load
 from bit_jax.run import upkeep
 
 PARAMS = {"root": {"kernel": 0}, "block1": {"kernel": 0}, "head": {"bias": 0}}
@@ -38,7 +39,7 @@ def test_a_frozen_network_is_probed_once(tmp_path, monkeypatch, frozen, calls):
     return {"1shot_accuracy": len(probed) / 4}
 
   monkeypatch.setattr(fewshot, "evaluate_few_shot", evaluate_few_shot)
-  config = main.load_config(
+  config = load.load_config(
     "configs/downstream.py:preset=quick,model=R14x0.25,dataset=digits",
     [
       *("--config.total_steps=2", "--config.input.batch_size=8"),

@@ -1,0 +1,86 @@
+"""Reads configs: a file, its arguments and the overrides of its keys."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from bit_jax.errors import InputError, UsageError
+
+# What config files and ml_collections raise for bad values; UsageError and
+# InputError are ValueErrors.
+CONFIG_ERRORS = (
+  *(flags.Error, OSError, LookupError, TypeError, ValueError),
+  *(AttributeError, ImportError, SyntaxError),
+)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+  """Returns what to print for an error in the flags, and the exit code."""
+  cause: BaseException | None = error
+  ours = None
+  # ml_collections wraps ours in one of the same type with a whole traceback:
+  # the innermost is the message.
+  while cause:
+    if isinstance(cause, InputError | UsageError):
+      ours = cause
+    cause = cause.__cause__ or cause.__context__
+  if ours:
+    return str(ours), 1 if isinstance(ours, InputError) else 2
+  if isinstance(error, ImportError | SyntaxError):
+    return f"--config is no usable Python file: {error}", 2
+  if isinstance(error, OSError):
+    return f"--config cannot be read: {str(error).rsplit(']', 1)[-1]}", 2
+  if isinstance(error, LookupError | AttributeError):
+    key = error.args[0]
+    while isinstance(key, BaseException):
+      key = key.args[0]
+    return f"unknown config key {key}".replace("\nDid", "; did", 1), 2
+  return str(error), 2
+
+
+def override(config: ConfigDict, arguments: Sequence[str]) -> None:
+  """Applies `--config.key=value` to a config, as the command line does.
+
+  Raises:
+    UsageError: an argument is no such override, or its key or value is wrong.
+  """
+  argv = ["override", *arguments]
+  parser = flags.FlagValues()
+  try:
+    config_flags.DEFINE_config_dict(
+      "config", config, flag_values=parser, sys_argv=argv
+    )
+    rest = parser(argv)[1:]
+  except CONFIG_ERRORS as e:
+    raise UsageError(explain(e)[0]) from e
+  if rest:
+    raise UsageError(f"unexpected argument {rest[0]!r}; see --help")
+
+
+def load_config(path: str, overrides: Sequence[str]) -> ConfigDict:
+  """Returns a config as the command line gives it.
+
+  Args:
+    path: `configs/NAME.py:key=value,...`.
+    overrides: `--config.key=value`.
+
+  Raises:
+    InputError: a value is wrong.
+    UsageError: the file, an argument or a key is.
+  """
+  argv = ["load_config", f"--config={path}"]
+  parser = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file(
+    "config", None, flag_values=parser, sys_argv=argv
+  )
+  try:
+    parser(argv)
+    config: Any = holder.value
+    config.to_dict()  # A file that is not there is an error from here.
+  except CONFIG_ERRORS as e:
+    message, code = explain(e)
+    raise (InputError if code == 1 else UsageError)(message) from e
+  override(config, overrides)
+  return config
