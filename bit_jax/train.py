@@ -15,7 +15,7 @@ from bit_jax import weights
 from bit_jax.data import pipeline
 from bit_jax.parallel import hosts, sharding
 from bit_jax.recipe import check, resolve
-from bit_jax.recipe.resolve import Config
+from bit_jax.recipe.load import Config
 from bit_jax.run import sources, start, stopping, watchdog, workdir_files
 from bit_jax.run.step import TrainState, make_abstract_state, make_update_step
 from bit_jax.run.upkeep import Upkeep
@@ -128,7 +128,7 @@ def train_and_evaluate(
     config.data, seed=config.seed, held_out=workdir_files.read_held_out(workdir)
   )
   probes = sources.load_probes(config.eval.fewshot, config.data.dir)
-  config = resolve.resolve(config, sources.facts(data))
+  config = resolve.resolve(config, sources.dataset_info(data))
   data, probes = sources.hold(data, probes, config)
   total_steps = config.resolved.total_steps
   workdir_files.check_unchanged(workdir, config)

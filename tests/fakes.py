@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bit_jax.data import source
 from bit_jax.data.source import Source
 from bit_jax.parallel import sharding
 from bit_jax.recipe import resolve
@@ -73,8 +74,8 @@ def upstream_config(*, batch_size=16, **overrides):
 
 
 def resolved(config, num_classes=4, num_examples=40):
-  facts = resolve.DataFacts(num_examples, num_classes, (32, 32), native_px=32)
-  return resolve.resolve(config, facts)
+  info = source.DatasetInfo(num_examples, num_classes, (32, 32), native_px=32)
+  return resolve.resolve(config, info)
 
 
 def a_batch(mesh, seed=0, num_classes=4, size=8):

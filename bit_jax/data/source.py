@@ -1,4 +1,4 @@
-"""What a source of examples is: random access, and the facts a recipe needs."""
+"""The type of a source of examples, and what a recipe must know of one."""
 
 import dataclasses
 from collections.abc import Callable
@@ -58,3 +58,36 @@ class Source:
   def num_classes(self) -> int:
     """Number of classes."""
     return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+  """Properties of a training set that a recipe's rules depend on.
+
+  Attributes:
+    num_examples: after slicing and few-shot selection.
+    num_classes: of the labels.
+    image_px: (height, width) of a typical image.
+    native_px: > 0 for sets that are used at this size as they are.
+    flip: False where mirroring changes the class.
+    fingerprint: of the examples and their order.
+  """
+
+  num_examples: int
+  num_classes: int
+  image_px: tuple[int, int]
+  native_px: int = 0
+  flip: bool = True
+  fingerprint: str = ""
+
+  @classmethod
+  def of(cls, source: Source) -> "DatasetInfo":
+    """Returns the properties of a source."""
+    return cls(
+      len(source),
+      source.num_classes,
+      source.image_px,
+      source.native_px,
+      source.flip,
+      source.fingerprint,
+    )

@@ -16,7 +16,7 @@ from bit_jax.data.source import Source
 from bit_jax.evaluate import inference
 from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
-from bit_jax.recipe.resolve import Config
+from bit_jax.recipe.load import Config
 
 
 def make_eval_step(config: Config, mesh: Mesh) -> inference.InferenceStep:

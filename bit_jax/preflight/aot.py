@@ -19,7 +19,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from bit_jax.errors import InputError, one_line
-from bit_jax.recipe.resolve import Config
+from bit_jax.recipe.load import Config
 from bit_jax.run import step
 
 GIB = 2**30

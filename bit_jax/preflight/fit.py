@@ -12,9 +12,10 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from bit_jax.data.source import DatasetInfo
 from bit_jax.preflight import aot
 from bit_jax.recipe import check, resolve
-from bit_jax.recipe.resolve import Config, DataFacts
+from bit_jax.recipe.load import Config
 from bit_jax.run import step
 
 # `pipeline` keeps two batches on the devices, and makes a third, while a step
@@ -45,7 +46,7 @@ class Preflight:
   def __init__(
     self,
     config: Config,
-    facts: DataFacts,
+    info: DatasetInfo,
     mesh: Mesh,
     usable_bytes: int,
     compiler: Callable[[Config, Mesh], aot.Needs],
@@ -54,7 +55,7 @@ class Preflight:
 
     Args:
       config: not resolved.
-      facts: of the data.
+      info: Of the training set.
       mesh: of the devices to compile for.
       usable_bytes: of a device; 0: unknown.
       compiler: `aot.compile_step`.
@@ -63,7 +64,7 @@ class Preflight:
       InputError: the config cannot work.
     """
     self.mesh, self.usable_bytes = mesh, usable_bytes
-    self._config, self._facts = config, facts
+    self._config, self._info = config, info
     self._compiler = compiler
     self.config = self._resolve({})
     batch = step.make_abstract_batch(self.config, mesh)
@@ -73,7 +74,7 @@ class Preflight:
     config = self._config.copy_and_resolve_references()
     config.update_from_flattened_dict(overrides)
     check.check(config, self.mesh)
-    return resolve.resolve(config, self._facts)
+    return resolve.resolve(config, self._info)
 
   def attempt(self, overrides: Mapping[str, Any]) -> Attempt:
     """Compiles the step of the config with some keys replaced."""

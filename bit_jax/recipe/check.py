@@ -10,7 +10,8 @@ from bit_jax.errors import InputError, UsageError
 from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
 from bit_jax.recipe import hyperrule
-from bit_jax.recipe.resolve import EVAL_WAYS, TRAIN_WAYS, Config
+from bit_jax.recipe.load import Config
+from bit_jax.recipe.resolve import EVAL_WAYS, TRAIN_WAYS
 
 _CHOICES = {
   "loss": tuple(losses.LOSSES),

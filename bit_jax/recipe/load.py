@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from bit_jax.errors import InputError, UsageError
+
+# A ConfigDict with the keys of configs/common.py. ConfigDict itself types each
+# attribute as a union of all that a config may hold, which no code can use.
+Config = Any
 
 # What config files and ml_collections raise for bad values; UsageError and
 # InputError are ValueErrors.
@@ -40,7 +44,7 @@ def explain(error: BaseException) -> tuple[str, int]:
   return str(error), 2
 
 
-def override(config: ConfigDict, arguments: Sequence[str]) -> None:
+def override(config: Config, arguments: Sequence[str]) -> None:
   """Applies `--config.key=value` to a config, as the command line does.
 
   Raises:
@@ -59,7 +63,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     raise UsageError(f"unexpected argument {rest[0]!r}; see --help")
 
 
-def load_config(path: str, overrides: Sequence[str]) -> ConfigDict:
+def load_config(path: str, overrides: Sequence[str]) -> Config:
   """Returns a config as the command line gives it.
 
   Args:

@@ -1,54 +1,16 @@
 """From a config's rules and a data set's facts to plain numbers for one run."""
 
-import dataclasses
 import re
-from typing import Any
 
 from bit_jax.data import preprocess
-from bit_jax.data.source import Source
+from bit_jax.data.source import DatasetInfo
 from bit_jax.errors import InputError
 from bit_jax.recipe import hyperrule
-
-# An ml_collections.ConfigDict with the keys of configs/common.py, which have no
-# static types.
-Config = Any
+from bit_jax.recipe.load import Config
 
 # What config.input.train and config.input.eval may be.
 TRAIN_WAYS = ("hyperrule", "inception", "none")
 EVAL_WAYS = ("square", "central")
-
-
-@dataclasses.dataclass(frozen=True)
-class DataFacts:
-  """What the rules need to know of the training set.
-
-  Attributes:
-    num_examples: after slicing and few-shot selection.
-    num_classes: of the labels.
-    image_px: (height, width) of a typical image.
-    native_px: > 0 for sets that are used at this size as they are.
-    flip: False where mirroring changes the class.
-    fingerprint: of the examples and their order.
-  """
-
-  num_examples: int
-  num_classes: int
-  image_px: tuple[int, int]
-  native_px: int = 0
-  flip: bool = True
-  fingerprint: str = ""
-
-  @classmethod
-  def of(cls, source: Source) -> "DataFacts":
-    """Returns the facts of a source."""
-    return cls(
-      len(source),
-      source.num_classes,
-      source.image_px,
-      source.native_px,
-      source.flip,
-      source.fingerprint,
-    )
 
 
 def parse_duration(
@@ -75,12 +37,12 @@ def parse_duration(
   return float(match[1]) * units[match[2][0]]
 
 
-def _schedule(config, facts: DataFacts) -> tuple[int, int, tuple[int, ...]]:
+def _schedule(config, info: DatasetInfo) -> tuple[int, int, tuple[int, ...]]:
   """Returns (total_steps, warmup_steps, decay_steps)."""
   s, rule = config.schedule, None
   if config.hyperrule:
-    rule = hyperrule.rule(facts.num_examples, config.hyperrule)
-  per_epoch = facts.num_examples / config.input.batch_size
+    rule = hyperrule.rule(info.num_examples, config.hyperrule)
+  per_epoch = info.num_examples / config.input.batch_size
 
   def steps(text, key, total):
     return parse_duration(
@@ -122,18 +84,18 @@ def _schedule(config, facts: DataFacts) -> tuple[int, int, tuple[int, ...]]:
   )
 
 
-def _resolution(config, facts: DataFacts) -> tuple[int, int]:
+def _resolution(config, info: DatasetInfo) -> tuple[int, int]:
   """Returns (resize_px, crop_px)."""
-  if facts.native_px:
-    crop = config.input.crop_px or facts.native_px
+  if info.native_px:
+    crop = config.input.crop_px or info.native_px
     return crop, crop
   if config.hyperrule:
     resize, crop = hyperrule.resolution(
-      *facts.image_px, config.hyperrule, config.model.variant
+      *info.image_px, config.hyperrule, config.model.variant
     )
   else:
     # Upstream: 224 (paper section 3.3); sets of smaller images keep theirs.
-    crop = min(224, *facts.image_px)
+    crop = min(224, *info.image_px)
     resize = round(crop * 8 / 7)
   resize = config.input.resize_px or resize
   crop = config.input.crop_px or crop
@@ -145,7 +107,7 @@ def _resolution(config, facts: DataFacts) -> tuple[int, int]:
   return resize, crop
 
 
-def resolve(config: Config, facts: DataFacts) -> Config:
+def resolve(config: Config, info: DatasetInfo) -> Config:
   """Returns a copy of config with all products under `config.resolved`.
 
   Raises:
@@ -153,15 +115,15 @@ def resolve(config: Config, facts: DataFacts) -> Config:
   """
   config = config.copy_and_resolve_references()
   wanted = config.num_classes
-  if wanted and wanted != facts.num_classes:
+  if wanted and wanted != info.num_classes:
     raise InputError(
       f"config.num_classes={wanted}, but the data set "
-      f"{config.data.name!r} has {facts.num_classes} classes"
+      f"{config.data.name!r} has {info.num_classes} classes"
     )
   r, rule = config.resolved, config.hyperrule
-  r.num_classes, r.train_examples = facts.num_classes, facts.num_examples
-  r.data_fingerprint = facts.fingerprint
-  r.total_steps, r.warmup_steps, r.decay_steps = _schedule(config, facts)
+  r.num_classes, r.train_examples = info.num_classes, info.num_examples
+  r.data_fingerprint = info.fingerprint
+  r.total_steps, r.warmup_steps, r.decay_steps = _schedule(config, info)
   reference = config.optim.lr_batch_size
   scale = config.input.batch_size / reference if reference else 1.0
   r.peak_lr = config.optim.lr * scale
@@ -169,10 +131,10 @@ def resolve(config: Config, facts: DataFacts) -> Config:
   if config.mixup_alpha < 0:
     if not rule:
       raise InputError("config.mixup_alpha < 0 needs config.hyperrule")
-    r.mixup_alpha = hyperrule.rule(facts.num_examples, rule).mixup_alpha
-  r.resize_px, r.crop_px = _resolution(config, facts)
-  r.flip = bool(config.input.flip and facts.flip)
-  if facts.native_px:
+    r.mixup_alpha = hyperrule.rule(info.num_examples, rule).mixup_alpha
+  r.resize_px, r.crop_px = _resolution(config, info)
+  r.flip = bool(config.input.flip and info.flip)
+  if info.native_px:
     config.input.train, config.input.eval = "none", "square"
   return config
 

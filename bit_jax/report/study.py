@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bit_jax.recipe.resolve import Config
+from bit_jax.recipe.load import Config
 
 Factors = Mapping[str, str]
 

@@ -7,9 +7,9 @@ import jax
 from etils import epath
 
 from bit_jax.data import class_names, datasets, in_memory, subset
-from bit_jax.data.source import Source
+from bit_jax.data.source import DatasetInfo, Source
 from bit_jax.errors import InputError
-from bit_jax.recipe.resolve import Config, DataFacts
+from bit_jax.recipe.load import Config
 from bit_jax.storage import cache
 
 
@@ -154,10 +154,10 @@ def hold(
   }
 
 
-def facts(data: RunData) -> DataFacts:
+def dataset_info(data: RunData) -> DatasetInfo:
   """Returns what the rules need to know; the fingerprint covers all splits."""
   prints = [data.train.fingerprint]
   prints += [f"{k}={v.fingerprint}" for k, v in data.evals.items()]
   return dataclasses.replace(
-    DataFacts.of(data.train), fingerprint=" ".join(prints)
+    DatasetInfo.of(data.train), fingerprint=" ".join(prints)
   )

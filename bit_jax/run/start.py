@@ -12,7 +12,7 @@ from bit_jax import models, weights
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.parallel import hosts
-from bit_jax.recipe.resolve import Config
+from bit_jax.recipe.load import Config
 from bit_jax.run import workdir_files
 from bit_jax.run.step import TrainState, make_abstract_state, make_init
 from bit_jax.storage import checkpoint

@@ -16,7 +16,7 @@ from bit_jax.data import pipeline
 from bit_jax.models import init
 from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
-from bit_jax.recipe.resolve import Config
+from bit_jax.recipe.load import Config
 from bit_jax.run import optim
 from bit_jax.storage import digest
 

@@ -14,7 +14,7 @@ from bit_jax.errors import InputError, StoppedError
 from bit_jax.evaluate import fewshot, inference, metrics
 from bit_jax.models import paths
 from bit_jax.recipe import resolve
-from bit_jax.recipe.resolve import Config
+from bit_jax.recipe.load import Config
 from bit_jax.run import sources, stopping, watchdog, workdir_files
 from bit_jax.run.step import TrainState, make_model
 from bit_jax.storage import checkpoint

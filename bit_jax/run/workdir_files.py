@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from bit_jax import models
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError
-from bit_jax.recipe.resolve import Config
+from bit_jax.recipe.load import Config
 from bit_jax.run.sources import RunData
 from bit_jax.storage import files
 

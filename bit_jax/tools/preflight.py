@@ -27,49 +27,49 @@ from typing import Any
 import jax
 from etils import epath
 
+from bit_jax.data.source import DatasetInfo
 from bit_jax.errors import InputError, exit_status
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.preflight.fit import Attempt, Preflight
 from bit_jax.recipe import check
-from bit_jax.recipe.load import load_config
-from bit_jax.recipe.resolve import Config, DataFacts
+from bit_jax.recipe.load import Config, load_config
 from bit_jax.run import sources
 
 # Sizes from the sets' papers; the image size is the most frequent of
 # ILSVRC-2012, and assumed to be that of the larger sets.
 _PUBLISHED = {
-  "cifar10": DataFacts(50_000, 10, (32, 32)),
-  "cifar100": DataFacts(50_000, 100, (32, 32)),
-  "imagenet2012": DataFacts(1_281_167, 1000, (375, 500)),
-  "imagenet21k": DataFacts(14_197_122, 21_843, (375, 500)),
-  "jft300m": DataFacts(300_000_000, 18_291, (375, 500)),
+  "cifar10": DatasetInfo(50_000, 10, (32, 32)),
+  "cifar100": DatasetInfo(50_000, 100, (32, 32)),
+  "imagenet2012": DatasetInfo(1_281_167, 1000, (375, 500)),
+  "imagenet21k": DatasetInfo(14_197_122, 21_843, (375, 500)),
+  "jft300m": DatasetInfo(300_000_000, 18_291, (375, 500)),
 }
 
 
-def find_facts(
+def find_info(
   config: Config, given: Mapping[str, Any]
-) -> tuple[DataFacts, str]:
+) -> tuple[DatasetInfo, str]:
   """Returns what the rules need to know of the data, and where it is from.
 
   Args:
     config: names the data set, which need not be there.
-    given: fields of DataFacts that go before what is found.
+    given: fields of DatasetInfo that go before what is found.
 
   Raises:
     InputError: something is neither given, nor in the data set, nor published.
   """
   if len(given) == 3:
-    return DataFacts(**given), "given"
+    return DatasetInfo(**given), "given"
   data = config.data.copy_and_resolve_references()
   if data.examples_per_class and not epath.Path(data.subset_file).exists():
     data.subset_file = ""  # Else it would be written.
   try:
-    facts = sources.facts(sources.load(data, seed=config.seed))
+    info = sources.dataset_info(sources.load(data, seed=config.seed))
     origin = "read from the data set"
   except InputError as error:
-    facts = _PUBLISHED.get(re.split("[/:]", data.name)[0])
-    if facts is None:
+    info = _PUBLISHED.get(re.split("[/:]", data.name)[0])
+    if info is None:
       missing = {"num_examples", "num_classes", "image_px"} - given.keys()
       raise InputError(
         f"{error}; or give its {', '.join(sorted(missing))} as flags"
@@ -81,13 +81,13 @@ def find_facts(
       ) from error
     origin = "assumed from what is published, the data set is not there"
     if data.examples_per_class:
-      classes = given.get("num_classes", facts.num_classes)
-      facts = dataclasses.replace(
-        facts, num_examples=data.examples_per_class * classes
+      classes = given.get("num_classes", info.num_classes)
+      info = dataclasses.replace(
+        info, num_examples=data.examples_per_class * classes
       )
   if given:
     origin += f", {', '.join(given)} given"
-  return dataclasses.replace(facts, **given), origin
+  return dataclasses.replace(info, **given), origin
 
 
 def _flags(overrides: Mapping[str, Any]) -> str:
@@ -215,7 +215,7 @@ def run(
 
   Args:
     flight: what is to be checked.
-    origin: of the data's facts, to be printed.
+    origin: Where the data set's properties are from, to be printed.
     topology: likewise.
     suggest: look for what would make it fit.
     as_json: print one JSON object instead.
@@ -318,13 +318,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       devices = aot.topology_devices(args.topology)
     mesh = sharding.make_mesh(devices)
     check.check(config, mesh)  # Before the data, which may take long.
-    facts, origin = find_facts(config, given)
+    info, origin = find_info(config, given)
     if args.hbm_gib:
       usable = int(args.hbm_gib * aot.GIB)
     else:
       usable = aot.usable_bytes(mesh.devices.flat[0])
     run(
-      Preflight(config, facts, mesh, usable, aot.compile_step),
+      Preflight(config, info, mesh, usable, aot.compile_step),
       origin=origin,
       topology=args.topology,
       suggest=not args.no_suggestions,

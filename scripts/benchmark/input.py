@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 
 from bit_jax.data import pipeline
 from bit_jax.data.sets import folder
-from bit_jax.data.source import Source
+from bit_jax.data.source import DatasetInfo, Source
 from bit_jax.errors import InputError, one_line
 from bit_jax.recipe import check, resolve
-from bit_jax.recipe.resolve import Config, DataFacts
+from bit_jax.recipe.load import Config
 from bit_jax.run import sources
 from scripts.benchmark import peers as peers
 from scripts.benchmark import steps as steps
@@ -164,7 +164,7 @@ def run(
       data = f"{num_images} photos made of noise"
       source = folder.load_all(str(path))
     check.check(config, mesh)
-    config = resolve.resolve(config, DataFacts.of(source))
+    config = resolve.resolve(config, DatasetInfo.of(source))
     others, notes = make_peers(peer_names, source, config)
     subjects: list[Subject] = [Pipeline(source, config, mesh), *others]
     secs = steps.interleave(subjects, rounds=rounds, round_secs=round_secs)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bit_jax.errors import one_line
-from bit_jax.recipe.resolve import Config
+from bit_jax.recipe.load import Config
 from scripts.benchmark.flags import TF_DATA, TIMM, Case
 from scripts.benchmark.steps import Subject
 
@@ -30,7 +30,13 @@ class Timm:
   """timm's network in PyTorch, channels_last, bf16 by autocast."""
 
   def __init__(
-    self, name: str, case: Case, config: Config, *, platform: str, tf32: bool
+    self,
+    name: str,
+    case: Case,
+    config: Config,
+    *,
+    platform: str,
+    tf32: bool,
   ):
     """Builds the model, compiles it if asked to, and makes three steps.
 

@@ -14,12 +14,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bit_jax import models
+from bit_jax.data.source import DatasetInfo
 from bit_jax.errors import InputError
 from bit_jax.evaluate import inference
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.recipe import check, load, resolve
-from bit_jax.recipe.resolve import Config, DataFacts
+from bit_jax.recipe.load import Config
 from bit_jax.run import step
 from scripts.benchmark import mfu as mfu
 from scripts.benchmark.flags import Case
@@ -47,8 +48,8 @@ def make_config(case: Case, mesh: Mesh) -> Config:
   """
   config = load_config(case)
   check.check(config, mesh)
-  facts = DataFacts(_EXAMPLES, case.classes, (375, 500))
-  return resolve.resolve(config, facts)
+  info = DatasetInfo(_EXAMPLES, case.classes, (375, 500))
+  return resolve.resolve(config, info)
 
 
 def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:

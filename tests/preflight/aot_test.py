@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from bit_jax.data.source import DatasetInfo
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.recipe import resolve
-from bit_jax.recipe.resolve import DataFacts
 from bit_jax.run import step
 from tests import fakes
 
@@ -19,7 +19,7 @@ IMAGE_BYTES = 32 * 32 * 3 + 8  # With label and index.
 def make_config(**overrides):
   """A resolved config of a small network."""
   config = fakes.upstream_config(batch_size=256, **overrides)
-  return resolve.resolve(config, DataFacts(1000, 10, (32, 32)))
+  return resolve.resolve(config, DatasetInfo(1000, 10, (32, 32)))
 
 
 # The update step.

@@ -1,6 +1,6 @@
+from bit_jax.data.source import DatasetInfo
 from bit_jax.preflight import aot
 from bit_jax.preflight.fit import Preflight
-from bit_jax.recipe.resolve import DataFacts
 from tests import fakes
 
 MIB = 2**20
@@ -17,8 +17,8 @@ def make_flight(config, mesh, usable_bytes, temp_bytes=64 * MIB):
       temp_bytes=temp_bytes // config.optim.accum_steps,
     )
 
-  facts = DataFacts(1000, 10, (32, 32))
-  flight = Preflight(config, facts, mesh, usable_bytes, compiler)
+  info = DatasetInfo(1000, 10, (32, 32))
+  flight = Preflight(config, info, mesh, usable_bytes, compiler)
   return flight, compiled
 
 

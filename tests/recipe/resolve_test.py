@@ -1,17 +1,17 @@
 import pytest
 
-from bit_jax.data import preprocess
+from bit_jax.data import preprocess, source
 from bit_jax.errors import InputError
 from bit_jax.recipe import resolve
 from configs import common, downstream, upstream
 
-IMAGENET = resolve.DataFacts(1_281_167, 1000, (375, 500))
-CIFAR = resolve.DataFacts(50_000, 10, (32, 32))
-DIGITS = resolve.DataFacts(50, 10, (32, 32), native_px=32, flip=False)
+IMAGENET = source.DatasetInfo(1_281_167, 1000, (375, 500))
+CIFAR = source.DatasetInfo(50_000, 10, (32, 32))
+DIGITS = source.DatasetInfo(50, 10, (32, 32), native_px=32, flip=False)
 
 
-def resolved(config, facts):
-  return resolve.resolve(config, facts).resolved
+def resolved(config, info):
+  return resolve.resolve(config, info).resolved
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def test_total_cannot_be_a_share_of_itself():
 )
 def test_upstream_is_the_papers(preset, num_examples, total, decays, loss):
   config = upstream.get_config(f"preset={preset}")
-  facts = resolve.DataFacts(num_examples, 1000, (375, 500))
-  r = resolved(config, facts)
+  info = source.DatasetInfo(num_examples, 1000, (375, 500))
+  r = resolved(config, info)
   assert (r.total_steps, r.decay_steps) == (total, decays)
   assert r.warmup_steps == 5000
   assert r.peak_lr == pytest.approx(0.48)
   assert (config.loss, config.input.batch_size) == (loss, 4096)
   assert (config.optim.momentum, config.optim.weight_decay) == (0.9, 1e-4)
   assert r.mixup_alpha == 0
-  way = resolve.train_preprocess(resolve.resolve(config, facts))
+  way = resolve.train_preprocess(resolve.resolve(config, info))
   assert way == preprocess.upstream_train(224)
 
 
@@ -143,7 +143,7 @@ def test_downstream_presets(preset, batch, lr, decays, imagenet_px):
   assert (config.input.batch_size, config.optim.lr) == (batch, lr)
   assert config.optim.weight_decay == 0
   assert not config.init.keep_head
-  few = resolved(config, resolve.DataFacts(1000, 10, (32, 32)))
+  few = resolved(config, source.DatasetInfo(1000, 10, (32, 32)))
   assert few.decay_steps == decays
   assert few.mixup_alpha == 0
   large = resolved(config, IMAGENET)
@@ -157,7 +157,7 @@ def test_downstream_presets(preset, batch, lr, decays, imagenet_px):
 def test_overriding_total_steps_scales_everything():
   config = downstream.get_config()
   config.total_steps = 50
-  r = resolved(config, resolve.DataFacts(1000, 10, (32, 32)))
+  r = resolved(config, source.DatasetInfo(1000, 10, (32, 32)))
   assert (r.total_steps, r.warmup_steps) == (50, 10)
   assert r.decay_steps == (15, 30, 45)
   config = upstream.get_config()

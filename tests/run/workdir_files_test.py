@@ -4,6 +4,7 @@ import jax
 import pytest
 from etils import epath
 
+from bit_jax.data import source
 from bit_jax.errors import InputError
 from bit_jax.recipe import resolve
 from bit_jax.run import workdir_files
@@ -11,7 +12,7 @@ from bit_jax.run.sources import RunData
 from configs import common, downstream
 from tests import fakes
 
-FACTS = resolve.DataFacts(40, 4, (32, 32), native_px=32, fingerprint="abc")
+FACTS = source.DatasetInfo(40, 4, (32, 32), native_px=32, fingerprint="abc")
 
 
 def make(**overrides):

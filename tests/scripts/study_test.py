@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bit_jax.data import source
 from bit_jax.errors import InputError
 from bit_jax.recipe import resolve
 from bit_jax.report import study
@@ -200,8 +201,8 @@ def test_ablations_differ_in_one_thing():
   assert norms.runs[3].config.to_json() == upstream.get_config("").to_json()
 
   budgets = spec("budget").runs
-  facts = resolve.DataFacts(14_197_122, 21_843, (375, 500))
-  found = [resolve.resolve(run.config, facts).resolved for run in budgets]
+  info = source.DatasetInfo(14_197_122, 21_843, (375, 500))
+  found = [resolve.resolve(run.config, info).resolved for run in budgets]
   assert [r.total_steps for r in found] == [28_151, 28_151, 84_453, 281_510]
   assert [r.warmup_steps for r in found] == [5000] * 4
   assert found[3].decay_steps == (93_743, 187_767, 250_262)
@@ -210,7 +211,7 @@ def test_ablations_differ_in_one_thing():
     *["imagenet21k"] * 3,
   ]
   short = spec("budget", steps=2815).runs[1]
-  assert resolve.resolve(short.config, facts).resolved.warmup_steps == 500
+  assert resolve.resolve(short.config, info).resolved.warmup_steps == 500
   usual, early = (r.config for r in spec("early_decay").runs)
   assert early.schedule.decay_at == "9 epochs,18 epochs,24 epochs"
   early.schedule.decay_at = usual.schedule.decay_at

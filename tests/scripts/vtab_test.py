@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bit_jax import train
-from bit_jax.data import pipeline, split_text
+from bit_jax.data import pipeline, source, split_text
 from bit_jax.errors import InputError, UsageError
 from bit_jax.recipe import resolve
 from bit_jax.run import sources
@@ -162,8 +162,8 @@ def test_splits(task):
 
 @pytest.mark.parametrize("task", vtab.TASKS)
 def test_hyperrule_crop_and_flip(task):
-  facts = resolve.DataFacts(1000, CLASSES[task], (300, 300))
-  config = resolve.resolve(make_config(task), facts)
+  info = source.DatasetInfo(1000, CLASSES[task], (300, 300))
+  config = resolve.resolve(make_config(task), info)
   r = config.resolved
   assert (r.total_steps, r.decay_steps, r.mixup_alpha) == (
     500,
@@ -250,9 +250,9 @@ def test_the_command_of_the_message_is_understood(tmp_path, capsys):
 
 
 def test_another_number_of_classes():
-  facts = resolve.DataFacts(1000, 101, (300, 300))
+  info = source.DatasetInfo(1000, 101, (300, 300))
   with pytest.raises(InputError, match=r"num_classes=102, but .* 101 classes"):
-    resolve.resolve(make_config("caltech101"), facts)
+    resolve.resolve(make_config("caltech101"), info)
 
 
 # The driver.

@@ -27,6 +27,7 @@ from fsspec.registry import _registry
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from bit_jax import weights
+from bit_jax.data import source
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.parallel import sharding
@@ -410,7 +411,7 @@ def test_small_files_appear_as_a_whole(bucket):
 
 def test_a_run_claims_its_work_directory(bucket):
   config = resolve.resolve(
-    downstream.get_config(), resolve.DataFacts(40, 4, (32, 32))
+    downstream.get_config(), source.DatasetInfo(40, 4, (32, 32))
   )
   workdir_files.check_unchanged(RUN, config)
   assert workdir_files.read_result(RUN) is None

@@ -5,9 +5,9 @@ from unittest import mock
 
 import pytest
 
+from bit_jax.data.source import DatasetInfo
 from bit_jax.errors import InputError
 from bit_jax.preflight import aot
-from bit_jax.recipe.resolve import DataFacts
 from bit_jax.tools import preflight
 from tests import fakes
 
@@ -182,20 +182,20 @@ def test_overrides_come_in_any_order(needs):
 
 
 @pytest.mark.parametrize(
-  ("name", "facts"),
+  ("name", "info"),
   [
-    ("imagenet2012", DataFacts(1_281_167, 1000, (375, 500))),
-    ("imagenet2012:5.*.*", DataFacts(1_281_167, 1000, (375, 500))),
-    ("imagenet21k", DataFacts(14_197_122, 21_843, (375, 500))),
-    ("jft300m", DataFacts(300_000_000, 18_291, (375, 500))),
-    ("cifar100", DataFacts(50_000, 100, (32, 32))),
+    ("imagenet2012", DatasetInfo(1_281_167, 1000, (375, 500))),
+    ("imagenet2012:5.*.*", DatasetInfo(1_281_167, 1000, (375, 500))),
+    ("imagenet21k", DatasetInfo(14_197_122, 21_843, (375, 500))),
+    ("jft300m", DatasetInfo(300_000_000, 18_291, (375, 500))),
+    ("cifar100", DatasetInfo(50_000, 100, (32, 32))),
   ],
 )
-def test_sets_that_are_not_there(name, facts):
-  found, origin = preflight.find_facts(
+def test_sets_that_are_not_there(name, info):
+  found, origin = preflight.find_info(
     fakes.upstream_config(data__name=name), {}
   )
-  assert found == facts
+  assert found == info
   assert "assumed" in origin
 
 
@@ -205,23 +205,23 @@ def test_a_set_that_is_there_is_read(tmp_path):
     data__examples_per_class=5,
     data__subset_file=str(tmp_path / "subset.json"),
   )
-  found, origin = preflight.find_facts(config, {})
+  found, origin = preflight.find_info(config, {})
   assert (found.num_examples, found.num_classes) == (50, 10)
   assert found.native_px == 32
   assert origin == "read from the data set"
   assert not any(tmp_path.iterdir())
-  found, origin = preflight.find_facts(config, {"num_examples": 7})
+  found, origin = preflight.find_info(config, {"num_examples": 7})
   assert (found.num_examples, found.num_classes) == (7, 10)
   assert origin.endswith("num_examples given")
 
 
 def test_given_facts_go_before_published_ones():
   config = fakes.upstream_config(data__name="imagenet2012")
-  found, origin = preflight.find_facts(config, {"num_classes": 7})
-  assert found == DataFacts(1_281_167, 7, (375, 500))
+  found, origin = preflight.find_info(config, {"num_classes": 7})
+  assert found == DatasetInfo(1_281_167, 7, (375, 500))
   assert origin.endswith("num_classes given")
   config.data.examples_per_class = 10
-  assert preflight.find_facts(config, {})[0].num_examples == 10_000
+  assert preflight.find_info(config, {})[0].num_examples == 10_000
 
 
 def test_a_part_of_a_set_that_is_not_there_has_no_known_size():
@@ -229,16 +229,16 @@ def test_a_part_of_a_set_that_is_not_there_has_no_known_size():
     data__name="imagenet2012", data__train_split="train[:98%]"
   )
   with pytest.raises(InputError, match=r"98%.*give --num_examples"):
-    preflight.find_facts(config, {})
-  assert preflight.find_facts(config, {"num_examples": 9})[0].num_examples == 9
+    preflight.find_info(config, {})
+  assert preflight.find_info(config, {"num_examples": 9})[0].num_examples == 9
 
 
 def test_what_is_missing_of_an_unknown_set_is_named():
   config = fakes.upstream_config(data__name="no_such_set")
   with pytest.raises(InputError, match="its image_px, num_classes as flags"):
-    preflight.find_facts(config, {"num_examples": 5})
+    preflight.find_info(config, {"num_examples": 5})
   given = {"num_examples": 5, "num_classes": 2, "image_px": (9, 9)}
-  assert preflight.find_facts(config, given) == (DataFacts(**given), "given")
+  assert preflight.find_info(config, given) == (DatasetInfo(**given), "given")
 
 
 # What does not fit.
