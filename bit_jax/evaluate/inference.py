@@ -23,6 +23,7 @@ from bit_jax.data import pipeline
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.evaluate import feature_cache
+from bit_jax.models.folding import unstandardized
 from bit_jax.parallel import sharding
 from bit_jax.weights import Weights
 
@@ -62,8 +63,7 @@ def for_inference(model: Any, mesh: Mesh) -> tuple[Any, Callable[[Any], Any]]:
   def fold(variables):
     return {**variables, "params": models.fold(model, variables["params"])[1]}
 
-  applied, _ = models.fold(model, {})
-  return applied, lambda v: fold(sharding.to_devices(v, mesh))
+  return unstandardized(model), lambda v: fold(sharding.to_devices(v, mesh))
 
 
 @functools.lru_cache(maxsize=8)

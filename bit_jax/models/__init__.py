@@ -4,6 +4,7 @@
 paths of its parameters; see `resnet`.
 """
 
+from bit_jax.models.folding import fold
 from bit_jax.models.resnet import (
   ARCHITECTURES,
   OPTIONS,
@@ -11,7 +12,6 @@ from bit_jax.models.resnet import (
   VARIANTS,
   ResNetV2,
   create,
-  fold,
   non_default_options,
   parse_variant,
   scale_images,

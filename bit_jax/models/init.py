@@ -1,73 +1,99 @@
-"""Random parameters to start from, and BatchNorm's first running statistics."""
+"""Random values for the variables of any network, drawn fast.
+
+`trace` runs a network once, abstractly, and is the only place that asks which
+modules it is made of: what must know a convolution of the encoder from one of a
+head (`init_variables`, `folding.fold`) asks it, never a rank or a name.
+"""
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.extend
 import jax.numpy as jnp
 
 from bit_jax.models import paths
-from bit_jax.models.resnet import ResNetV2
+from bit_jax.models.layers import StdConv
+
+# Parameters do not depend on the size of an image; every network can be
+# applied to one of this side.
+_IMAGE_PX = 64
 
 
-def _abstract_variables(model: ResNetV2, image_px: int) -> dict[str, Any]:
-  image = jax.ShapeDtypeStruct((1, image_px, image_px, 3), jnp.float32)
-  return jax.eval_shape(model.init, jax.random.key(0), image)
+class Trace(NamedTuple):
+  """What one abstract run of a network's `init` shows.
 
-
-def init_batch_stats(model: ResNetV2, image_px: int) -> dict[str, Any]:
-  """Returns the running statistics to start from; {} without BatchNorm.
-
-  Args:
-    model: of `models.create`.
-    image_px: side of an image the network can be applied to.
+  Attributes:
+    shapes: {collection: nested dict of jax.ShapeDtypeStruct}, e.g. `params`
+      and, with BatchNorm, `batch_stats`.
+    standardized: Paths of the kernels that are standardized when used.
+    init: The traced `init`, from a key and an image to the leaves of `shapes`.
   """
-  if model.norm != "bn":
-    return {}
-  shapes = _abstract_variables(model, image_px)["batch_stats"]
-  flat = {
-    path: jnp.full(x.shape, float(path.endswith("var")), x.dtype)
-    for path, x in paths.flatten(shapes).items()
-  }
-  return paths.unflatten(flat)
+
+  shapes: dict[str, Any]
+  standardized: frozenset[str]
+  init: Any
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def init_params(
-  model: ResNetV2, rng: jax.Array, image_px: int
-) -> dict[str, Any]:
-  """Draws random parameters, distributed as those of `model.init`.
-
-  All kernels are slices of one draw: a generator for each of them, as
-  `model.init` has, takes XLA over 20 times as long to compile.
+@functools.lru_cache(maxsize=32)
+def trace(network: Any) -> Trace:
+  """Runs a network's `init` abstractly; computes nothing.
 
   Args:
-    model: of `models.create`.
-    rng: a key.
-    image_px: side of an image the network can be applied to.
+    network: A Flax module that takes float32[N, H, W, 3].
+  """
+  standardized = set()
+
+  def record(call, args, kwargs, context):
+    module = context.module
+    if isinstance(module, StdConv) and module.standardized:
+      standardized.add("/".join((*module.path, "kernel")))
+    return call(*args, **kwargs)
+
+  image = jax.ShapeDtypeStruct((1, _IMAGE_PX, _IMAGE_PX, 3), jnp.float32)
+  with nn.intercept_methods(record):
+    jaxpr, shapes = jax.make_jaxpr(network.init, return_shape=True)(
+      jax.random.key(0), image
+    )
+  return Trace(shapes, frozenset(standardized), jaxpr)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init_variables(network: Any, rng: jax.Array) -> dict[str, Any]:
+  """Draws the variables of a network, distributed as those of `network.init`.
+
+  The standardized kernels are slices of one draw: a generator for each of them,
+  as `network.init` has, takes XLA over 20 times as long to compile. All else
+  (heads, normalizations, running statistics) has its module's own initializer.
+
+  Args:
+    network: Any module that takes images; see `trace`.
+    rng: A key.
 
   Returns:
-    The nested dict of float32 parameters.
+    {collection: nested dict of arrays}, e.g. `params` and, with BatchNorm,
+    `batch_stats`.
   """
-  shapes = _abstract_variables(model, image_px)["params"]
-  flat = paths.flatten(shapes)
-  constants = {"scale": 1.0, "bias": 0.0, "head/bias": model.head_bias}
-  kernels = [
-    path for path in flat if path.endswith("kernel") and path != "head/kernel"
-  ]
+  traced = trace(network)
+  leaves, structure = jax.tree.flatten(traced.shapes)
+  image = jnp.zeros((1, _IMAGE_PX, _IMAGE_PX, 3))
+  # What is not used of it (kernels, the forward pass) is never compiled.
+  values = jax.extend.core.jaxpr_as_fun(traced.init)(
+    jax.random.fold_in(rng, 0), image
+  )
+  assert len(values) == len(leaves)
+  variables = jax.tree.unflatten(structure, values)
+  flat = paths.flatten(variables["params"])
+  kernels = [path for path in flat if path in traced.standardized]
   total = sum(flat[path].size for path in kernels)
   # Truncated at two standard deviations and scaled to lecun_normal's variance.
   noise = jax.random.truncated_normal(rng, -2.0, 2.0, (total,)) / 0.87962566
-  params, start = {}, 0
-  for path, leaf in flat.items():
-    if path in kernels:
-      fan_in = math.prod(leaf.shape[:-1])
-      draw = noise[start : start + leaf.size].reshape(leaf.shape)
-      params[path] = draw / math.sqrt(fan_in)
-      start += leaf.size
-    else:
-      last = path.rsplit("/", 1)[-1]
-      value = constants.get(path, constants.get(last, 0.0))
-      params[path] = jnp.full(leaf.shape, value, leaf.dtype)
-  return paths.unflatten(params)
+  start = 0
+  for path in kernels:
+    shape, size = flat[path].shape, flat[path].size
+    draw = noise[start : start + size].reshape(shape)
+    flat[path] = draw / math.sqrt(math.prod(shape[:-1]))
+    start += size
+  return {**variables, "params": paths.unflatten(flat)}

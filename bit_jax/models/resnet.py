@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from bit_jax.errors import InputError
-from bit_jax.models import ops, paths
-from bit_jax.models.layers import GROUPS, Layers, at_least_float32, standardize
+from bit_jax.models import ops
+from bit_jax.models.layers import GROUPS, Layers, at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,32 +297,6 @@ def create(variant: str, *, num_classes: int, **kw) -> ResNetV2:
     small_images=arch.small_images,
     **kw,
   )
-
-
-def fold(
-  model: ResNetV2, params: Mapping[str, Any]
-) -> tuple[ResNetV2, dict[str, Any]]:
-  """Takes weight standardization out of a network and into its parameters.
-
-  So that it happens once, not at each use: for inference, or for gradients that
-  are summed over parts of a batch. Inside jit, or differentiated, as needed.
-
-  Args:
-    model: of `create`.
-    params: its parameters.
-
-  Returns:
-    A network without standardization and parameters for it, which give the same
-    logits. Kernels that were standardized are in float32 at least.
-  """
-  if not model.weight_standardization:
-    return model, dict(params)
-  flat = {
-    # The head's kernel, which is not standardized, is a matrix.
-    path: standardize(x) if path.endswith("kernel") and x.ndim == 4 else x
-    for path, x in paths.flatten(params).items()
-  }
-  return model.clone(weight_standardization=False), paths.unflatten(flat)
 
 
 def scale_images(images: jax.Array) -> jax.Array:

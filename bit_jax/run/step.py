@@ -129,13 +129,12 @@ def _init_fn(config):
 
   def init_state(seed):
     rng = jax.random.key(seed)
-    params = init.init_params(
-      model, jax.random.fold_in(rng, 0), config.resolved.crop_px
-    )
+    variables = init.init_variables(model, jax.random.fold_in(rng, 0))
+    params = variables["params"]
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      batch_stats=init.init_batch_stats(model, config.resolved.crop_px),
+      batch_stats=variables.get("batch_stats", {}),
       opt_state=tx.init(params),
       rng=jax.random.key_data(jax.random.fold_in(rng, 1)),
     )

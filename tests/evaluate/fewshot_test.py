@@ -53,7 +53,7 @@ def test_primal_and_dual_are_one_solution(monkeypatch):
 @pytest.fixture(scope="module")
 def network(one_device):
   model = models.create("R14x0.25", num_classes=4)
-  params = init.init_params(model, jax.random.key(0), 32)
+  params = init.init_variables(model, jax.random.key(0))["params"]
   return (
     inference.make_feature_step(model, one_device),
     {"params": params},

@@ -30,7 +30,7 @@ def make_config(num_classes, loss="softmax"):
 def params():
   """A network whose head tells 7 classes apart at random."""
   model = models.create("R14x0.25", num_classes=7)
-  params = init.init_params(model, jax.random.key(0), 32)
+  params = init.init_variables(model, jax.random.key(0))["params"]
   shape = params["head"]["kernel"].shape
   params["head"]["kernel"] = jax.random.normal(jax.random.key(1), shape)
   return params
@@ -165,7 +165,7 @@ def test_batch_size_that_devices_cannot_share(params, mesh):
 
 def test_fewer_than_five_classes(one_device):
   model = models.create("R14x0.25", num_classes=2)
-  params = init.init_params(model, jax.random.key(0), 32)
+  params = init.init_variables(model, jax.random.key(0))["params"]
   got = metrics.evaluate_split(
     metrics.make_eval_step(make_config(2), one_device),
     {"params": params},

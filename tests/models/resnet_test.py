@@ -273,7 +273,7 @@ def test_rematerialization_changes_nothing():
   for remat in models.REMAT:
     model = models.create("R14x0.25", num_classes=3, remat=remat)
     if not results:
-      params = init.init_params(model, jax.random.key(0), 32)
+      params = init.init_variables(model, jax.random.key(0))["params"]
       params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (512, 3))
 
     @jax.jit
@@ -293,7 +293,7 @@ def test_rematerialization_changes_nothing():
 def test_folding_gives_the_same_logits_without_standardization():
   images = seeded_weights.images(2, 32, 32)
   model = models.create("R14x0.25", num_classes=3)
-  params = init.init_params(model, jax.random.key(0), 32)
+  params = init.init_variables(model, jax.random.key(0))["params"]
   params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (512, 3))
   folded_model, folded = models.fold(model, params)
   assert not folded_model.weight_standardization

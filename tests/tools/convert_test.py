@@ -15,7 +15,8 @@ from bit_jax.weights import layouts
 @pytest.fixture(scope="module")
 def params():
   model = models.create("R14x0.25", num_classes=3)
-  return jax.device_get(init.init_params(model, jax.random.key(0), 32))
+  variables = init.init_variables(model, jax.random.key(0))
+  return jax.device_get(variables["params"])
 
 
 @pytest.fixture

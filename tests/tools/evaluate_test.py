@@ -23,7 +23,7 @@ PLAIN = {"crop": "none", "crop_px": 32, "resize_px": 0, "flip": False}
 def params():
   """A network whose head tells 7 classes apart at random."""
   model = models.create("R14x0.25", num_classes=7)
-  params = init.init_params(model, jax.random.key(0), 32)
+  params = init.init_variables(model, jax.random.key(0))["params"]
   shape = params["head"]["kernel"].shape
   params["head"]["kernel"] = jax.random.normal(jax.random.key(1), shape)
   return jax.device_get(params)

@@ -12,7 +12,8 @@ from bit_jax.tools import fewshot
 def params_npz(tmp_path_factory):
   path = tmp_path_factory.mktemp("weights") / "params.npz"
   model = models.create("R14x0.25", num_classes=7)
-  params = jax.device_get(init.init_params(model, jax.random.key(0), 32))
+  variables = init.init_variables(model, jax.random.key(0))
+  params = jax.device_get(variables["params"])
   weights.save_npz(path, weights.Weights(params, {}, "R14x0.25"))
   return str(path)
 

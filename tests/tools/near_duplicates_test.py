@@ -36,7 +36,8 @@ def _encode(image, suffix=".png", *options):
 @pytest.fixture(scope="module")
 def params():
   model = models.create("R14x0.25", num_classes=7)
-  return jax.device_get(init.init_params(model, jax.random.key(0), 32))
+  variables = init.init_variables(model, jax.random.key(0))
+  return jax.device_get(variables["params"])
 
 
 @pytest.fixture(scope="module")

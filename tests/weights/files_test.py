@@ -25,7 +25,8 @@ def official():
 
 def small_params(num_classes=3, seed=0):
   model = models.create("R14x0.25", num_classes=num_classes)
-  return jax.device_get(init.init_params(model, jax.random.key(seed), 32))
+  variables = init.init_variables(model, jax.random.key(seed))
+  return jax.device_get(variables["params"])
 
 
 def save(path, arrays):
@@ -433,8 +434,8 @@ def make_network(**options):
       lambda x: (x + rng.uniform(0, 0.1, x.shape)).astype(x.dtype), tree
     )
 
-  params = change(init.init_params(model, jax.random.key(0), 32))
-  stats = change(init.init_batch_stats(model, 32))
+  variables = init.init_variables(model, jax.random.key(0))
+  params, stats = map(change, (variables["params"], variables["batch_stats"]))
   return model, {"params": params, "batch_stats": stats}
 
 
