@@ -8,8 +8,14 @@ steps at batch 512, no mixup. Presets are those of downstream.
       --config=configs/vtab.py:task=dtd,model=R50x1,data_dir=/data/tfds \\
       --config.init.checkpoint=BiT-M-R50x1.npz
 
-`scripts/vtab.py` runs every task that is prepared and makes the table. To
-choose something by validation, train on `train800` and look at `val200`
+All tasks that are prepared, one folder each, with the mean of each group and of
+the 19 (marked as partial while a task has no result; --runs=dtd,svhn makes some
+of them). Tasks of the same head and image size share one compiled step:
+
+  python -m scripts.study --workdir=/tmp/vtab \\
+      --study=configs/vtab.py:model=R50x1,init=BiT-M-R50x1.npz,data_dir=/data/tfds
+
+To choose something by validation, train on `train800` and look at `val200`
 (--config.data.train_split=train800 --config.data.eval_splits=val200); the
 default trains on both, `train800val200`, and reports the full `test` split.
 The sets are TFDS ones, prepared with `python -m bit_jax.tools.prepare`;
@@ -33,6 +39,7 @@ import dataclasses
 import ml_collections
 
 from bit_jax.errors import InputError
+from bit_jax.report.study import Run, Study, Table
 from configs import common, downstream
 
 GROUPS = ("natural", "specialized", "structured")
@@ -176,3 +183,36 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if not task.crop:
     c.input.train = "none"
   return c
+
+
+def get_study(arg: str | None = None) -> Study:
+  """Returns the study of all tasks, `preset=,model=,data_dir=,init=`."""
+  args = common.parse_arg(
+    arg, preset="paper", model="R50x1", data_dir="", init=""
+  )
+  runs = []
+  for name, task in TASKS.items():
+    config = get_config(
+      f"task={name},preset={args['preset']},model={args['model']},"
+      f"data_dir={args['data_dir']}"
+    )
+    config.init.checkpoint = args["init"]
+    factors = {"group": task.group, "task": name, "network": args["model"]}
+    runs.append(Run(name, config, factors))
+  return Study(
+    title=f"VTAB-1k: {args['model']} from {args['init'] or 'random weights'}, "
+    f"preset {args['preset']}",
+    notes=[],
+    runs=runs,
+    tables=[
+      Table("Test accuracy", ["task", "group"], ["network"], decimals=2),
+      Table(
+        "Mean test accuracy of the tasks",
+        ["group"],
+        ["network"],
+        statistic="mean",
+        total="all",
+        decimals=2,
+      ),
+    ],
+  )

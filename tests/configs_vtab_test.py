@@ -1,8 +1,9 @@
-"""VTAB-1k: what each task reads and how, and the driver of all of them."""
+"""VTAB-1k: what each task reads and how, and the study of all of them."""
 
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -13,10 +14,11 @@ from bit_jax import train
 from bit_jax.data import pipeline, source, split_text
 from bit_jax.errors import InputError, UsageError
 from bit_jax.recipe import resolve
-from bit_jax.run import sources
+from bit_jax.report import study
+from bit_jax.run import sources, workdir_files
 from bit_jax.tools import prepare
 from configs import common, downstream, vtab
-from scripts import vtab as driver
+from scripts import study as driver
 from tests import processes
 from tests.data.tiny_vtab import SPLITS, write_tiny_vtab
 
@@ -255,16 +257,38 @@ def test_another_number_of_classes():
     resolve.resolve(make_config("caltech101"), info)
 
 
-# The driver.
+# The study.
 
 
-def run(*args, capsys):
-  """Runs the driver in this process; returns (exit code, what it says)."""
-  try:
-    code = driver.main(list(args))
-  except SystemExit as e:
-    code = e.code
-  return code, capsys.readouterr()
+def means(accuracies):
+  """Returns the rows of the study's table of means, without its header."""
+  spec = vtab.get_study("model=R14x0.25")
+  results = {k: {"eval/test/accuracy": v} for k, v in accuracies.items()}
+  table = spec.tables[-1]
+  text = study.markdown(table, study.cells(table, spec.runs, results))
+  return text.splitlines()[4:]
+
+
+def test_means_of_groups_and_of_all_tasks():
+  accuracies = dict.fromkeys(vtab.TASKS, 0.5)
+  for name in ("dtd", "svhn"):
+    accuracies[name] = 0.85
+  specialized = "| specialized | 50.00 (of 4) |"
+  assert means(accuracies) == [
+    "| natural | 60.00 (of 7) |",
+    specialized,
+    "| structured | 50.00 (of 8) |",
+    # Of the tasks, not of the groups.
+    "| all | 53.68 (of 19) |",
+  ]
+  del accuracies["dmlab"]
+  assert means(accuracies) == [
+    "| natural | 60.00 (of 7) |",
+    specialized,
+    "| structured | 50.00 (partial, 7 of 8) |",
+    "| all | 53.89 (partial, 18 of 19) |",
+  ]
+  assert means({})[-1] == "| all | not run |"
 
 
 @pytest.fixture
@@ -275,139 +299,60 @@ def fake_runs(monkeypatch):
   def train_and_evaluate(config, workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     runs.append((workdir.name, config))
-    return {"step": 1, "eval/test/accuracy": 0.1 * len(runs)}
+    result = {"step": 1, "eval/test/accuracy": 0.1 * len(runs)}
+    workdir_files.write_result(workdir, result)
 
   monkeypatch.setattr(train, "train_and_evaluate", train_and_evaluate)
   return runs
 
 
-def test_means():
-  accuracies = dict.fromkeys(vtab.TASKS, 0.5)
-  for name in ("dtd", "svhn"):
-    accuracies[name] = 0.85
-  means = driver.summarize(accuracies)
-  assert means["natural"]["mean"] == pytest.approx((5 * 0.5 + 2 * 0.85) / 7)
-  assert means["specialized"]["mean"] == means["structured"]["mean"] == 0.5
-  # Of the tasks, not of the groups.
-  assert means["all"]["mean"] == pytest.approx((17 * 0.5 + 2 * 0.85) / 19)
-  assert [row["of"] for row in means.values()] == [7, 4, 8, 19]
-  assert not any(row["partial"] for row in means.values())
-  del accuracies["dmlab"]
-  means = driver.summarize(accuracies)
-  assert [row["partial"] for row in means.values()] == [
-    False,
-    False,
-    True,
-    True,
-  ]
-  assert means["structured"]["tasks"] == 7
-  assert driver.summarize({})["natural"]["mean"] is None
-
-
-def test_table_and_skipped_tasks(tmp_path, fake_runs, capsys):
+def test_the_study_makes_what_is_prepared(tmp_path, fake_runs, capsys):
   write_tiny_vtab(tmp_path / "sets", "dtd", 4)
   write_tiny_vtab(tmp_path / "sets", "clevr", 4)
-  args = (
-    "--model=R14x0.25",
-    "--init=/weights.npz",
-    f"--data_dir={tmp_path / 'sets'}",
-    f"--workdir={tmp_path / 'out'}",
-    "--config.optim.lr=0.5",
-  )
-  code, said = run(
-    *args, "--tasks=dtd,clevr-count,svhn", "--preset=light", capsys=capsys
-  )
-  assert (code, said.err) == (0, "")
+  workdir = f"--workdir={tmp_path / 'out'}"
+  spec = "--study=configs/vtab.py:model=R14x0.25,init=/weights.npz,"
+  spec += f"data_dir={tmp_path / 'sets'}"
+  args = (spec + ",preset=light", workdir, "--config.optim.lr=0.5")
+  assert driver.main([*args, "--runs=dtd,clevr_count,svhn"]) == 0
+  said = capsys.readouterr().out
   assert [name for name, _ in fake_runs] == ["dtd", "clevr_count"]
   for _, config in fake_runs:
     assert config.model.variant == "R14x0.25"
     assert config.init.checkpoint == "/weights.npz"
     assert config.optim.lr == 0.5
     assert config.input.batch_size == 128
-  assert "skipped svhn: dataset 'svhn_cropped:3.*.*' is not in" in said.out
-
-  table = json.loads((tmp_path / "out/vtab.json").read_text())
-  assert table["accuracy"] == {"dtd": 0.1, "clevr_count": 0.2}
-  assert list(table["skipped"]) == ["svhn"]
-  assert table["means"]["all"] == {
-    "mean": pytest.approx(0.15),
-    "tasks": 2,
-    "of": 19,
-    "partial": True,
-  }
-  text = (tmp_path / "out/vtab.md").read_text()
-  assert text in said.out
+  assert "skipped svhn: dataset 'svhn_cropped:3.*.*' is not in" in said
   for line in (
-    "VTAB-1k, R14x0.25 from /weights.npz, preset light: accuracy in %",
-    "| dtd | natural | 10.00 |",
-    "| svhn | natural | not prepared |",
-    "| dmlab | structured | not run |",
-    "| **mean** of 1 of 7 | natural | 10.00 (partial) |",
-    "| **mean** of 0 of 4 | specialized | none (partial) |",
-    "| **mean** of 2 of 19 | all | 15.00 (partial) |",
+    "| dtd, natural | 10.00 |",
+    "| svhn, natural | not run |",
+    "| natural | 10.00 (partial, 1 of 7) |",
+    "| specialized | not run |",
+    "| all | 15.00 (partial, 2 of 19) |",
   ):
-    assert line in text.splitlines()
+    assert line in said.splitlines()
 
   # Other tasks are added; another model's table is not touched.
-  code, said = run(
-    *args, "--tasks=clevr_distance", "--preset=light", capsys=capsys
-  )
-  table = json.loads((tmp_path / "out/vtab.json").read_text())
-  assert list(table["accuracy"]) == ["dtd", "clevr_count", "clevr_distance"]
-  code, said = run(*args, "--tasks=dtd", capsys=capsys)
-  assert code == 1
-  assert "vtab.json is of --preset=light, not paper" in said.err
-  assert json.loads((tmp_path / "out/vtab.json").read_text()) == table
+  assert driver.main([*args, "--runs=clevr_distance"]) == 0
+  text = (tmp_path / "out/study.md").read_text()
+  assert "| all | 20.00 (partial, 3 of 19) |" in text
+  capsys.readouterr()
+  assert driver.main([spec, workdir]) == 1
+  assert (
+    "study.json belongs to the study 'VTAB-1k: R14x0.25 from /weights.npz, "
+    "preset light', not 'VTAB-1k: R14x0.25 from /weights.npz, preset paper'; "
+    "use another --workdir"
+  ) in capsys.readouterr().err
+  assert (tmp_path / "out/study.md").read_text() == text
+  assert len(fake_runs) == 3
 
 
-@pytest.mark.parametrize(
-  ("args", "code", "message"),
-  [
-    (("--tasks=mnist",), 1, "task=mnist: expected one of caltech101"),
-    (("--tasks=dtd",), 1, "no task is prepared; dataset 'dtd:3.*.*' is not"),
-    (("--preset=x",), 1, "preset=x"),
-    (("--config.optm.lr=1",), 2, "unknown config key 'optm'; did you"),
-    (("--config.optim.lr=high",), 2, "high"),
-    (("--modle=R50x1",), 2, "modle"),
-    (("dtd",), 2, "unexpected argument 'dtd'"),
-  ],
-)
-def test_bad_input(tmp_path, fake_runs, capsys, args, code, message):
-  got, said = run(
-    f"--workdir={tmp_path / 'out'}",
-    f"--data_dir={tmp_path}",
-    *args,
-    capsys=capsys,
-  )
-  assert got == code
-  assert said.err.startswith("error: ")
-  assert said.err.count("\n") == 1
-  assert message in said.err
-  assert not fake_runs
-  assert not (tmp_path / "out").exists()
-
-
-def test_damaged_table(tmp_path, fake_runs, capsys):
-  (tmp_path / "vtab.json").write_text("{")
-  code, said = run(f"--workdir={tmp_path}", capsys=capsys)
-  assert code == 1
-  assert said.err.startswith(f"error: {tmp_path}/vtab.json is not JSON")
-
-
-def test_a_task_that_fails_is_named(tmp_path, capsys):
-  write_tiny_vtab(tmp_path, "dtd", 4)
-  code, said = run(
-    f"--workdir={tmp_path / 'out'}",
-    f"--data_dir={tmp_path}",
-    "--tasks=dtd",
-    "--model=R14x0.25",
-    capsys=capsys,
-  )
-  assert code == 1
-  assert said.err == (
-    "error: dtd: dtd:3.*.*: split 'train800=train[:800]': 800 reaches beyond "
-    "the 4 examples\n"
-  )
+def test_the_old_command_names_the_new_one(capsys):
+  with pytest.raises(SystemExit) as error:
+    runpy.run_module("scripts.vtab", run_name="__main__")
+  assert error.value.code == 2
+  said = capsys.readouterr().err
+  assert said.startswith("error: scripts.vtab is now python -m scripts.study ")
+  assert said.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -424,10 +369,9 @@ def test_all_tasks(tmp_path):
     }
     return subprocess.run(
       (
-        *(sys.executable, "-m", "scripts.vtab"),
-        "--model=R14x0.25",
-        "--preset=quick",
-        f"--data_dir={tmp_path / 'sets'}",
+        *(sys.executable, "-m", "scripts.study"),
+        "--study=configs/vtab.py:model=R14x0.25,preset=quick,"
+        f"data_dir={tmp_path / 'sets'}",
         f"--workdir={tmp_path / 'out'}",
         "--config.data.train_split=train[:8]+val[:2]",
         "--config.input.batch_size=8",
@@ -435,7 +379,7 @@ def test_all_tasks(tmp_path):
         "--config.total_steps=2",
         "--config.optim.freeze=('root_block', 'block', 'norm-pre-head')",
       ),
-      cwd=pathlib.Path(__file__).parents[2],
+      cwd=pathlib.Path(__file__).parents[1],
       env=env,
       capture_output=True,
       text=True,
@@ -445,16 +389,17 @@ def test_all_tasks(tmp_path):
   assert done.returncode == 0, done.stderr[-2000:]
   compiled = done.stderr.count("Finished XLA compilation of jit(update_step)")
   assert compiled == len(set(CLASSES.values())) == 15
-  table = json.loads((tmp_path / "out/vtab.json").read_text())
-  assert list(table["accuracy"]) == list(CLASSES)
-  assert not table["skipped"]
-  assert not any(row["partial"] for row in table["means"].values())
+  stored = json.loads((tmp_path / "out/study.json").read_text())
+  assert list(stored["runs"]) == list(CLASSES)
+  tables = (tmp_path / "out/study.md").read_text()
+  assert "(of 19)" in tables
+  assert "partial" not in tables
 
   # Again: one task is not finished, the others are only read.
   (tmp_path / "out/kitti_distance/result.json").unlink()
-  (tmp_path / "out/vtab.json").unlink()
+  (tmp_path / "out/study.md").unlink()
   done = run_command()
   assert done.returncode == 0, done.stderr[-2000:]
-  assert done.stdout.count(" is finished: ") == len(CLASSES) - 1
+  assert done.stdout.count("\nis finished\n") == len(CLASSES) - 1
   assert "jit(update_step)" not in done.stderr
-  assert json.loads((tmp_path / "out/vtab.json").read_text()) == table
+  assert (tmp_path / "out/study.md").read_text() == tables
