@@ -1,5 +1,6 @@
 """VTAB-1k: what each task reads and how, and the study of all of them."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -82,6 +83,8 @@ def test_arguments():
     vtab.get_config("dataset=x")
   with pytest.raises(InputError, match="preset=tiny: expected one of paper"):
     vtab.get_config("preset=tiny")
+  with pytest.raises(InputError, match="eval=dev: expected one of train, val"):
+    vtab.get_study("eval=dev")
 
 
 def test_unknown_task():
@@ -91,50 +94,94 @@ def test_unknown_task():
     vtab.get_config("task=mnist")
 
 
-# Task -> sizes of its splits in TFDS, then what train800, val200 and test are:
-# (split, start, stop). Odd sizes show that percentages round down.
-_TWO_SPLITS = {"train": 3059, "test": 500}
-_THREE_SPLITS = {"train": 1880, "validation": 300, "test": 500}
-_OFFICIAL = ("train", 0, 800), ("validation", 0, 200), ("test", 0, 500)
+# Task -> the sizes of its splits in TFDS, then the ranges that train, val and
+# test are cut into.
 _CUT = {
   "caltech101": (
-    _TWO_SPLITS,
-    (("train", 0, 800), ("train", 2753, 2953), ("test", 0, 500)),
+    {"train": 3059, "test": 6084},
+    (("train", 0, 2753), ("train", 2753, 3059), ("test", 0, 6084)),
+  ),
+  "cifar100": (
+    {"train": 50_000, "test": 10_000},
+    (("train", 0, 45_000), ("train", 45_000, 50_000), ("test", 0, 10_000)),
+  ),
+  "dtd": (
+    {"train": 1880, "validation": 1880, "test": 1880},
+    (("train", 0, 1880), ("validation", 0, 1880), ("test", 0, 1880)),
+  ),
+  "oxford_flowers102": (
+    {"train": 1020, "validation": 1020, "test": 6149},
+    (("train", 0, 1020), ("validation", 0, 1020), ("test", 0, 6149)),
   ),
   "oxford_iiit_pet": (
-    _TWO_SPLITS,
-    (("train", 0, 800), ("train", 2447, 2647), ("test", 0, 500)),
+    {"train": 3680, "test": 3669},
+    (("train", 0, 2944), ("train", 2944, 3680), ("test", 0, 3669)),
   ),
-  "dtd": (_THREE_SPLITS, _OFFICIAL),
+  "sun397": (
+    {"train": 76_128, "validation": 10_875, "test": 21_750},
+    (("train", 0, 76_128), ("validation", 0, 10_875), ("test", 0, 21_750)),
+  ),
+  "svhn": (
+    {"train": 73_257, "test": 26_032, "extra": 531_131},
+    (("train", 0, 65_931), ("train", 65_931, 73_257), ("test", 0, 26_032)),
+  ),
+  "patch_camelyon": (
+    {"train": 262_144, "validation": 32_768, "test": 32_768},
+    (("train", 0, 262_144), ("validation", 0, 32_768), ("test", 0, 32_768)),
+  ),
   "eurosat": (
-    {"train": 2999},
-    (("train", 0, 800), ("train", 1799, 1999), ("train", 2399, 2999)),
+    {"train": 27_000},
+    (
+      ("train", 0, 16_200),
+      ("train", 16_200, 21_600),
+      ("train", 21_600, 27_000),
+    ),
+  ),
+  "resisc45": (
+    {"train": 31_500},
+    (
+      ("train", 0, 18_900),
+      ("train", 18_900, 25_200),
+      ("train", 25_200, 31_500),
+    ),
+  ),
+  "diabetic_retinopathy": (
+    {"train": 35_126, "validation": 10_906, "test": 42_670},
+    (("train", 0, 35_126), ("validation", 0, 10_906), ("test", 0, 42_670)),
   ),
   "clevr_count": (
-    {"train": 3059, "validation": 500, "test": 600},
-    (("train", 0, 800), ("train", 2753, 2953), ("validation", 0, 500)),
+    {"train": 70_000, "validation": 15_000, "test": 15_000},
+    (
+      ("train", 0, 63_000),
+      ("train", 63_000, 70_000),
+      ("validation", 0, 15_000),
+    ),
   ),
-  "dsprites_xpos": (
-    {"train": 2999},
-    (("train", 0, 800), ("train", 2399, 2599), ("train", 2699, 2999)),
+  "dmlab": (
+    {"train": 65_550, "validation": 22_628, "test": 22_735},
+    (("train", 0, 65_550), ("validation", 0, 22_628), ("test", 0, 22_735)),
   ),
+  "dsprites_orientation": (
+    {"train": 737_280},
+    (
+      ("train", 0, 589_824),
+      ("train", 589_824, 663_552),
+      ("train", 663_552, 737_280),
+    ),
+  ),
+  # One less than there are, so that percentages that round down show.
   "smallnorb_azimuth": (
-    {"train": 2000, "test": 999},
-    (("train", 0, 800), ("test", 0, 200), ("test", 499, 999)),
+    {"train": 24_299, "test": 24_299},
+    (("train", 0, 24_299), ("test", 0, 12_149), ("test", 12_149, 24_299)),
+  ),
+  "kitti_distance": (
+    {"train": 6347, "validation": 423, "test": 711},
+    (("train", 0, 6347), ("validation", 0, 423), ("test", 0, 711)),
   ),
 }
 for _task, _like in (
-  ("cifar100", "caltech101"),
-  ("svhn", "caltech101"),
-  ("oxford_flowers102", "dtd"),
-  ("sun397", "dtd"),
-  ("patch_camelyon", "dtd"),
-  ("diabetic_retinopathy", "dtd"),
-  ("dmlab", "dtd"),
-  ("kitti_distance", "dtd"),
-  ("resisc45", "eurosat"),
   ("clevr_distance", "clevr_count"),
-  ("dsprites_orientation", "dsprites_xpos"),
+  ("dsprites_xpos", "dsprites_orientation"),
   ("smallnorb_elevation", "smallnorb_azimuth"),
 ):
   _CUT[_task] = _CUT[_like]
@@ -142,24 +189,26 @@ for _task, _like in (
 
 @pytest.mark.parametrize("task", vtab.TASKS)
 def test_splits(task):
-  sizes, (train800, val200, test) = _CUT[task]
-  data = make_config(task).data
-  defined = split_text.parse_definitions(data.splits, "key")
+  sizes, (train, val, test) = _CUT[task]
 
-  def pieces(text):
-    return split_text.parse(
-      text, sizes, defined=defined, percent_floor=data.percent_floor
-    )
+  def ranges(**splits):
+    arg = ",".join(f"{key}={name}" for key, name in splits.items())
+    data = vtab.get_config(f"task={task},{arg}").data
+    return [
+      [
+        dataclasses.astuple(part)
+        for part in split_text.parse(
+          text, sizes, percent_floor=data.percent_floor
+        )
+      ]
+      for text in (data.train_split, data.eval_splits)
+    ]
 
-  assert data.train_split == "train800val200"
-  assert data.eval_splits == "test"
-  assert pieces("train800") == [split_text.Piece(*train800)]
-  assert pieces("val200") == [split_text.Piece(*val200)]
-  assert pieces("train800val200") == pieces("train800") + pieces("val200")
-  assert pieces("test") == [split_text.Piece(*test)]
-  # val ends where its split ends or test begins.
-  val, *_ = pieces("val")
-  assert val.stop == (test[1] if val.split == test[0] else sizes[val.split])
+  train800, val200 = (*train[:2], 800), (*val[:2], val[1] + 200)
+  assert ranges() == [[train800, val200], [test]]
+  assert ranges(train="train800", eval="val200") == [[train800], [val200]]
+  assert ranges(train="train", eval="val") == [[train], [val]]
+  assert ranges(train="test", eval="train800val200")[0] == [test]
 
 
 @pytest.mark.parametrize("task", vtab.TASKS)
@@ -188,13 +237,14 @@ def test_every_task_reads_its_set_as_tfds_declares_it(tmp_path, name):
   ]
   assert tasks
   for task in tasks:
-    config = make_config(task, **{"data.train_split": "train[:8]+val[:2]"})
+    splits = vtab.TASKS[task].splits
+    few = f"{splits.train}[:8]+{splits.val}[:2]"
+    config = make_config(task, **{"data.train_split": few})
     config.data.dir = str(tmp_path)
     data = sources.load(config.data, seed=0)
     assert data.train.num_classes == CLASSES[task]
     assert len(data.train) == 10
-    assert list(data.evals) == ["test"]
-    assert len(data.evals["test"]) in (2, 4, 10, 20)
+    assert [len(x) in (2, 4, 10, 20) for x in data.evals.values()] == [True]
     image, label = pipeline._read(data.train, 0)
     if not isinstance(image, np.ndarray):
       image = image.decode()
@@ -224,7 +274,8 @@ def test_versions_and_what_is_missing(tmp_path):
   # The 1000 examples must be there.
   write_tiny_vtab(tmp_path, "dtd", 4)
   assert message("dtd") == (
-    "dtd:3.*.*: split 'train800=train[:800]': 800 reaches beyond the 4 examples"
+    "dtd:3.*.*: split 'train[:800]+validation[:200]': 800 reaches beyond the 4 "
+    "examples"
   )
   assert message("resisc45") == (
     f"dataset 'resisc45:3.*.*' is not in data_dir {tmp_path}, which holds "
@@ -236,8 +287,9 @@ def test_versions_and_what_is_missing(tmp_path):
 @pytest.mark.parametrize("version", ["3.2.0", "4.0.0"])
 def test_pets_of_both_versions(tmp_path, version):
   write_tiny_vtab(tmp_path, "oxford_iiit_pet", 10, version=version)
-  config = make_config("oxford_iiit_pet", **{"data.train_split": "train"})
-  config.data.dir = str(tmp_path)
+  config = vtab.get_config(
+    f"task=oxford_iiit_pet,train=train,data_dir={tmp_path}"
+  )
   assert len(sources.load(config.data, seed=0).train) == 8
 
 
@@ -339,8 +391,8 @@ def test_the_study_makes_what_is_prepared(tmp_path, fake_runs, capsys):
   assert driver.main([spec, workdir]) == 1
   assert (
     "study.json belongs to the study 'VTAB-1k: R14x0.25 from /weights.npz, "
-    "preset light', not 'VTAB-1k: R14x0.25 from /weights.npz, preset paper'; "
-    "use another --workdir"
+    "preset light, train800val200 to test', not 'VTAB-1k: R14x0.25 from "
+    "/weights.npz, preset paper, train800val200 to test'; use another --workdir"
   ) in capsys.readouterr().err
   assert (tmp_path / "out/study.md").read_text() == text
   assert len(fake_runs) == 3
@@ -373,7 +425,7 @@ def test_all_tasks(tmp_path):
         "--study=configs/vtab.py:model=R14x0.25,preset=quick,"
         f"data_dir={tmp_path / 'sets'}",
         f"--workdir={tmp_path / 'out'}",
-        "--config.data.train_split=train[:8]+val[:2]",
+        "--config.data.train_split=train[:10]",
         "--config.input.batch_size=8",
         "--config.eval.batch_size=8",
         "--config.total_steps=2",
