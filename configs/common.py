@@ -66,9 +66,8 @@ def get_config() -> ml_collections.ConfigDict:
   d.label_key = "label"  # The TFDS feature with the labels, or a name of
   # bit_jax.data.sets.derived_labels.DERIVED.
   d.image_scale = 1  # Stored pixel values (TFDS) are multiplied with it.
-  d.splits = ""  # Names for parts: 'val=train[90%:],train=train[:90%]', ...
   d.percent_floor = False  # Percentages round down; False: to the closest.
-  d.train_split = ""  # E.g. train[:98%]; '': train.
+  d.train_split = ""  # E.g. train[:98%] or train[90%:][:200]; '': train.
   d.eval_splits = ""  # Separated by ','; '': test, else validation, if any.
   d.class_list = ""  # A file, one name a line: the classes and their order
   # that the data set must have, e.g. the wnids of ImageNet-21k.

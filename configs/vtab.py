@@ -8,12 +8,22 @@ steps at batch 512, no mixup. Presets are those of downstream.
       --config=configs/vtab.py:task=dtd,model=R50x1,data_dir=/data/tfds \\
       --config.init.checkpoint=BiT-M-R50x1.npz
 
-`scripts/vtab.py` runs every task that is prepared and makes the table. To
-choose something by validation, train on `train800` and look at `val200`
-(--config.data.train_split=train800 --config.data.eval_splits=val200); the
-default trains on both, `train800val200`, and reports the full `test` split.
+All tasks that are prepared, one folder each, with the mean of each group and of
+the 19 (marked as partial while a task has no result; --runs=dtd,svhn makes some
+of them). Tasks of the same head and image size share one compiled step:
+
+  python -m scripts.study --workdir=/tmp/vtab \\
+      --study=configs/vtab.py:model=R50x1,init=BiT-M-R50x1.npz,data_dir=/data/tfds
+
+To choose something by validation, train on 800 examples and look at the other
+200 (`train=train800,eval=val200`); the default trains on both, train800val200,
+and reports the full test split. The names are those of `Splits.named`.
 The sets are TFDS ones, prepared with `python -m bit_jax.tools.prepare`;
 resisc45 and diabetic_retinopathy_detection need a manual download first.
+
+Work directories that came before slices of slices say the same examples in
+another way (config.data.splits). They are refused, finished ones too;
+--config.resume_changed=true goes on in them. Their weights load as ever.
 
 Hardware and time: any accelerator that holds batch 512 of the model; 19 x 500
 steps. Expected, R152x4, mean of the 19 accuracies in %:
@@ -33,23 +43,39 @@ import dataclasses
 import ml_collections
 
 from bit_jax.errors import InputError
+from bit_jax.report.study import Run, Study, Table
 from configs import common, downstream
 
 GROUPS = ("natural", "specialized", "structured")
 
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+  """The split texts of a task's training, validation and test examples."""
+
+  train: str
+  val: str
+  test: str = "test"
+
+  def named(self) -> dict[str, str]:
+    """Returns all splits that the benchmark names."""
+    train800, val200 = f"{self.train}[:800]", f"{self.val}[:200]"
+    return dataclasses.asdict(self) | {
+      "train800": train800,
+      "val200": val200,
+      "train800val200": f"{train800}+{val200}",
+    }
+
+
 # How google-research/task_adaptation (data/*.py) cuts validation and test out
-# of what TFDS has, percentages rounded down. A name means the set's own split
-# until its definition, so `train` is redefined after all that is cut from it.
-_OFFICIAL = "val=validation"
-_LAST_10 = "val=train[90%:],train=train[:90%]"
-_LAST_20 = "val=train[80%:],train=train[:80%]"
-_IN_ORDER = "val=train[60%:80%],test=train[80%:],train=train[:60%]"
-_DSPRITES = "val=train[80%:90%],test=train[90%:],train=train[:80%]"
-_CLEVR = f"{_LAST_10},test=validation"
-_SMALLNORB = "val=test[:50%],test=test[50%:]"
-_THOUSAND = (
-  "train800=train[:800],val200=val[:200],train800val200=train800+val200"
-)
+# of what TFDS has, percentages rounded down.
+_OFFICIAL = Splits("train", "validation")
+_LAST_10 = Splits("train[:90%]", "train[90%:]")
+_LAST_20 = Splits("train[:80%]", "train[80%:]")
+_IN_ORDER = Splits("train[:60%]", "train[60%:80%]", "train[80%:]")
+_DSPRITES = Splits("train[:80%]", "train[80%:90%]", "train[90%:]")
+_CLEVR = Splits("train[:90%]", "train[90%:]", "validation")
+_SMALLNORB = Splits("train", "test[:50%]", "test[50%:]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +86,7 @@ class Task:
     group: one of GROUPS.
     dataset: TFDS name, config and the versions the benchmark accepts.
     num_classes: of the labels.
-    splits: defines train, val and test where the set's own are not meant.
+    splits: of the benchmark, in terms of the set's own.
     label_key: a feature, or a derivation of data/sets/derived_labels.py.
     crop: False where a crop may cut off or rescale what is asked for.
     flip: False where mirroring changes the class.
@@ -70,7 +96,7 @@ class Task:
   group: str
   dataset: str
   num_classes: int
-  splits: str
+  splits: Splits
   label_key: str = "label"
   crop: bool = True
   flip: bool = True
@@ -144,6 +170,16 @@ TASKS = {
 }
 
 
+# The arguments of get_config and get_study, with their defaults.
+_SHARED = {
+  "preset": "paper",
+  "model": "R50x1",
+  "data_dir": "",
+  "train": "train800val200",
+  "eval": "test",
+}
+
+
 def task_name(text: str) -> str:
   """Returns the name in TASKS that a text means.
 
@@ -157,22 +193,58 @@ def task_name(text: str) -> str:
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the config of `task=,preset=,model=,data_dir=`."""
-  args = common.parse_arg(
-    arg, task="caltech101", preset="paper", model="R50x1", data_dir=""
-  )
+  """Returns the config of `task=,preset=,model=,data_dir=,train=,eval=`.
+
+  Raises:
+    InputError: a task, a preset or a split is unknown.
+  """
+  args = common.parse_arg(arg, task="caltech101", **_SHARED)
   task = TASKS[task_name(args["task"])]
+  splits = task.splits.named()
+  for key in ("train", "eval"):
+    if args[key] not in splits:
+      raise InputError(
+        f"{key}={args[key]}: expected one of {', '.join(splits)}"
+      )
   c = downstream.get_config(f"preset={args['preset']},model={args['model']}")
   c.num_classes = task.num_classes
   c.data.name = task.dataset
   c.data.dir = args["data_dir"]
   c.data.label_key = task.label_key
   c.data.image_scale = task.image_scale
-  c.data.splits = f"{task.splits},{_THOUSAND}"
   c.data.percent_floor = True
-  c.data.train_split = "train800val200"
-  c.data.eval_splits = "test"
+  c.data.train_split = splits[args["train"]]
+  c.data.eval_splits = splits[args["eval"]]
   c.input.flip = task.flip
   if not task.crop:
     c.input.train = "none"
   return c
+
+
+def get_study(arg: str | None = None) -> Study:
+  """Returns the study of all tasks: `init=`, and as get_config but `task=`."""
+  args = common.parse_arg(arg, init="", **_SHARED)
+  shared = ",".join(f"{key}={args[key]}" for key in _SHARED)
+  runs = []
+  for name, task in TASKS.items():
+    config = get_config(f"task={name},{shared}")
+    config.init.checkpoint = args["init"]
+    factors = {"group": task.group, "task": name, "network": args["model"]}
+    runs.append(Run(name, config, factors))
+  return Study(
+    title=f"VTAB-1k: {args['model']} from {args['init'] or 'random weights'}, "
+    f"preset {args['preset']}, {args['train']} to {args['eval']}",
+    notes=[],
+    runs=runs,
+    tables=[
+      Table("Accuracy", ["task", "group"], ["network"], decimals=2),
+      Table(
+        "Mean accuracy of the tasks",
+        ["group"],
+        ["network"],
+        statistic="mean",
+        total="all",
+        decimals=2,
+      ),
+    ],
+  )

@@ -1,14 +1,15 @@
 """Makes the runs of a study, and tables and charts of those that are finished.
 
   python -m scripts.study --study=configs/kshot.py:dataset=cifar10 \\
-      --workdir=/tmp/kshot [--runs='*5-shot*'] [--config.key=value ...]
+      --workdir=/tmp/kshot [--runs='1-shot*,5-shot*'] [--config.key=value ...]
 
-A study is a file with `get_study(arg)`; `configs/kshot.py`,
-`configs/ablation.py` and `configs/reproduction.py` are there. Each run has a
-folder in the work directory. Started again, the command goes on where it was
-stopped; other machines can make other runs in the same directory (--runs), and
---runs='' makes none. Runs whose data set is not prepared are named and skipped.
-`--config.key=value` of bit_jax.main is applied to every run.
+A study is a file with `get_study(arg)`: `configs/vtab.py`, `configs/kshot.py`,
+`configs/ablation.py` and `configs/reproduction.py`. Each run has a folder in
+the work directory. Started again, the command goes on where it was stopped;
+other machines can make other runs in the same directory (--runs), and --runs=''
+makes none. Runs whose data set is not prepared are named and skipped, a run
+that fails ends the command. `--config.key=value` of bit_jax.main is applied to
+every run.
 
 After each run WORKDIR/study.json holds all results, study.md the tables and
 study.html the tables and the learning curves.
@@ -117,19 +118,26 @@ def read_results(
   return {name: result for name, result in found.items() if result}
 
 
-def read_secs(path: pathlib.Path) -> dict[str, float]:
+def read_secs(path: pathlib.Path, title: str) -> dict[str, float]:
   """Returns how long each run took so far, by name.
 
   Raises:
-    InputError: study.json is damaged.
+    InputError: study.json is damaged, or belongs to a study of another title.
   """
   if not path.exists():
     return {}
   try:
-    runs = json.loads(path.read_text())["runs"]
-    return {name: run["secs"] for name, run in runs.items()}
-  except (ValueError, LookupError, TypeError) as e:
+    stored = json.loads(path.read_text())
+    secs = {name: run["secs"] for name, run in stored["runs"].items()}
+    of = stored["title"]
+  except (ValueError, LookupError, TypeError, AttributeError) as e:
     raise InputError(f"{path} is damaged: {e!r}; remove it") from e
+  if of != title:
+    raise InputError(
+      f"{path} belongs to the study {of!r}, not {title!r}; use another "
+      "--workdir"
+    )
+  return secs
 
 
 def write_tables(
@@ -166,7 +174,7 @@ def write_page(spec: study.Study, workdir: pathlib.Path, tables: Any) -> None:
     columns = list(next(iter(rows.values()), {}))
     lines = []
     for row, found in rows.items():
-      shown = (study.text(found[c], table.statistic) for c in columns)
+      shown = (study.text(table, found[c]) for c in columns)
       values = "".join(f"<td>{value}</td>" for value in shown)
       lines.append(f'<tr><th scope="row">{html.escape(row)}</th>{values}</tr>')
     body.append(
@@ -211,37 +219,52 @@ def run_study(
 ) -> str:
   """Makes the runs whose names match and returns the tables as Markdown.
 
+  Args:
+    spec: the study.
+    workdir: holds, or will hold, a folder for each run.
+    runs: patterns of names, separated by commas; '' for no run.
+    overrides: `--config.key=value`, applied to every run.
+
   Raises:
-    InputError: a run fails, or no run matches.
+    InputError: a run fails, a pattern matches no run, no data set is prepared,
+      or `workdir` belongs to another study.
     UsageError: an override is wrong.
   """
   for run in spec.runs:
     load.override(run.config, overrides)
-  chosen = [r for r in spec.runs if fnmatch.fnmatchcase(r.name, runs)]
-  if runs and not chosen:
-    raise InputError(
-      f"--runs={runs} matches none of {', '.join(r.name for r in spec.runs)}"
-    )
-  skipped, todo = set(), []
-  for run in chosen:
+  names, chosen = [run.name for run in spec.runs], set()
+  for pattern in filter(None, (p.strip() for p in runs.split(","))):
+    found = fnmatch.filter(names, pattern)
+    if not found:
+      raise InputError(f"--runs={pattern} matches none of {', '.join(names)}")
+    chosen.update(found)
+  stored = workdir / "study.json"
+  read_secs(stored, spec.title)  # Fails before the first run, not after it.
+  skipped, todo = {}, []
+  for run in (run for run in spec.runs if run.name in chosen):
     reason = missing_data(run)
-    if reason or run.init in skipped:
-      skipped.add(run.name)
-      say(f"skipped {run.name}: {reason or f'{run.init} is skipped'}")
+    if not reason and run.init in skipped:
+      reason = f"{run.init} is skipped"
+    if reason:
+      skipped[run.name] = reason
+      say(f"skipped {run.name}: {reason}")
     else:
       todo.append(run)
-  if chosen and not todo:
-    raise InputError("no run of the study has its data set prepared")
+  if skipped and not todo:
+    raise InputError(
+      "no run of the study has its data set prepared; "
+      f"{next(iter(skipped.values()))}"
+    )
   for i, run in enumerate(todo, 1):
     say(f"\n{run.name} ({i} of {len(todo)})")
     took = make_run(run, workdir)
     if not read_results([run], workdir):
       raise InputError(f"{run.name} has ended without a result")
     # Read each time: another machine may have added its runs.
-    secs = read_secs(workdir / "study.json")
+    secs = read_secs(stored, spec.title)
     secs[run.name] = secs.get(run.name, 0.0) + took
     write_tables(spec, workdir, secs)
-  return write_tables(spec, workdir, read_secs(workdir / "study.json"))
+  return write_tables(spec, workdir, read_secs(stored, spec.title))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -255,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--study", required=True, metavar="FILE:ARGS")
   parser.add_argument("--workdir", required=True, type=pathlib.Path)
   parser.add_argument(
-    "--runs", default="*", metavar="GLOB", help="names of the runs to make"
+    "--runs", default="*", metavar="GLOB,...", help="names of the runs to make"
   )
   args, overrides = parser.parse_known_args(argv)
   checkpoint.silence_orbax()

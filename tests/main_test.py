@@ -62,6 +62,11 @@ def run(*args, capsys):
       2,
       "high",
     ),
+    (
+      (f"--config={DOWNSTREAM}", "--workdir=/x", "--config.data.splits=a=b"),
+      2,
+      "config key data.splits: split definitions are gone: use slices of sl",
+    ),
     ((f"--config={DOWNSTREAM}", "--workdir=/x", "extra"), 2, "'extra'"),
     ((f"--config={DOWNSTREAM}:preset=x", "--workdir=/x"), 1, "preset=x"),
     ((f"--config={DOWNSTREAM}:model=R5x1", "--workdir=/x"), 1, "'R5x1'"),

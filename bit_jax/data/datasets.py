@@ -34,34 +34,29 @@ class Dataset:
     read: returns ranges of examples as a source of the given name.
     held_out: the files of an image folder held out of train, for
       `open_dataset` when the run is resumed; empty for everything else.
-    defined: names for parts of the splits, see `slicing.parse_definitions`.
     percent_floor: percentages of a split round down, not to the closest count.
   """
 
   name: str
   split_sizes: dict[str, int]
-  read: Callable[[Sequence[split_text.Piece], str], Source]
+  read: Callable[[Sequence[split_text.Range], str], Source]
   held_out: list[str] = dataclasses.field(default_factory=list)
-  defined: tuple[tuple[str, str], ...] = ()
   percent_floor: bool = False
 
   def load(self, split: str) -> Source:
     """Returns the examples of a split text such as `train[:98%]+validation`.
 
     Raises:
-      InputError: the text is not understood (see `slicing.parse`), or the
+      InputError: the text is not understood (see `split_text.parse`), or the
         examples cannot be used.
     """
     try:
-      pieces = split_text.parse(
-        split,
-        self.split_sizes,
-        defined=self.defined,
-        percent_floor=self.percent_floor,
+      ranges = split_text.parse(
+        split, self.split_sizes, percent_floor=self.percent_floor
       )
     except InputError as error:
       raise InputError(f"{self.name}: {error}") from error
-    return self.read(pieces, f"{self.name} {split}")
+    return self.read(ranges, f"{self.name} {split}")
 
   def default_splits(self) -> tuple[str, str]:
     """Returns the names of the splits to train and to evaluate on.
@@ -72,7 +67,7 @@ class Dataset:
     Raises:
       InputError: there is no train split.
     """
-    if "train" not in {**self.split_sizes, **dict(self.defined)}:
+    if "train" not in self.split_sizes:
       raise InputError(
         f"{self.name}: there is no train split, only "
         f"{', '.join(self.split_sizes)}; choose what to train on"
@@ -80,7 +75,7 @@ class Dataset:
     return "train", next(filter(self._is_labelled, image_files.EVAL_SPLITS), "")
 
   def _is_labelled(self, split: str) -> bool:
-    if split not in dict(self.defined) and not self.split_sizes.get(split):
+    if not self.split_sizes.get(split):
       return False
     first = self.load(f"{split}[:1]").examples[0]
     # TFDS marks a missing label by -1.
@@ -93,7 +88,6 @@ def open_dataset(
   data_dir: str = "",
   label_key: str = "label",
   image_scale: int = 1,
-  splits: str = "",
   percent_floor: bool = False,
   seed: int = 0,
   held_out: Collection[str] = (),
@@ -106,9 +100,8 @@ def open_dataset(
       set, `NAME[/CONFIG][:VERSION]`, prepared as array_record under `data_dir`.
     data_dir: where TFDS sets are; '': $TFDS_DATA_DIR or ~/tensorflow_datasets.
     label_key: the feature of a TFDS set that holds the label, or a name of
-      `labels.DERIVED`.
+      `derived_labels.DERIVED`.
     image_scale: what the pixel values of a TFDS set are multiplied with.
-    splits: names for parts of the splits, as `slicing` describes them.
     percent_floor: percentages of a split round down, not to the closest count.
     seed: of the images held out of a folder that has no evaluation split.
     held_out: instead, the files to hold out; see `Dataset.held_out`.
@@ -117,7 +110,6 @@ def open_dataset(
   Raises:
     InputError: there is no such set, or it cannot be used.
   """
-  defined = split_text.parse_definitions(splits, "config.data.splits")
   if dataset.startswith("folder:"):
     loaded = folder.load(
       dataset.removeprefix("folder:"),
@@ -141,9 +133,7 @@ def open_dataset(
         image_scale=image_scale,
       ),
     )
-  return dataclasses.replace(
-    opened, defined=defined, percent_floor=percent_floor
-  )
+  return dataclasses.replace(opened, percent_floor=percent_floor)
 
 
 def load(dataset: str, split: str, **kwargs: Any) -> Source:
@@ -179,12 +169,12 @@ class _Joined:
 def _from_sources(
   name: str, sources: dict[str, Source], held_out: Sequence[str] = ()
 ) -> Dataset:
-  def read(pieces: Sequence[split_text.Piece], text: str) -> Source:
+  def read(ranges: Sequence[split_text.Range], text: str) -> Source:
     parts = []
-    for piece in pieces:
-      source = sources[piece.split]
-      if piece.stop - piece.start < len(source):
-        source = subset.take(source, np.arange(piece.start, piece.stop), text)
+    for part in ranges:
+      source = sources[part.split]
+      if part.stop - part.start < len(source):
+        source = subset.take(source, np.arange(part.start, part.stop), text)
       parts.append(source)
     if len(parts) == 1:
       return parts[0]

@@ -12,6 +12,15 @@ from bit_jax.errors import InputError, UsageError
 # attribute as a union of all that a config may hold, which no code can use.
 Config = Any
 
+# Keys that older commits had: (the value that changed nothing, what to use).
+GONE = {
+  "data.splits": (
+    "",
+    "split definitions are gone: use slices of slices, such as "
+    "train[90%:][:200], in config.data.train_split and config.data.eval_splits",
+  )
+}
+
 # What config files and ml_collections raise for bad values; UsageError and
 # InputError are ValueErrors.
 CONFIG_ERRORS = (
@@ -40,6 +49,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     key = error.args[0]
     while isinstance(key, BaseException):
       key = key.args[0]
+    for gone, (_, successor) in GONE.items():
+      if str(key).startswith(repr(gone.rpartition(".")[-1])):
+        return f"unknown config key {gone}: {successor}", 2
     return f"unknown config key {key}".replace("\nDid", "; did", 1), 2
   return str(error), 2
 

@@ -46,6 +46,8 @@ class Table:
       matches.
     where: the factors that runs must have to count.
     statistic: median (with the range) or mean.
+    total: the name of a last row over all runs of the table; '' for none.
+    decimals: the number of decimals of the percentages.
   """
 
   title: str
@@ -54,6 +56,8 @@ class Table:
   metric: str = "eval/*/accuracy"
   where: Factors = dataclasses.field(default_factory=dict)
   statistic: str = "median"
+  total: str = ""
+  decimals: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +116,7 @@ def cells(
   table: Table,
   runs: Sequence[Run],
   results: Mapping[str, Mapping[str, Any]],
-) -> dict[str, dict[str, list[float]]]:
+) -> dict[str, dict[str, list[float | None]]]:
   """Sorts the results of finished runs into rows and columns.
 
   Args:
@@ -121,8 +125,8 @@ def cells(
     results: result.json of finished runs, by name.
 
   Returns:
-    {row: {column: values}}, all rows with all columns in the order of the runs;
-    values may be empty.
+    {row: {column: values}}, all rows with all columns in the order of the runs.
+    A run without a result has the value None; without any run, values is empty.
   """
   keys = (*table.rows, *table.columns)
   shown = [
@@ -131,31 +135,41 @@ def cells(
     if matches(run.factors, table.where) and all(k in run.factors for k in keys)
   ]
   columns = list(dict.fromkeys(label(r.factors, table.columns) for r in shown))
-  rows: dict[str, dict[str, list[float]]] = {}
-  for run in shown:
-    row = rows.setdefault(
-      label(run.factors, table.rows), {column: [] for column in columns}
-    )
+  names = [label(run.factors, table.rows) for run in shown]
+  if shown and table.total:
+    shown, names = shown * 2, names + [table.total] * len(shown)
+  rows = {name: {c: [] for c in columns} for name in dict.fromkeys(names)}
+  for run, name in zip(shown, names, strict=True):
     found = value(table.metric, results.get(run.name, {}))
-    if found is not None:
-      row[label(run.factors, table.columns)].append(found)
+    rows[name][label(run.factors, table.columns)].append(found)
   return rows
 
 
-def text(values: Sequence[float], statistic: str = "median") -> str:
-  """Returns shares as percentages: `54.1`, `54.1 (51.0 to 56.2)`, `not run`."""
-  if not values:
+def text(table: Table, values: Sequence[float | None]) -> str:
+  """Returns a cell in %, such as `54.1 (51.0 to 56.2)` or `not run`.
+
+  A mean says how many runs it is of, `70.1 (of 7)`, and is marked where some
+  have no result: `70.1 (partial, 4 of 7)`.
+  """
+  found = [value for value in values if value is not None]
+  if not found:
     return "not run"
-  if statistic == "mean":
-    return f"{100 * statistics.fmean(values):.1f} (of {len(values)})"
-  median = f"{100 * statistics.median(values):.1f}"
-  if len(values) == 1:
+
+  def percent(share: float) -> str:
+    return f"{100 * share:.{table.decimals}f}"
+
+  if table.statistic == "mean":
+    is_partial = len(found) < len(values)
+    count = f"partial, {len(found)} of" if is_partial else "of"
+    return f"{percent(statistics.fmean(found))} ({count} {len(values)})"
+  median = percent(statistics.median(found))
+  if len(found) == 1:
     return median
-  return f"{median} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+  return f"{median} ({percent(min(found))} to {percent(max(found))})"
 
 
 def markdown(
-  table: Table, rows: Mapping[str, Mapping[str, Sequence[float]]]
+  table: Table, rows: Mapping[str, Mapping[str, Sequence[float | None]]]
 ) -> str:
   """Returns what `cells` gave as a Markdown table under its title."""
   columns = list(next(iter(rows.values()), {}))
@@ -166,6 +180,6 @@ def markdown(
     "|:---|" + "---:|" * len(columns),
   ]
   for row, found in rows.items():
-    shown = (text(found[column], table.statistic) for column in columns)
+    shown = (text(table, found[column]) for column in columns)
     lines.append(f"| {row} | {' | '.join(shown)} |")
   return "\n".join(lines) + "\n"

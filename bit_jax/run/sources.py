@@ -54,7 +54,6 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
     data_dir=data.dir,
     label_key=data.label_key,
     image_scale=data.image_scale,
-    splits=data.splits,
     percent_floor=data.percent_floor,
     # Not the run's seed: all runs on a folder hold out the same images.
     seed=max(0, data.subset_seed),

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from bit_jax import models
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError
-from bit_jax.recipe.load import Config
+from bit_jax.recipe.load import GONE, Config
 from bit_jax.run.sources import RunData
 from bit_jax.storage import files
 
@@ -60,6 +60,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what of a config, as plain nested dicts, changes the numbers."""
   flat = _ADDED | _flat(tree)
+  for key, (neutral, _) in GONE.items():
+    if flat.get(key) == neutral:
+      del flat[key]
   if str(flat.get("data.name")).startswith("folder:"):
     # It may be elsewhere, later or on another host; its fingerprint tells.
     flat["data.name"] = "folder"
@@ -85,6 +88,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   old, new = _ADDED | _flat(old), _ADDED | _flat(new)
   return [
     f"{key}: {old.get(key, _ABSENT)!r} -> {new.get(key, _ABSENT)!r}"
+    + (f" ({GONE[key][1]})" if key in GONE else "")
     for key in changed
   ]
 

@@ -38,18 +38,18 @@ def test_means_what_it_means_to_tfds(text):
     (part.splitname, part.from_ or 0, part.to or _SIZES[part.splitname])
     for part in instruction.to_absolute(infos)
   ]
-  got = [dataclasses.astuple(piece) for piece in split_text.parse(text, _SIZES)]
+  got = [dataclasses.astuple(part) for part in split_text.parse(text, _SIZES)]
   assert got == want
 
 
 def test_both_bounds_may_be_left_out():
-  assert split_text.parse("test[:]", _SIZES) == [split_text.Piece("test", 0, 7)]
+  assert split_text.parse("test[:]", _SIZES) == [split_text.Range("test", 0, 7)]
 
 
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("", "'' is not like train, train[:98%] or train[5:10]"),
+    ("", "'' is not like train, train[:98%], train[5:10] or"),
     ("train[", "'train[' is not like"),
     ("train[5]", "'train[5]' is not like"),
     ("train[1:2:3]", "'train[1:2:3]' is not like"),
@@ -76,79 +76,44 @@ def test_bad_text(text, message):
 
 
 def _spans(text, sizes=_SIZES, **kwargs):
-  pieces = split_text.parse(text, sizes, **kwargs)
-  return [dataclasses.astuple(piece) for piece in pieces]
-
-
-_DEFINED = split_text.parse_definitions(
-  "val=train[90:], train=train[:90],few=train[:8]+val[:2],both=few[5:9],"
-  "twice=train[10:],twice=twice[:3]",
-  "key",
-)
+  ranges = split_text.parse(text, sizes, **kwargs)
+  return [dataclasses.astuple(part) for part in ranges]
 
 
 @pytest.mark.parametrize(
   ("text", "want"),
   [
-    ("val", [("train", 90, 103)]),
-    ("train", [("train", 0, 90)]),
-    ("train[-5:]", [("train", 85, 90)]),
-    ("val[1:3]+test", [("train", 91, 93), ("test", 0, 7)]),
-    ("few", [("train", 0, 8), ("train", 90, 92)]),
-    ("few[:50%]", [("train", 0, 5)]),
-    ("few[8:]", [("train", 90, 92)]),
-    ("both", [("train", 5, 8), ("train", 90, 91)]),
-    ("twice", [("train", 10, 13)]),
+    ("train[90:][:3]", [("train", 90, 93)]),
+    ("train[90:][:]", [("train", 90, 103)]),
+    # A percentage is of what stands before it, and rounds as it does alone.
+    ("train[:50][50%:]", [("train", 25, 50)]),
+    ("train[10:][10:][-3:-1]", [("train", 100, 102)]),
+    (
+      "train[:90%][:8] + train[90%:][:2]+test",
+      [("train", 0, 8), ("train", 93, 95), ("test", 0, 7)],
+    ),
   ],
 )
-def test_names_for_parts(text, want):
-  assert _spans(text, defined=_DEFINED) == want
-
-
-def test_definitions_may_stand_for_a_split_that_is_gone():
-  defined = split_text.parse_definitions("val=test[:3],test=test[3:]", "key")
-  assert _spans("val+test", defined=defined) == [
-    ("test", 0, 3),
-    ("test", 3, 7),
-  ]
+def test_slices_of_slices(text, want):
+  assert _spans(text) == want
 
 
 @pytest.mark.parametrize(
-  ("definitions", "text", "message"),
+  ("text", "message"),
   [
-    ("a=train[:200]", "a", "split 'a=train[:200]': 200 reaches beyond the 103"),
-    ("a=trian", "a[:2]", "split 'a=trian': there is no 'trian'; the splits"),
-    (
-      "a=b,b=train",
-      "a",
-      "split 'a=b': there is no 'b'; the splits are train, ",
-    ),
-    ("a=a", "a", "split 'a=a': there is no 'a'"),
-    ("a=train", "b", "split 'b': there is no 'b'; the splits are train, test"),
+    ("train[90:][:14]", "14 reaches beyond the 13 examples"),
+    ("train[90:][5:5]", "'train[90:][5:5]' selects none of the 13 examples"),
+    ("train[5:5][:1]", "selects none of the 103 examples"),
+    ("train[:9][1:50%]", "'[1:50%]' mixes a count with a percentage"),
+    ("train[:9] [:1]", "'train[:9] [:1]' is not like train, "),
+    ("train[:9][1]", "is not like"),
+    ("[:9][:1]", "is not like"),
   ],
 )
-def test_bad_definitions(definitions, text, message):
-  defined = split_text.parse_definitions(definitions, "key")
-  # Nothing is looked up before it is used.
-  assert _spans("test", defined=defined)
-  with pytest.raises(InputError) as error:
-    split_text.parse(text, _SIZES, defined=defined)
-  assert str(error.value).startswith(message)
-
-
-def test_a_name_is_listed_once():
-  defined = split_text.parse_definitions("train=train[:5],a=train", "key")
-  with pytest.raises(InputError, match="the splits are train, test, a$"):
-    split_text.parse("b", _SIZES, defined=defined)
-
-
-@pytest.mark.parametrize("text", ["train[:90%]", "a=", "=train", "a=b=c"])
-def test_malformed_definitions(text):
-  with pytest.raises(InputError) as error:
-    split_text.parse_definitions(f"ok=train, {text}", "config.data.splits")
-  assert str(error.value) == (
-    f"config.data.splits: {text!r} is not NAME=SPLIT, such as val=train[90%:]"
-  )
+def test_bad_slices_of_slices(text, message):
+  with pytest.raises(InputError, match="^split ") as error:
+    split_text.parse(text, _SIZES)
+  assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +122,8 @@ def test_malformed_definitions(text):
     ("train[:90%]", 19, (0, 17)),
     ("train[90%:]", 19, (17, 19)),
     ("train[-10%:]", 19, (18, 19)),
+    # 90 % of 13 and of 12: 11.7 and 10.8.
+    ("train[:90%][:90%]", 15, (0, 11)),
     # 32.3 * 1000 / 100 is 322.99999999999994 in floats.
     ("train[:32.3%]", 1000, (0, 323)),
   ],

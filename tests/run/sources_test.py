@@ -36,13 +36,16 @@ def test_sliced_splits():
   }
 
 
-def test_names_for_parts_and_rounding():
-  keys = {"splits": "test=train[55%:],train=train[:55%]"}
+@pytest.mark.parametrize(
+  ("percent_floor", "count"), [(False, 405), (True, 406)]
+)
+def test_slices_of_slices_and_rounding(percent_floor, count):
   # 55 % of 901 are 495.55.
-  data = sources.load(make_data("digits", **keys), seed=0)
-  assert (len(data.train), len(data.evals["test"])) == (496, 405)
-  data = sources.load(make_data("digits", **keys, percent_floor=True), seed=0)
-  assert (len(data.train), len(data.evals["test"])) == (495, 406)
+  keys = {"train_split": "train[55%:]", "eval_splits": "train[55%:][:-400]"}
+  data = make_data("digits", percent_floor=percent_floor, **keys)
+  loaded = sources.load(data, seed=0)
+  assert len(loaded.train) == count
+  assert len(loaded.evals["train[55%:][:-400]"]) == count - 400
 
 
 def test_few_shot_subsets_follow_the_seed():

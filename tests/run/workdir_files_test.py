@@ -74,6 +74,24 @@ def test_hosts_compare_data_but_not_where_it_is():
   assert workdir_files.comparable(other) != text
 
 
+@pytest.mark.parametrize(("value", "is_refused"), [("", 0), ("a=train", 1)])
+def test_a_key_that_is_gone_counts_if_it_did_something(
+  tmp_path, value, is_refused
+):
+  claim(tmp_path, make())
+  stored = json.loads((tmp_path / "config.json").read_text())
+  stored["data"]["splits"] = value
+  (tmp_path / "config.json").write_text(json.dumps(stored))
+  if not is_refused:
+    claim(tmp_path, make())
+    return
+  with pytest.raises(InputError) as error:
+    claim(tmp_path, make())
+  assert "(data.splits: 'a=train' -> 'absent' (split defin" in str(error.value)
+  assert "slices of slices, such as train[90%:][:200], in" in str(error.value)
+  assert "\n" not in str(error.value)
+
+
 def test_changed_data_is_refused(tmp_path):
   claim(tmp_path, make())
   other = make()

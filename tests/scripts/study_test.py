@@ -35,13 +35,13 @@ RESULTS = {
 def test_cells_hold_the_runs_that_share_their_factors():
   table = study.Table("t", ["data"], ["net"])
   assert study.cells(table, RUNS, RESULTS) == {
-    "x": {"A": [0.5, 0.25, 0.375], "B": []},
+    "x": {"A": [0.5, 0.25, 0.375], "B": [None]},
     "y": {"A": [], "B": [0.125]},
   }
   only_y = study.Table("t", ["data", "net"], ["seed"], where={"data": "y"})
   assert study.cells(only_y, RUNS, RESULTS) == {"y, B": {"0": [0.125]}}
   top5 = study.Table("t", ["data"], ["net"], metric="eval/*/top5_accuracy")
-  assert study.cells(top5, RUNS[:1], RESULTS) == {"x": {"A": []}}
+  assert study.cells(top5, RUNS[:1], RESULTS) == {"x": {"A": [None]}}
 
 
 def test_a_table_gives_medians_with_ranges_or_means_with_counts():
@@ -53,8 +53,29 @@ def test_a_table_gives_medians_with_ranges_or_means_with_counts():
     "| x | 37.5 (25.0 to 50.0) | not run |\n"
     "| y | not run | 12.5 |\n"
   )
-  assert study.text([0.5, 0.1, 0.15], "mean") == "25.0 (of 3)"
-  assert study.text([], "mean") == "not run"
+  assert study.text(table, [None, 0.5, 0.25]) == "37.5 (25.0 to 50.0)"
+  mean = study.Table("", [], [], statistic="mean")
+  assert study.text(mean, [0.5, 0.1, 0.15]) == "25.0 (of 3)"
+  assert study.text(mean, [0.5, None, 0.15]) == "32.5 (partial, 2 of 3)"
+  assert study.text(mean, [None]) == study.text(mean, []) == "not run"
+
+
+def test_a_total_is_over_all_runs_of_a_table():
+  table = study.Table(
+    "t",
+    ["data"],
+    ["net"],
+    where={"net": "B"},
+    statistic="mean",
+    total="all",
+    decimals=2,
+  )
+  results = RESULTS | {"b0": {"eval/val/accuracy": 0.3}}
+  assert study.markdown(table, study.cells(table, RUNS, results)) == (
+    "t (%)\n\n| data | B |\n|:---|---:|\n"
+    "| x | 30.00 (of 1) |\n| y | 12.50 (of 1) |\n| all | 21.25 (of 2) |\n"
+  )
+  assert study.cells(table, RUNS[:3], RESULTS) == {}
 
 
 SMALL = "model=R14x0.25,dataset=digits"
@@ -142,9 +163,12 @@ def test_the_driver_makes_no_run_for_an_empty_pattern(finished, capsys):
     (["--study=/no/such.py"], 2, "no such Python file"),
     (["--study=tests/scripts/study_test.py"], 2, "has no get_study"),
     (["--runs=other*"], 1, "--runs=other* matches none of up, down, absent"),
-    (["--runs=absent"], 1, "no run of the study has its data set prepared"),
+    (["--runs=up,dwon"], 1, "--runs=dwon matches none of up, down, absent"),
+    (["--runs=absent"], 1, "data set prepared; dataset 'cifar10' is not in"),
     (["--runs=down"], 1, "down starts from up, which is not there"),
     (["--config.no_such=1"], 2, "no_such"),
+    (["up"], 2, "unexpected argument 'up'"),
+    (["--config.data.train_split=a"], 1, "up: digits: split 'a': there is no"),
     (["--study=configs/kshot.py:shots=a"], 1, "shots=a: expected positive"),
     (["--study=configs/ablation.py:study=a"], 1, "study=a: expected one of"),
   ],
@@ -158,11 +182,13 @@ def test_bad_input(study_file, tmp_path, capsys, extra, status, message):
   assert error.count("\n") == 1
 
 
-def test_a_damaged_study_json(study_file, tmp_path, capsys):
-  (tmp_path / "study.json").write_text("{}")
+@pytest.mark.parametrize("damage", ["{", "{}", '{"runs": 1}'])
+def test_a_damaged_study_json(study_file, tmp_path, capsys, damage):
+  (tmp_path / "study.json").write_text(damage)
   args = [f"--study={study_file}", f"--workdir={tmp_path}"]
   assert driver.main(args) == 1
   assert "study.json is damaged" in capsys.readouterr().err
+  assert not (tmp_path / "up").exists()
 
 
 def test_kshot_draws_are_shared_by_all_weights():

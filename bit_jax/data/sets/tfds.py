@@ -59,19 +59,19 @@ def split_sizes(builder: Any) -> dict[str, int]:
 
 def read(
   builder: Any,
-  pieces: Sequence[split_text.Piece],
+  ranges: Sequence[split_text.Range],
   name: str,
   label_key: str,
   image_scale: int = 1,
 ) -> Source:
-  """Returns the examples of `pieces` as one source.
+  """Returns the examples of `ranges` as one source.
 
   Args:
     builder: from `open_builder`.
-    pieces: ranges of examples that exist.
+    ranges: ranges of examples that exist.
     name: what the source is, for messages.
     label_key: the feature that holds the label, a class or a sequence of them,
-      or a name of `labels.DERIVED`. A feature goes before a derivation.
+      or a name of `derived_labels.DERIVED`. A feature goes before a derivation.
     image_scale: what pixel values are multiplied with; with anything but 1,
       examples hold decoded images.
 
@@ -100,7 +100,7 @@ def read(
     if isinstance(feature, tfds.features.Image)
   }
   records = builder.as_data_source(
-    "+".join(f"{piece.split}[{piece.start}:{piece.stop}]" for piece in pieces),
+    "+".join(f"{part.split}[{part.start}:{part.stop}]" for part in ranges),
     decoders=skipped,
   )
   examples = _Examples(records, name, label, multi_label, image_scale)
@@ -109,7 +109,7 @@ def read(
     examples=examples,
     class_names=label.class_names,
     image_px=_image_px(features[IMAGE_KEY].shape, examples),
-    fingerprint=_fingerprint(info, pieces, label_key, image_scale),
+    fingerprint=_fingerprint(info, ranges, label_key, image_scale),
     read_labels=functools.partial(_read_labels, examples),
     multi_label=multi_label,
   )
@@ -215,12 +215,12 @@ def _image_px(
 
 def _fingerprint(
   info: Any,
-  pieces: Sequence[split_text.Piece],
+  ranges: Sequence[split_text.Range],
   label_key: str,
   image_scale: int,
 ) -> str:
   identity = [info.full_name, label_key, image_scale]
-  for piece in pieces:
-    shards = info.splits[piece.split].shard_lengths
-    identity.append([piece.split, piece.start, piece.stop, list(shards)])
+  for part in ranges:
+    shards = info.splits[part.split].shard_lengths
+    identity.append([part.split, part.start, part.stop, list(shards)])
   return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

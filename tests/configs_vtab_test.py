@@ -1,8 +1,10 @@
-"""VTAB-1k: what each task reads and how, and the driver of all of them."""
+"""VTAB-1k: what each task reads and how, and the study of all of them."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -13,10 +15,11 @@ from bit_jax import train
 from bit_jax.data import pipeline, source, split_text
 from bit_jax.errors import InputError, UsageError
 from bit_jax.recipe import resolve
-from bit_jax.run import sources
+from bit_jax.report import study
+from bit_jax.run import sources, workdir_files
 from bit_jax.tools import prepare
 from configs import common, downstream, vtab
-from scripts import vtab as driver
+from scripts import study as driver
 from tests import processes
 from tests.data.tiny_vtab import SPLITS, write_tiny_vtab
 
@@ -80,6 +83,8 @@ def test_arguments():
     vtab.get_config("dataset=x")
   with pytest.raises(InputError, match="preset=tiny: expected one of paper"):
     vtab.get_config("preset=tiny")
+  with pytest.raises(InputError, match="eval=dev: expected one of train, val"):
+    vtab.get_study("eval=dev")
 
 
 def test_unknown_task():
@@ -89,50 +94,94 @@ def test_unknown_task():
     vtab.get_config("task=mnist")
 
 
-# Task -> sizes of its splits in TFDS, then what train800, val200 and test are:
-# (split, start, stop). Odd sizes show that percentages round down.
-_TWO_SPLITS = {"train": 3059, "test": 500}
-_THREE_SPLITS = {"train": 1880, "validation": 300, "test": 500}
-_OFFICIAL = ("train", 0, 800), ("validation", 0, 200), ("test", 0, 500)
+# Task -> the sizes of its splits in TFDS, then the ranges that train, val and
+# test are cut into.
 _CUT = {
   "caltech101": (
-    _TWO_SPLITS,
-    (("train", 0, 800), ("train", 2753, 2953), ("test", 0, 500)),
+    {"train": 3059, "test": 6084},
+    (("train", 0, 2753), ("train", 2753, 3059), ("test", 0, 6084)),
+  ),
+  "cifar100": (
+    {"train": 50_000, "test": 10_000},
+    (("train", 0, 45_000), ("train", 45_000, 50_000), ("test", 0, 10_000)),
+  ),
+  "dtd": (
+    {"train": 1880, "validation": 1880, "test": 1880},
+    (("train", 0, 1880), ("validation", 0, 1880), ("test", 0, 1880)),
+  ),
+  "oxford_flowers102": (
+    {"train": 1020, "validation": 1020, "test": 6149},
+    (("train", 0, 1020), ("validation", 0, 1020), ("test", 0, 6149)),
   ),
   "oxford_iiit_pet": (
-    _TWO_SPLITS,
-    (("train", 0, 800), ("train", 2447, 2647), ("test", 0, 500)),
+    {"train": 3680, "test": 3669},
+    (("train", 0, 2944), ("train", 2944, 3680), ("test", 0, 3669)),
   ),
-  "dtd": (_THREE_SPLITS, _OFFICIAL),
+  "sun397": (
+    {"train": 76_128, "validation": 10_875, "test": 21_750},
+    (("train", 0, 76_128), ("validation", 0, 10_875), ("test", 0, 21_750)),
+  ),
+  "svhn": (
+    {"train": 73_257, "test": 26_032, "extra": 531_131},
+    (("train", 0, 65_931), ("train", 65_931, 73_257), ("test", 0, 26_032)),
+  ),
+  "patch_camelyon": (
+    {"train": 262_144, "validation": 32_768, "test": 32_768},
+    (("train", 0, 262_144), ("validation", 0, 32_768), ("test", 0, 32_768)),
+  ),
   "eurosat": (
-    {"train": 2999},
-    (("train", 0, 800), ("train", 1799, 1999), ("train", 2399, 2999)),
+    {"train": 27_000},
+    (
+      ("train", 0, 16_200),
+      ("train", 16_200, 21_600),
+      ("train", 21_600, 27_000),
+    ),
+  ),
+  "resisc45": (
+    {"train": 31_500},
+    (
+      ("train", 0, 18_900),
+      ("train", 18_900, 25_200),
+      ("train", 25_200, 31_500),
+    ),
+  ),
+  "diabetic_retinopathy": (
+    {"train": 35_126, "validation": 10_906, "test": 42_670},
+    (("train", 0, 35_126), ("validation", 0, 10_906), ("test", 0, 42_670)),
   ),
   "clevr_count": (
-    {"train": 3059, "validation": 500, "test": 600},
-    (("train", 0, 800), ("train", 2753, 2953), ("validation", 0, 500)),
+    {"train": 70_000, "validation": 15_000, "test": 15_000},
+    (
+      ("train", 0, 63_000),
+      ("train", 63_000, 70_000),
+      ("validation", 0, 15_000),
+    ),
   ),
-  "dsprites_xpos": (
-    {"train": 2999},
-    (("train", 0, 800), ("train", 2399, 2599), ("train", 2699, 2999)),
+  "dmlab": (
+    {"train": 65_550, "validation": 22_628, "test": 22_735},
+    (("train", 0, 65_550), ("validation", 0, 22_628), ("test", 0, 22_735)),
   ),
+  "dsprites_orientation": (
+    {"train": 737_280},
+    (
+      ("train", 0, 589_824),
+      ("train", 589_824, 663_552),
+      ("train", 663_552, 737_280),
+    ),
+  ),
+  # One less than there are, so that percentages that round down show.
   "smallnorb_azimuth": (
-    {"train": 2000, "test": 999},
-    (("train", 0, 800), ("test", 0, 200), ("test", 499, 999)),
+    {"train": 24_299, "test": 24_299},
+    (("train", 0, 24_299), ("test", 0, 12_149), ("test", 12_149, 24_299)),
+  ),
+  "kitti_distance": (
+    {"train": 6347, "validation": 423, "test": 711},
+    (("train", 0, 6347), ("validation", 0, 423), ("test", 0, 711)),
   ),
 }
 for _task, _like in (
-  ("cifar100", "caltech101"),
-  ("svhn", "caltech101"),
-  ("oxford_flowers102", "dtd"),
-  ("sun397", "dtd"),
-  ("patch_camelyon", "dtd"),
-  ("diabetic_retinopathy", "dtd"),
-  ("dmlab", "dtd"),
-  ("kitti_distance", "dtd"),
-  ("resisc45", "eurosat"),
   ("clevr_distance", "clevr_count"),
-  ("dsprites_orientation", "dsprites_xpos"),
+  ("dsprites_xpos", "dsprites_orientation"),
   ("smallnorb_elevation", "smallnorb_azimuth"),
 ):
   _CUT[_task] = _CUT[_like]
@@ -140,24 +189,26 @@ for _task, _like in (
 
 @pytest.mark.parametrize("task", vtab.TASKS)
 def test_splits(task):
-  sizes, (train800, val200, test) = _CUT[task]
-  data = make_config(task).data
-  defined = split_text.parse_definitions(data.splits, "key")
+  sizes, (train, val, test) = _CUT[task]
 
-  def pieces(text):
-    return split_text.parse(
-      text, sizes, defined=defined, percent_floor=data.percent_floor
-    )
+  def ranges(**splits):
+    arg = ",".join(f"{key}={name}" for key, name in splits.items())
+    data = vtab.get_config(f"task={task},{arg}").data
+    return [
+      [
+        dataclasses.astuple(part)
+        for part in split_text.parse(
+          text, sizes, percent_floor=data.percent_floor
+        )
+      ]
+      for text in (data.train_split, data.eval_splits)
+    ]
 
-  assert data.train_split == "train800val200"
-  assert data.eval_splits == "test"
-  assert pieces("train800") == [split_text.Piece(*train800)]
-  assert pieces("val200") == [split_text.Piece(*val200)]
-  assert pieces("train800val200") == pieces("train800") + pieces("val200")
-  assert pieces("test") == [split_text.Piece(*test)]
-  # val ends where its split ends or test begins.
-  val, *_ = pieces("val")
-  assert val.stop == (test[1] if val.split == test[0] else sizes[val.split])
+  train800, val200 = (*train[:2], 800), (*val[:2], val[1] + 200)
+  assert ranges() == [[train800, val200], [test]]
+  assert ranges(train="train800", eval="val200") == [[train800], [val200]]
+  assert ranges(train="train", eval="val") == [[train], [val]]
+  assert ranges(train="test", eval="train800val200")[0] == [test]
 
 
 @pytest.mark.parametrize("task", vtab.TASKS)
@@ -186,13 +237,14 @@ def test_every_task_reads_its_set_as_tfds_declares_it(tmp_path, name):
   ]
   assert tasks
   for task in tasks:
-    config = make_config(task, **{"data.train_split": "train[:8]+val[:2]"})
+    splits = vtab.TASKS[task].splits
+    few = f"{splits.train}[:8]+{splits.val}[:2]"
+    config = make_config(task, **{"data.train_split": few})
     config.data.dir = str(tmp_path)
     data = sources.load(config.data, seed=0)
     assert data.train.num_classes == CLASSES[task]
     assert len(data.train) == 10
-    assert list(data.evals) == ["test"]
-    assert len(data.evals["test"]) in (2, 4, 10, 20)
+    assert [len(x) in (2, 4, 10, 20) for x in data.evals.values()] == [True]
     image, label = pipeline._read(data.train, 0)
     if not isinstance(image, np.ndarray):
       image = image.decode()
@@ -222,7 +274,8 @@ def test_versions_and_what_is_missing(tmp_path):
   # The 1000 examples must be there.
   write_tiny_vtab(tmp_path, "dtd", 4)
   assert message("dtd") == (
-    "dtd:3.*.*: split 'train800=train[:800]': 800 reaches beyond the 4 examples"
+    "dtd:3.*.*: split 'train[:800]+validation[:200]': 800 reaches beyond the 4 "
+    "examples"
   )
   assert message("resisc45") == (
     f"dataset 'resisc45:3.*.*' is not in data_dir {tmp_path}, which holds "
@@ -234,8 +287,9 @@ def test_versions_and_what_is_missing(tmp_path):
 @pytest.mark.parametrize("version", ["3.2.0", "4.0.0"])
 def test_pets_of_both_versions(tmp_path, version):
   write_tiny_vtab(tmp_path, "oxford_iiit_pet", 10, version=version)
-  config = make_config("oxford_iiit_pet", **{"data.train_split": "train"})
-  config.data.dir = str(tmp_path)
+  config = vtab.get_config(
+    f"task=oxford_iiit_pet,train=train,data_dir={tmp_path}"
+  )
   assert len(sources.load(config.data, seed=0).train) == 8
 
 
@@ -255,16 +309,38 @@ def test_another_number_of_classes():
     resolve.resolve(make_config("caltech101"), info)
 
 
-# The driver.
+# The study.
 
 
-def run(*args, capsys):
-  """Runs the driver in this process; returns (exit code, what it says)."""
-  try:
-    code = driver.main(list(args))
-  except SystemExit as e:
-    code = e.code
-  return code, capsys.readouterr()
+def means(accuracies):
+  """Returns the rows of the study's table of means, without its header."""
+  spec = vtab.get_study("model=R14x0.25")
+  results = {k: {"eval/test/accuracy": v} for k, v in accuracies.items()}
+  table = spec.tables[-1]
+  text = study.markdown(table, study.cells(table, spec.runs, results))
+  return text.splitlines()[4:]
+
+
+def test_means_of_groups_and_of_all_tasks():
+  accuracies = dict.fromkeys(vtab.TASKS, 0.5)
+  for name in ("dtd", "svhn"):
+    accuracies[name] = 0.85
+  specialized = "| specialized | 50.00 (of 4) |"
+  assert means(accuracies) == [
+    "| natural | 60.00 (of 7) |",
+    specialized,
+    "| structured | 50.00 (of 8) |",
+    # Of the tasks, not of the groups.
+    "| all | 53.68 (of 19) |",
+  ]
+  del accuracies["dmlab"]
+  assert means(accuracies) == [
+    "| natural | 60.00 (of 7) |",
+    specialized,
+    "| structured | 50.00 (partial, 7 of 8) |",
+    "| all | 53.89 (partial, 18 of 19) |",
+  ]
+  assert means({})[-1] == "| all | not run |"
 
 
 @pytest.fixture
@@ -275,139 +351,60 @@ def fake_runs(monkeypatch):
   def train_and_evaluate(config, workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     runs.append((workdir.name, config))
-    return {"step": 1, "eval/test/accuracy": 0.1 * len(runs)}
+    result = {"step": 1, "eval/test/accuracy": 0.1 * len(runs)}
+    workdir_files.write_result(workdir, result)
 
   monkeypatch.setattr(train, "train_and_evaluate", train_and_evaluate)
   return runs
 
 
-def test_means():
-  accuracies = dict.fromkeys(vtab.TASKS, 0.5)
-  for name in ("dtd", "svhn"):
-    accuracies[name] = 0.85
-  means = driver.summarize(accuracies)
-  assert means["natural"]["mean"] == pytest.approx((5 * 0.5 + 2 * 0.85) / 7)
-  assert means["specialized"]["mean"] == means["structured"]["mean"] == 0.5
-  # Of the tasks, not of the groups.
-  assert means["all"]["mean"] == pytest.approx((17 * 0.5 + 2 * 0.85) / 19)
-  assert [row["of"] for row in means.values()] == [7, 4, 8, 19]
-  assert not any(row["partial"] for row in means.values())
-  del accuracies["dmlab"]
-  means = driver.summarize(accuracies)
-  assert [row["partial"] for row in means.values()] == [
-    False,
-    False,
-    True,
-    True,
-  ]
-  assert means["structured"]["tasks"] == 7
-  assert driver.summarize({})["natural"]["mean"] is None
-
-
-def test_table_and_skipped_tasks(tmp_path, fake_runs, capsys):
+def test_the_study_makes_what_is_prepared(tmp_path, fake_runs, capsys):
   write_tiny_vtab(tmp_path / "sets", "dtd", 4)
   write_tiny_vtab(tmp_path / "sets", "clevr", 4)
-  args = (
-    "--model=R14x0.25",
-    "--init=/weights.npz",
-    f"--data_dir={tmp_path / 'sets'}",
-    f"--workdir={tmp_path / 'out'}",
-    "--config.optim.lr=0.5",
-  )
-  code, said = run(
-    *args, "--tasks=dtd,clevr-count,svhn", "--preset=light", capsys=capsys
-  )
-  assert (code, said.err) == (0, "")
+  workdir = f"--workdir={tmp_path / 'out'}"
+  spec = "--study=configs/vtab.py:model=R14x0.25,init=/weights.npz,"
+  spec += f"data_dir={tmp_path / 'sets'}"
+  args = (spec + ",preset=light", workdir, "--config.optim.lr=0.5")
+  assert driver.main([*args, "--runs=dtd,clevr_count,svhn"]) == 0
+  said = capsys.readouterr().out
   assert [name for name, _ in fake_runs] == ["dtd", "clevr_count"]
   for _, config in fake_runs:
     assert config.model.variant == "R14x0.25"
     assert config.init.checkpoint == "/weights.npz"
     assert config.optim.lr == 0.5
     assert config.input.batch_size == 128
-  assert "skipped svhn: dataset 'svhn_cropped:3.*.*' is not in" in said.out
-
-  table = json.loads((tmp_path / "out/vtab.json").read_text())
-  assert table["accuracy"] == {"dtd": 0.1, "clevr_count": 0.2}
-  assert list(table["skipped"]) == ["svhn"]
-  assert table["means"]["all"] == {
-    "mean": pytest.approx(0.15),
-    "tasks": 2,
-    "of": 19,
-    "partial": True,
-  }
-  text = (tmp_path / "out/vtab.md").read_text()
-  assert text in said.out
+  assert "skipped svhn: dataset 'svhn_cropped:3.*.*' is not in" in said
   for line in (
-    "VTAB-1k, R14x0.25 from /weights.npz, preset light: accuracy in %",
-    "| dtd | natural | 10.00 |",
-    "| svhn | natural | not prepared |",
-    "| dmlab | structured | not run |",
-    "| **mean** of 1 of 7 | natural | 10.00 (partial) |",
-    "| **mean** of 0 of 4 | specialized | none (partial) |",
-    "| **mean** of 2 of 19 | all | 15.00 (partial) |",
+    "| dtd, natural | 10.00 |",
+    "| svhn, natural | not run |",
+    "| natural | 10.00 (partial, 1 of 7) |",
+    "| specialized | not run |",
+    "| all | 15.00 (partial, 2 of 19) |",
   ):
-    assert line in text.splitlines()
+    assert line in said.splitlines()
 
   # Other tasks are added; another model's table is not touched.
-  code, said = run(
-    *args, "--tasks=clevr_distance", "--preset=light", capsys=capsys
-  )
-  table = json.loads((tmp_path / "out/vtab.json").read_text())
-  assert list(table["accuracy"]) == ["dtd", "clevr_count", "clevr_distance"]
-  code, said = run(*args, "--tasks=dtd", capsys=capsys)
-  assert code == 1
-  assert "vtab.json is of --preset=light, not paper" in said.err
-  assert json.loads((tmp_path / "out/vtab.json").read_text()) == table
+  assert driver.main([*args, "--runs=clevr_distance"]) == 0
+  text = (tmp_path / "out/study.md").read_text()
+  assert "| all | 20.00 (partial, 3 of 19) |" in text
+  capsys.readouterr()
+  assert driver.main([spec, workdir]) == 1
+  assert (
+    "study.json belongs to the study 'VTAB-1k: R14x0.25 from /weights.npz, "
+    "preset light, train800val200 to test', not 'VTAB-1k: R14x0.25 from "
+    "/weights.npz, preset paper, train800val200 to test'; use another --workdir"
+  ) in capsys.readouterr().err
+  assert (tmp_path / "out/study.md").read_text() == text
+  assert len(fake_runs) == 3
 
 
-@pytest.mark.parametrize(
-  ("args", "code", "message"),
-  [
-    (("--tasks=mnist",), 1, "task=mnist: expected one of caltech101"),
-    (("--tasks=dtd",), 1, "no task is prepared; dataset 'dtd:3.*.*' is not"),
-    (("--preset=x",), 1, "preset=x"),
-    (("--config.optm.lr=1",), 2, "unknown config key 'optm'; did you"),
-    (("--config.optim.lr=high",), 2, "high"),
-    (("--modle=R50x1",), 2, "modle"),
-    (("dtd",), 2, "unexpected argument 'dtd'"),
-  ],
-)
-def test_bad_input(tmp_path, fake_runs, capsys, args, code, message):
-  got, said = run(
-    f"--workdir={tmp_path / 'out'}",
-    f"--data_dir={tmp_path}",
-    *args,
-    capsys=capsys,
-  )
-  assert got == code
-  assert said.err.startswith("error: ")
-  assert said.err.count("\n") == 1
-  assert message in said.err
-  assert not fake_runs
-  assert not (tmp_path / "out").exists()
-
-
-def test_damaged_table(tmp_path, fake_runs, capsys):
-  (tmp_path / "vtab.json").write_text("{")
-  code, said = run(f"--workdir={tmp_path}", capsys=capsys)
-  assert code == 1
-  assert said.err.startswith(f"error: {tmp_path}/vtab.json is not JSON")
-
-
-def test_a_task_that_fails_is_named(tmp_path, capsys):
-  write_tiny_vtab(tmp_path, "dtd", 4)
-  code, said = run(
-    f"--workdir={tmp_path / 'out'}",
-    f"--data_dir={tmp_path}",
-    "--tasks=dtd",
-    "--model=R14x0.25",
-    capsys=capsys,
-  )
-  assert code == 1
-  assert said.err == (
-    "error: dtd: dtd:3.*.*: split 'train800=train[:800]': 800 reaches beyond "
-    "the 4 examples\n"
-  )
+def test_the_old_command_names_the_new_one(capsys):
+  with pytest.raises(SystemExit) as error:
+    runpy.run_module("scripts.vtab", run_name="__main__")
+  assert error.value.code == 2
+  said = capsys.readouterr().err
+  assert said.startswith("error: scripts.vtab is now python -m scripts.study ")
+  assert said.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -424,18 +421,17 @@ def test_all_tasks(tmp_path):
     }
     return subprocess.run(
       (
-        *(sys.executable, "-m", "scripts.vtab"),
-        "--model=R14x0.25",
-        "--preset=quick",
-        f"--data_dir={tmp_path / 'sets'}",
+        *(sys.executable, "-m", "scripts.study"),
+        "--study=configs/vtab.py:model=R14x0.25,preset=quick,"
+        f"data_dir={tmp_path / 'sets'}",
         f"--workdir={tmp_path / 'out'}",
-        "--config.data.train_split=train[:8]+val[:2]",
+        "--config.data.train_split=train[:10]",
         "--config.input.batch_size=8",
         "--config.eval.batch_size=8",
         "--config.total_steps=2",
         "--config.optim.freeze=('root_block', 'block', 'norm-pre-head')",
       ),
-      cwd=pathlib.Path(__file__).parents[2],
+      cwd=pathlib.Path(__file__).parents[1],
       env=env,
       capture_output=True,
       text=True,
@@ -445,16 +441,17 @@ def test_all_tasks(tmp_path):
   assert done.returncode == 0, done.stderr[-2000:]
   compiled = done.stderr.count("Finished XLA compilation of jit(update_step)")
   assert compiled == len(set(CLASSES.values())) == 15
-  table = json.loads((tmp_path / "out/vtab.json").read_text())
-  assert list(table["accuracy"]) == list(CLASSES)
-  assert not table["skipped"]
-  assert not any(row["partial"] for row in table["means"].values())
+  stored = json.loads((tmp_path / "out/study.json").read_text())
+  assert list(stored["runs"]) == list(CLASSES)
+  tables = (tmp_path / "out/study.md").read_text()
+  assert "(of 19)" in tables
+  assert "partial" not in tables
 
   # Again: one task is not finished, the others are only read.
   (tmp_path / "out/kitti_distance/result.json").unlink()
-  (tmp_path / "out/vtab.json").unlink()
+  (tmp_path / "out/study.md").unlink()
   done = run_command()
   assert done.returncode == 0, done.stderr[-2000:]
-  assert done.stdout.count(" is finished: ") == len(CLASSES) - 1
+  assert done.stdout.count("\nis finished\n") == len(CLASSES) - 1
   assert "jit(update_step)" not in done.stderr
-  assert json.loads((tmp_path / "out/vtab.json").read_text()) == table
+  assert (tmp_path / "out/study.md").read_text() == tables
