@@ -127,7 +127,7 @@ def train_and_evaluate(
   data = sources.load(
     config.data, seed=config.seed, held_out=workdir_files.read_held_out(workdir)
   )
-  probes = sources.load_probes(config.eval.fewshot, config.data.dir)
+  probes = sources.load_fewshot_sets(config.eval.fewshot, config.data.dir)
   config = resolve.resolve(config, sources.dataset_info(data))
   data, probes = sources.hold(data, probes, config)
   total_steps = config.resolved.total_steps

@@ -1,11 +1,11 @@
-"""Features of networks that are not trained, kept between runs.
+"""Caches the features of networks that are not trained, in files.
 
 A file holds the features of one set of images. Its name is a digest of all that
-they depend on: weights, code, images as they are stored, labels, preprocessing,
-devices, batch size and versions; so the features that are read are those that
-would be computed, bit for bit, on a machine of the same kind. The images are
-read for that, but not decoded. Files appear whole or not at all, and the ones
-that were not used for longest make room for new ones.
+they depend on: weights, code, stored images, labels, preprocessing, devices,
+batch size and versions. Cached features are therefore equal, bit for bit, to
+those computed on a machine of the same kind. The digest needs the stored bytes
+of the images but does not decode them. Files are written atomically, and the
+least recently used ones are deleted to make room for new ones.
 """
 
 import contextlib
@@ -32,25 +32,27 @@ from bit_jax.data.source import Source
 from bit_jax.models import paths
 from bit_jax.storage import cache
 
-MAX_BYTES = 8 * 2**30  # Of all files together.
+# Largest total size of all files.
+MAX_BYTES = 8 * 2**30
+# Options of JAX that change the rounding of the features.
 _ROUNDING = ("jax_default_matmul_precision", "jax_enable_x64")
 _PACKAGE = pathlib.Path(bit_jax.__file__).parent
 
 
 def row_dtype(num_features: int) -> np.dtype:
-  """Returns what a row of features is: `features` float32[D], `label` int32."""
+  """Returns the dtype of a row: `features` float32[D] and `label` int32."""
   return np.dtype([("features", "<f4", (num_features,)), ("label", "<i4")])
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureCache:
-  """Files of features of one network.
+  """Cache of the features of one network.
 
   Attributes:
-    folder: where they are, with those of other networks; need not exist.
-    network: a digest of the network and of what computes with it.
-    max_bytes: of all files in folder; a set whose features take more is not
-      kept.
+    folder: Folder of the files, shared with other networks; need not exist.
+    network: Digest of the network, the code, the devices and the versions.
+    max_bytes: Largest total size of all files in the folder. A set whose
+      features take more is not cached.
   """
 
   folder: pathlib.Path
@@ -64,16 +66,16 @@ class FeatureCache:
     batch_size: int,
     compute: Callable[[], Iterable[np.ndarray]],
   ) -> Iterator[np.ndarray]:
-    """Gives the rows of a source in order, read or else computed and kept.
+    """Yields the rows of a source in order, from the cache or computed.
 
-    A folder that cannot be read or written, or is full, is as good as none.
+    If the folder is unusable or full, features are computed and not cached.
 
     Args:
-      source: the images.
-      preprocess: of them.
-      batch_size: rows that are computed together, and given together.
-      compute: gives arrays of `row_dtype` [batch_size], of the last one what is
-        left.
+      source: The images.
+      preprocess: Preprocessing of the images.
+      batch_size: Rows that are computed and yielded together.
+      compute: Yields arrays of `row_dtype`, shape [batch_size]; the last one
+        holds the remaining rows.
     """
     what = [self.network, _content(source), repr(preprocess), batch_size]
     name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
@@ -88,7 +90,7 @@ class FeatureCache:
   def _kept(
     self, path: pathlib.Path, count: int, blocks: Iterable[np.ndarray]
   ) -> Iterator[np.ndarray]:
-    """Passes rows on, and writes them to a file that appears with the last."""
+    """Yields the rows and writes them to a file, complete after the last."""
     part = None
     try:
       for rows in blocks:
@@ -106,7 +108,12 @@ class FeatureCache:
 
 
 def of(loaded: weights.Weights, mesh: Mesh) -> FeatureCache:
-  """Returns the files of these weights below the user's cache folder."""
+  """Returns the cache for some weights, in the user's cache folder.
+
+  Args:
+    loaded: The weights.
+    mesh: The mesh whose devices compute the features.
+  """
   device, digest = mesh.devices.flat[0], hashlib.sha256()
   computing = {
     "variant": loaded.variant,
@@ -132,7 +139,7 @@ def of(loaded: weights.Weights, mesh: Mesh) -> FeatureCache:
 
 
 def _content(source: Source) -> str:
-  """Returns a digest of all examples, images as they are stored."""
+  """Returns a digest of all examples, with images as they are stored."""
   digest = hashlib.blake2b()
   for i in range(len(source)):
     example = source.examples[i]
@@ -145,7 +152,7 @@ def _content(source: Source) -> str:
 
 
 class _Part:
-  """A .npy file that is being written; the first error gives it up."""
+  """A .npy file in progress, abandoned and removed on the first OSError."""
 
   def __init__(self, path: pathlib.Path, dtype: np.dtype, count: int):
     self._path, self._file = path, None
@@ -155,27 +162,27 @@ class _Part:
       "fortran_order": False,
       "shape": (count,),
     }
-    with self._giving_up():
+    with self._removing_on_error():
       path.parent.mkdir(parents=True, exist_ok=True)
       self._file = self._part.open("wb")
       np.lib.format.write_array_header_1_0(self._file, header)
 
   def write(self, rows: np.ndarray) -> None:
-    """Appends rows."""
-    with self._giving_up():
+    """Appends rows to the file."""
+    with self._removing_on_error():
       if self._file:
         self._file.write(rows.tobytes())
 
   def complete(self) -> bool:
-    """Gives the file its name; returns whether it was written."""
-    with self._giving_up():
+    """Renames the file to its final name; returns True on success."""
+    with self._removing_on_error():
       if self._file:
         self._file.close()
         self._part.replace(self._path)
     return self._file is not None
 
   def remove(self) -> None:
-    """Removes the file unless it is complete."""
+    """Deletes the file unless `complete` has renamed it."""
     if self._file:
       with contextlib.suppress(OSError):
         self._file.close()
@@ -184,7 +191,7 @@ class _Part:
     self._file = None
 
   @contextlib.contextmanager
-  def _giving_up(self) -> Iterator[None]:
+  def _removing_on_error(self) -> Iterator[None]:
     try:
       yield
     except OSError:
@@ -192,10 +199,11 @@ class _Part:
 
 
 def _open(path: pathlib.Path, count: int) -> np.ndarray | None:
-  """Returns the rows of a file, of which it must have so many, or None."""
+  """Returns the rows of a file; None unless it is intact and has `count`."""
   try:
     rows = np.load(path, mmap_mode="r")
-    os.utime(path)  # Used now, so among the last to be removed.
+    # The modification time records the last use for `_remove_oldest`.
+    os.utime(path)
   except (OSError, ValueError):
     return None
   fits = rows.shape == (count,) and rows.dtype.names == ("features", "label")
@@ -203,9 +211,9 @@ def _open(path: pathlib.Path, count: int) -> np.ndarray | None:
 
 
 def _remove_oldest(folder: pathlib.Path, max_bytes: int) -> None:
-  """Removes the files that were not used for longest until the rest fit."""
+  """Deletes the least recently used files until the others fit."""
   with contextlib.suppress(OSError):
-    # Parts as well: those of killed processes grow old.
+    # This includes unfinished files, as killed processes leave them behind.
     found = [(p.stat(), p) for p in folder.iterdir()]
     total = 0
     for stat, path in sorted(found, key=lambda f: f[0].st_mtime, reverse=True):

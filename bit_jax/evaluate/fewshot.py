@@ -1,8 +1,8 @@
-"""Few-shot linear evaluation: how good frozen features are, in seconds.
+"""Few-shot linear evaluation of frozen features, which takes seconds.
 
-A ridge regression onto +-1 targets, solved exactly, on the features before the
-head of k examples per class; accuracy on the whole test split. As big_vision's
-evaluators/fewshot_lsr.py does it.
+A ridge regression onto +-1 targets is solved in closed form on the features
+before the head of k examples per class; the result is its accuracy on the whole
+test split. The method is that of big_vision's evaluators/fewshot_lsr.py.
 """
 
 import functools
@@ -21,7 +21,8 @@ from bit_jax.evaluate.feature_cache import FeatureCache
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3
 L2 = 2.0**10
-BIAS = 100.0  # Value of the constant feature.
+# Value of the constant feature that stands for the bias.
+BIAS = 100.0
 
 
 def ridge_accuracy(
@@ -35,17 +36,18 @@ def ridge_accuracy(
 ) -> float:
   """Fits one linear layer in closed form and returns its test accuracy.
 
-  Features are standardized by mean and deviation (+ 1e-5) of the training
-  ones; the constant feature is regularized like the others. The system solved
-  is the smaller of the primal and the dual one; both have the same solution.
+  Features are standardized by the mean and the standard deviation (+ 1e-5) of
+  the training features. The constant feature is regularized like the others. Of
+  the primal and the dual system, which have the same solution, the smaller one
+  is solved.
 
   Args:
-    x: float[N, D] training features.
-    y: int[N] their labels.
-    x_test: float[M, D] test features.
-    y_test: int[M] their labels.
-    num_classes: labels are below it.
-    l2: weight of the squared norm.
+    x: float[N, D], features of the training examples.
+    y: int[N], labels of the training examples.
+    x_test: float[M, D], features of the test examples.
+    y_test: int[M], labels of the test examples.
+    num_classes: Number of classes; labels are below it.
+    l2: Weight of the squared norm.
 
   Returns:
     The share of test examples whose largest output is their label, 0 to 1.
@@ -69,9 +71,13 @@ def ridge_accuracy(
 
 
 def default_preprocess(source: Source, crop_px: int = 224) -> Preprocess:
-  """Returns square resize and central crop, 256 -> 224 or in proportion.
+  """Returns a square resize and central crop, 256 -> 224 or in proportion.
 
-  Sets of a native size (glyphs, digits) are taken as they are.
+  Images of sets with a native size (glyphs, digits) stay as they are.
+
+  Args:
+    source: The images to evaluate on.
+    crop_px: Side of the network's input, unless the set has a native size.
   """
   if source.native_px:
     return Preprocess("none", source.native_px)
@@ -93,21 +99,21 @@ def evaluate_few_shot(
   """Returns the mean accuracy over balanced subsets for each number of shots.
 
   Args:
-    feature_step: of `make_feature_step`.
-    variables: {"params": ..., "batch_stats": ...}.
-    train: where the k examples per class are drawn from.
-    test: all of it is evaluated on.
-    preprocess: of both.
-    mesh: what batches are split over.
-    shots: examples per class.
-    seeds: subsets drawn for each of them.
-    cache: where features are kept; None: nowhere.
+    feature_step: The result of `inference.make_feature_step`.
+    variables: {"params": ..., "batch_stats": ...} of the network.
+    train: The examples from which k per class are drawn.
+    test: The examples to evaluate on.
+    preprocess: Applied to train and test images.
+    mesh: The mesh over whose devices batches are split.
+    shots: Numbers of examples per class.
+    seeds: Subsets drawn for each number of shots.
+    cache: Cache of the features; None computes them anew.
 
   Returns:
-    {`5shot_accuracy`: 0 to 1, ...}.
+    {"5shot_accuracy": accuracy, ...}, each from 0 to 1.
 
   Raises:
-    InputError: a class has fewer examples.
+    InputError: A class has too few training examples.
   """
   all_labels = train.read_labels()
   draws = {
@@ -117,11 +123,11 @@ def evaluate_few_shot(
     for k in shots
     for seed in range(seeds)
   }
-  # Each example's features are computed once, however many subsets have it.
+  # The features of an example are computed once, however many subsets use it.
   used = np.unique(np.concatenate(list(draws.values())))
   pool = subset.take(train, used, f"{train.name}, few-shot")
   prepare = functools.cache(lambda: feature_step.prepare(variables))
-  # One size for both: one compiled step.
+  # With one batch size for both sets, one step is compiled.
   size = inference.default_batch_size(max(len(pool), len(test)), mesh)
 
   def compute(source):

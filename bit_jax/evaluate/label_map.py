@@ -1,7 +1,7 @@
-"""Which outputs of a classifier are right for each class of an image set.
+"""Matches the classes of an image set with the outputs of a classifier.
 
-Classes are matched by name. Where the names differ, a label map says what is
-right: a JSON file, {class of the set: "name; name" or [name, ...]}, or the
+Classes are matched by name. Where the names differ, a label map lists the right
+outputs: a JSON file {class of the set: "name; name" or [name, ...]}, or the
 folder `mappings` of ObjectNet's distribution.
 """
 
@@ -24,23 +24,23 @@ def match_classes(
   """Finds the outputs that are right for each class of a set.
 
   Args:
-    own: names of the set's classes.
-    outputs: one name an output; for a classifier without names the numbers of
-      its outputs, `0`, `1`, .... A class is matched with the output of the same
-      name, or else with the one that shares a synonym: a name may be a list of
-      them, as ImageNet's `tench, Tinca tinca`.
-    label_map: file or folder, see above; classes that it does not name have no
-      right output. '': none.
-    what: the set, for messages.
+    own: Names of the set's classes.
+    outputs: The name of each output; for a classifier without names the numbers
+      `0`, `1`, ... as text. A class matches the output of the same name, or
+      else the one that shares a synonym: a name may list synonyms, as
+      ImageNet's `tench, Tinca tinca`.
+    label_map: A label map, file or folder, as the module describes. Classes
+      that it does not name have no right output. '' matches by name.
+    what: Name of the set for messages.
 
   Returns:
-    The right outputs of each class, none of them for some, and whether the
-    outputs, having no names, were taken to be in the order of the set's classes
-    (with ObjectNet's folder: in that of ImageNet's).
+    (right outputs of each class, possibly none, assumed). `assumed` is True if
+    the outputs have no names and were assumed to be in the order of the set's
+    classes or, with ObjectNet's folder, of ImageNet's classes.
 
   Raises:
-    InputError: no class matches, a name could mean several outputs, or the
-      label map cannot be read or names a class the classifier does not have.
+    InputError: No class matches, a name could mean several outputs, or the
+      label map cannot be read or names a class that the classifier lacks.
   """
   own, outputs = tuple(own), tuple(outputs)
   in_order = [[i] for i in range(len(outputs))]
@@ -82,7 +82,7 @@ def match_classes(
 
 
 def _make_find(names: Sequence[str]) -> Callable[[str], int]:
-  """Returns a function from a class name to the output called so, or -1."""
+  """Returns a function from a class name to the number of its output or -1."""
   exact, loose = collections.defaultdict(list), collections.defaultdict(list)
   for i, name in enumerate(names):
     exact[name].append(i)
@@ -90,7 +90,7 @@ def _make_find(names: Sequence[str]) -> Callable[[str], int]:
       loose[synonym].append(i)
 
   def find(name: str) -> int:
-    # The first synonyms are the best known.
+    # The first synonym that matches decides, as the best known come first.
     found = [exact.get(name), *(loose.get(s.strip()) for s in name.split(","))]
     first = next(filter(None, found), [-1])
     if len(first) > 1:
@@ -105,7 +105,7 @@ def _make_find(names: Sequence[str]) -> Callable[[str], int]:
 
 
 def _read(path: pathlib.Path) -> dict[str, list[str]]:
-  """Returns the names of the outputs that are right for each class."""
+  """Reads a label map as {class of the set: names of the right outputs}."""
   if path.is_dir():
     labels = _read_json(path / "folder_to_objectnet_label.json")
     named = _read_json(path / "objectnet_to_imagenet_1k.json")
@@ -126,9 +126,9 @@ def _read(path: pathlib.Path) -> dict[str, list[str]]:
 def _imagenet_names(mappings: pathlib.Path, num_classes: int) -> list[str]:
   """Returns ObjectNet's names of ImageNet's classes, in TFDS's order.
 
-  Line i of `imagenet_to_label_2012_v2` is not class i: PyTorch's numbers, which
-  are TFDS's and the official weights' (WordNet ids in ascending order), lead to
-  their lines through `pytorch_to_imagenet_2012_id.json`.
+  Line i of `imagenet_to_label_2012_v2` is not class i. TFDS, PyTorch and the
+  official weights number the classes by ascending WordNet id;
+  `pytorch_to_imagenet_2012_id.json` maps these numbers to lines.
   """
   lines = class_names.read(
     str(mappings / "imagenet_to_label_2012_v2"), "--label_map"

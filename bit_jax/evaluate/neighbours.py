@@ -1,7 +1,7 @@
-"""The nearest examples of one set to each of another's, exactly.
+"""Exact search for the nearest examples of one set to those of another.
 
 The distance of two examples is 1 - cosine of their features: 0 to 1, as the
-features before the head are not negative. It depends on nothing but the two.
+features before the head are not negative. It does not depend on other examples.
 """
 
 import functools
@@ -20,14 +20,15 @@ _BLOCK = 256
 
 @jax.jit
 def normalize(features: jax.Array) -> jax.Array:
-  """Scales features [B, D], at least 0, to length 1, as float32."""
-  # Blank images may have no feature at all; so they are near each other.
+  """Scales features float[B, D] >= 0 to length 1, as float32."""
+  # The features of a blank image may all be 0. The offset gives them a
+  # direction, so that blank images are near each other.
   features = features.astype(jnp.float32) + 1e-6
   return features / jnp.linalg.norm(features, axis=1, keepdims=True)
 
 
 def blocks_of(features: np.ndarray) -> Iterator[np.ndarray]:
-  """Cuts [N, D] into the blocks that `search` takes."""
+  """Yields the rows of float32[N, D] in blocks of one size, for `search`."""
   shape = _BLOCK, features.shape[1]
   for start in range(0, len(features), _BLOCK):
     yield np.resize(features[start : start + _BLOCK], shape)
@@ -35,11 +36,18 @@ def blocks_of(features: np.ndarray) -> Iterator[np.ndarray]:
 
 @functools.lru_cache(maxsize=8)
 def _make_search_step(mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
-  """Builds the function that takes one more block of the index into account.
+  """Builds the function that adds one block of the index to the search.
 
-  Its arguments: (cosines, numbers) [Q, k] of the nearest so far, features
-  [Q, D] of the query, [Q] the number that is no neighbour, features [B, D] of
-  the block, number of its first example, and of the first that is not there.
+  Its arguments, with queries split over the mesh:
+    best: (cosines float32[Q, k], numbers int32[Q, k]) of the nearest so far.
+    queries: float32[Q, D], features of the query examples.
+    itself: int32[Q], the number that is not a neighbour of each query; -1 for
+      none.
+    block: float32[B, D], features of the block.
+    start: Number of the block's first example.
+    stop: Number of examples in the index.
+
+  It returns the new `best`.
   """
 
   def step(best, queries, itself, block, start, stop):
@@ -49,7 +57,7 @@ def _make_search_step(mesh: Mesh) -> Callable[..., tuple[jax.Array, jax.Array]]:
     cosines = jnp.where(usable, cosines, -jnp.inf)
     cosines = jnp.concatenate([best[0], cosines], axis=1)
     numbers = jnp.concatenate([best[1], numbers], axis=1)
-    # Of equal ones, the first.
+    # Among equal cosines top_k keeps the first, which has the lowest number.
     cosines, places = jax.lax.top_k(cosines, best[0].shape[1])
     return cosines, jnp.take_along_axis(numbers, places, axis=1)
 
@@ -72,17 +80,17 @@ def search(
   """Finds the nearest index examples of each query example.
 
   Args:
-    queries: float32[Q, D] of length 1.
-    blocks: float32[B, D] of length 1, the index from its first example on, all
-      of one size; what fills the last one up is not looked at.
-    size: examples in the index.
-    neighbours: how many to find; fewer are found where there are fewer.
-    mesh: what the queries are split over.
-    within: the query is the index, and no example is its own neighbour.
+    queries: float32[Q, D], features of length 1.
+    blocks: float32[B, D] blocks of features of length 1: the index in order,
+      in blocks of one size. Rows that pad the last block are ignored.
+    size: Number of examples in the index.
+    neighbours: Neighbours to find for each query; a small index yields fewer.
+    mesh: The mesh over whose devices the queries are split.
+    within: The query is the index; no example is its own neighbour.
 
   Returns:
-    (float32[Q, k] distances, rising; int32[Q, k] numbers). Of equally near
-    examples, the first comes first.
+    (distances float32[Q, k] in ascending order, numbers int32[Q, k]). Equally
+    near examples are in the order of their numbers.
   """
   num_queries, k = len(queries), min(neighbours, size - within)
   padding = -num_queries % mesh.size
@@ -97,11 +105,12 @@ def search(
   )
   step, start = _make_search_step(mesh), 0
   for block in blocks:
-    # Else the loop runs ahead, with a block and a result in memory each time.
+    # Without waiting the loop would run ahead and fill the memory with blocks
+    # and results.
     jax.block_until_ready(best)
     best = step(best, queries, itself, block, np.int32(start), np.int32(size))
     start += len(block)
   cosines, numbers = (np.asarray(x)[:num_queries] for x in best)
   distances = 1 - cosines
-  # Float32 does not tell these from 0.
+  # In float32 such a distance is rounding error.
   return np.where(distances < 1e-6, 0, distances), numbers

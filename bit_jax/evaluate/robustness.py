@@ -1,10 +1,10 @@
-"""Robustness benchmarks of a classifier, as sources over its own classes.
+"""Robustness benchmarks, labelled with the outputs of a classifier.
 
-A set whose classes are not the classifier's, or with several right answers for
-an image, becomes a multi-label source: the label of an example is the list of
-the classifier's outputs that count as right, and examples without any are left
-out. `metrics.evaluate_split` counts the hits; its loss means nothing then. All
-outputs compete, also those of classes that do not occur in the set.
+A benchmark may have other classes than the classifier, or several right answers
+for an image. It becomes a multi-label source: the label of an example lists the
+outputs that count as right, and examples without any are left out.
+`metrics.evaluate_split` computes the accuracy; its loss has no meaning here.
+All outputs compete, including those of classes that the set does not contain.
 """
 
 import collections
@@ -23,12 +23,12 @@ from bit_jax.data.source import Source
 from bit_jax.errors import InputError, some
 from bit_jax.evaluate.label_map import match_classes
 
-# TFDS name, feature of the label, split.
+# {benchmark: (TFDS name, feature of the label, split)}.
 _TFDS = {
-  # arXiv 2006.07159. Images without any label are not evaluated (README of
-  # google-research/reassessed-imagenet).
+  # arXiv 2006.07159. Its README (google-research/reassessed-imagenet) leaves
+  # images without any label out of the evaluation.
   "real": ("imagenet2012_real", "real_label", "validation"),
-  # arXiv 1902.10811, with its three ways to choose images.
+  # arXiv 1902.10811 selects images in three ways, which are the configs.
   "imagenet_v2": ("imagenet_v2/matched-frequency", "label", "test"),
   **{
     name: (name, "label", "test")
@@ -39,9 +39,9 @@ _TFDS = {
     )
   },
 }
-# Its red border is 1 px wide (objectnet.dev/download.html). Its authors' code,
-# objectnet-template-pytorch, cuts 2 px; the numbers hardly differ, says
-# modestyachts/imagenet-testbed issue 13.
+# ObjectNet's images have a red border of 1 px (objectnet.dev/download.html).
+# The authors' code, objectnet-template-pytorch, cuts 2 px; according to
+# modestyachts/imagenet-testbed issue 13 the numbers hardly differ.
 _OBJECTNET_BORDER_PX = 1
 
 
@@ -50,11 +50,11 @@ class Benchmark(Source):
   """An image set labelled with the outputs of one classifier.
 
   Attributes:
-    left_out: examples that are not counted: no output is right for them.
-    unmatched: classes of the set that are none of the classifier's.
-    assumed_order: True where the classifier has no class names, so that its
-      outputs were taken to be in the order of the set's classes.
-    members: {class of the set: int64 indices of its examples}.
+    left_out: Number of examples left out because no output is right for them.
+    unmatched: Classes of the set that match no output of the classifier.
+    assumed_order: True if the classifier has no class names and its outputs
+      were assumed to be in the order of the set's classes.
+    members: {class of the set: int64 array of the indices of its examples}.
   """
 
   left_out: int = 0
@@ -77,18 +77,23 @@ def load(
 
   Args:
     benchmark: `real`, `imagenet_v2[/CONFIG]`, `objectnet:PATH` or
-      `folder:PATH`. PATH holds one folder of images a class; ObjectNet's may
-      also be that of its distribution, with `images` and `mappings`.
-    class_names: the classifier's outputs, see `label_map.match_classes`.
-    split: of a TFDS set, e.g. `validation[:1000]`; '': what is evaluated.
-    data_dir: where TFDS sets are.
-    label_map: see label_map.py; ObjectNet needs one, '': the one beside it.
-    border_px: cut off each side of the images; -1: 1 for ObjectNet, else 0.
-    cache_dir: where the scan of a folder is remembered; '': nowhere.
+      `folder:PATH`. PATH holds one folder of images per class; for ObjectNet it
+      may also be the distributed folder with `images` and `mappings`.
+    class_names: Names of the classifier's outputs, in order, or their numbers
+      as text if they have no names.
+    split: Split of a TFDS set, e.g. `validation[:1000]`; '' for the benchmark's
+      own.
+    data_dir: Folder of the TFDS sets.
+    label_map: Label map, as label_map.py describes: a JSON file or ObjectNet's
+      folder `mappings`. '' matches by name, but for ObjectNet it takes the
+      folder `mappings` beside the images.
+    border_px: Width of the border to cut off each side of the images; -1 means
+      1 for ObjectNet and 0 for others.
+    cache_dir: Folder that caches the scan of an image folder; '' for none.
 
   Raises:
-    InputError: there is no such benchmark, it cannot be read, or `relabel`
-      raises it.
+    InputError: There is no such benchmark, it cannot be read, or `relabel`
+      fails.
   """
   kind, _, path = benchmark.partition(":")
   if kind in ("objectnet", "folder") and path:
@@ -129,20 +134,23 @@ def relabel(
   label_map: str = "",
   border_px: int = 0,
 ) -> Benchmark:
-  """Labels an image set with the outputs of a classifier; reads all labels.
+  """Labels an image set with the outputs of a classifier.
+
+  Reads the labels of all examples.
 
   Args:
-    source: the set, with its own classes.
-    class_names: as for `load`.
-    label_map: see label_map.py; '': none.
-    border_px: cut off each side of the images.
+    source: The set with its own classes.
+    class_names: Names of the classifier's outputs, in order, or their numbers
+      as text if they have no names.
+    label_map: Label map, as label_map.py describes; '' matches by name.
+    border_px: Width of the border to cut off each side of the images.
 
   Returns:
     A multi-label source whose classes are the outputs.
 
   Raises:
-    InputError: no image shows a class of the classifier, or `match_classes`
-      raises it.
+    InputError: No image shows a class of the classifier, or `match_classes`
+      fails.
   """
   outputs = tuple(class_names)
   rights, assumed_order = match_classes(
@@ -155,7 +163,7 @@ def relabel(
   )
   kept, targets, members = [], [], collections.defaultdict(list)
   for index, classes in enumerate(labels):
-    # TFDS marks a missing label by -1.
+    # TFDS marks a missing label with -1.
     known = [int(c) for c in classes if c >= 0 and rights[c]]
     if known:
       for name in {source.class_names[c] for c in known}:
@@ -187,7 +195,14 @@ def relabel(
 
 @dataclasses.dataclass(frozen=True)
 class _Relabelled:
-  """The examples of a set that are kept, with the outputs that are right."""
+  """Selected examples of a set, labelled with the outputs that are right.
+
+  Attributes:
+    source: The set.
+    kept: Indices of the selected examples.
+    targets: Sorted outputs that are right for each selected example.
+    border_px: Width of the border to cut off each side of the images.
+  """
 
   source: Source
   kept: Sequence[int]

@@ -1,1 +1,1 @@
-"""What a step needs of its devices, before it runs."""
+"""Memory and cost of a training step, known before it runs."""

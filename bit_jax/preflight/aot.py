@@ -1,7 +1,7 @@
-"""Compiles ahead of time, and says what a step needs of a device.
+"""Compiles a step ahead of time and reports its memory and cost per device.
 
-For the devices of this machine, or for those of a TPU topology: libtpu compiles
-for a whole pod on any x86 machine, without a TPU.
+The devices are those of this machine or those of a TPU topology: libtpu
+compiles for a whole pod on any x86 machine, without a TPU.
 """
 
 import dataclasses
@@ -24,10 +24,11 @@ from bit_jax.run import step
 
 GIB = 2**30
 
-# GiB of one device that a program may use. These are the compiler's own numbers
-# ("exceeds available HBM (15.48G)", libtpu 0.0.42): what Cloud TPU's
-# documentation gives a device (v2 8, v3 16, v4 32, v5e 16, v5p 95, v6e 32) less
-# what the runtime keeps. v2, v3 and v7x have two devices a chip, the rest one.
+# Memory in GiB that a program may use on one device. The numbers are the
+# compiler's own ("exceeds available HBM (15.48G)", libtpu 0.0.42): the memory
+# by Cloud TPU's documentation (v2 8, v3 16, v4 32, v5e 16, v5p 95, v6e 32) less
+# what the runtime reserves. v2, v3 and v7x have two devices per chip, the
+# others one.
 _TPU_GIB = {
   "TPU v2": 7.48,
   "TPU v3": 15.48,
@@ -47,27 +48,30 @@ _NO_TPU_HERE = {
   "TPU_WORKER_HOSTNAMES": "localhost",
 }
 
-# How much the compiler wanted, in its two ways to say it.
+# The memory that the compiler asked for, in both forms of its error message.
 _WANTED = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMG])")
 _UNITS = {"K": 2**10, "M": 2**20, "G": GIB}
 
 
 @dataclasses.dataclass(frozen=True)
-class Needs:
-  """What one step needs of one device.
+class StepCost:
+  """Memory and cost of one step on one device.
 
   Attributes:
-    argument_bytes: state and batch.
-    temp_bytes: activations, gradients and what else lives during the step.
-    code_bytes: the program.
-    output_bytes: what does not take the place of an argument.
-    flops: of one step on one device.
-    bytes_accessed: likewise, memory traffic.
-    estimated_secs: of a step, by the compiler's model; 0 where it has none.
-    trace_secs: it took to trace and lower the step.
-    compile_secs: it took to compile it.
-    refusal: what the compiler said where it gave up for lack of memory. Then
-      temp_bytes is what it wanted, if it said so, and the rest 0.
+    argument_bytes: Size of state and batch.
+    temp_bytes: Size of activations, gradients and everything else that exists
+      only during the step.
+    code_bytes: Size of the program.
+    output_bytes: Size of the outputs that do not reuse an argument's memory.
+    flops: Floating-point operations of one step on one device.
+    bytes_accessed: Memory traffic of one step on one device, in bytes.
+    estimated_secs: Duration of a step by the compiler's model; 0 if the
+      compiler has none.
+    trace_secs: Time spent on tracing and lowering the step.
+    compile_secs: Time spent on compiling the step.
+    refusal: The compiler's message if it gave up for lack of memory, else ''.
+      After a refusal temp_bytes is what the compiler asked for, if its message
+      says so, and all other fields but argument_bytes are 0.
   """
 
   argument_bytes: int
@@ -83,19 +87,19 @@ class Needs:
 
   @property
   def total_bytes(self) -> int:
-    """What must be free on a device for the step to run."""
+    """Memory that must be free on a device for the step to run."""
     parts = (self.argument_bytes, self.temp_bytes, self.code_bytes)
     return sum(parts) + self.output_bytes
 
 
 def topology_devices(name: str) -> list[Any]:
-  """Returns devices that can be compiled for, but not run on.
+  """Returns the devices of a TPU topology, to compile for but not to run on.
 
   Args:
-    name: of a TPU topology in chips, e.g. v3:16x16, v4:4x4x8 or v5e:1x1.
+    name: The topology in chips, e.g. v3:16x16, v4:4x4x8 or v5e:1x1.
 
   Raises:
-    InputError: there is no such topology, or libtpu is not installed.
+    InputError: There is no such topology, or libtpu is not installed.
   """
   if importlib.util.find_spec("libtpu") is None:
     raise InputError(
@@ -109,15 +113,16 @@ def topology_devices(name: str) -> list[Any]:
   if count == 1:
     options["chips_per_host_bounds"] = (1, 1, 1)
   if name.startswith("v4:"):
-    # As on Cloud TPU, a chip's two cores are one device.
+    # On Cloud TPU the two cores of a chip act as one device.
     options["chip_config_name"] = "megacore"
   try:
-    if not count:  # libtpu 0.0.52 divides by it, which ends the process.
+    # libtpu 0.0.52 divides by the count, which would kill the process.
+    if not count:
       raise ValueError("no chips")
     described = topologies.get_topology_desc(
       platform="tpu", topology_name=name, **options
     )
-  # What libtpu raises depends on where it finds fault.
+  # libtpu raises different types for different faults in the name.
   except Exception as error:
     raise InputError(
       f"--topology={name}: expected a TPU generation and its chips, e.g. "
@@ -127,7 +132,7 @@ def topology_devices(name: str) -> list[Any]:
 
 
 def usable_bytes(device: Any) -> int:
-  """Returns what a program may use of a device's memory; 0: unknown."""
+  """Returns the memory a program may use on a device; 0 if unknown."""
   if device.device_kind in _TPU_GIB:
     return int(_TPU_GIB[device.device_kind] * GIB)
   stats = device.memory_stats() or {}
@@ -135,7 +140,7 @@ def usable_bytes(device: Any) -> int:
 
 
 def compiler_version(device: Any) -> str:
-  """Returns the package that compiles for a device, and its version."""
+  """Returns name and version of the package that compiles for a device."""
   package = "libtpu" if device.platform == "tpu" else "jaxlib"
   try:
     return f"{package} {importlib.metadata.version(package)}"
@@ -144,11 +149,10 @@ def compiler_version(device: Any) -> str:
 
 
 def device_bytes(tree: Any) -> int:
-  """Returns the bytes that one device holds of abstract arrays.
+  """Returns how many bytes of some arrays one device holds.
 
   Args:
-    tree: of arrays or jax.ShapeDtypeStruct; without a sharding a device holds
-      the whole.
+    tree: Arrays or jax.ShapeDtypeStruct; one without a sharding counts whole.
   """
 
   def shape(x):
@@ -160,7 +164,7 @@ def device_bytes(tree: Any) -> int:
 
 
 def argument_bytes(config: Config, mesh: Mesh) -> int:
-  """Returns what state and batch take on a device, without compiling."""
+  """Returns the bytes of state and batch on one device, without compiling."""
   return device_bytes(
     (
       step.make_abstract_state(config, mesh),
@@ -169,8 +173,8 @@ def argument_bytes(config: Config, mesh: Mesh) -> int:
   )
 
 
-def compile_step(config: Config, mesh: Mesh) -> Needs:
-  """Compiles the update step of a resolved config for a mesh's devices."""
+def compile_step(config: Config, mesh: Mesh) -> StepCost:
+  """Compiles the update step of a resolved config for the devices of a mesh."""
   return compile_function(
     step.make_update_step(config, mesh),
     step.make_abstract_state(config, mesh),
@@ -181,22 +185,22 @@ def compile_step(config: Config, mesh: Mesh) -> Needs:
 
 def compile_function(
   function: Callable[..., Any], *arguments: Any, accum_steps: int = 1
-) -> tuple[Any, Needs]:
+) -> tuple[Any, StepCost]:
   """Compiles a jitted function without calling it.
 
-  `bytes_accessed` tells in how many passes over memory it is done: the same
-  number on every run, whatever else the machine does, and whatever the level
-  of optimization below HLO.
+  `bytes_accessed` shows how many passes over memory the function makes. Unlike
+  a time it is the same on every run, whatever else the machine does, and at
+  every level of optimization below HLO.
 
   Args:
-    function: of `jax.jit`.
-    *arguments: trees of arrays or jax.ShapeDtypeStruct; their shardings, if
-      any, say what devices it is compiled for.
-    accum_steps: how often the body of its loop runs, if it has one.
+    function: A function wrapped by `jax.jit`.
+    *arguments: Trees of arrays or jax.ShapeDtypeStruct. Their shardings, if
+      any, determine the devices to compile for.
+    accum_steps: Trip count of the function's loop, if it has one.
 
   Returns:
-    The `jax.stages.Compiled`, to be called; None where the compiler gave up for
-    lack of memory. And what it needs.
+    (compiled, cost): the callable `jax.stages.Compiled`, or None if the
+    compiler gave up for lack of memory, and the memory and cost.
   """
   start = time.monotonic()
   lowered = function.lower(*arguments)
@@ -206,8 +210,8 @@ def compile_function(
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    return None, refused(str(error), device_bytes(arguments))
-  return compiled, needs_of(
+    return None, refused_cost(str(error), device_bytes(arguments))
+  return compiled, read_cost(
     compiled,
     accum_steps=accum_steps,
     trace_secs=lowered_at - start,
@@ -215,15 +219,15 @@ def compile_function(
   )
 
 
-def refused(message: str, arguments: int) -> Needs:
-  """Returns what is known where the compiler found too little memory.
+def refused_cost(message: str, arguments: int) -> StepCost:
+  """Returns the cost of a step that the compiler refused for lack of memory.
 
   Args:
-    message: the compiler's.
-    arguments: bytes of state and batch.
+    message: The compiler's error message.
+    arguments: Bytes of state and batch.
   """
   wanted = _WANTED.search(message)
-  return Needs(
+  return StepCost(
     argument_bytes=arguments,
     temp_bytes=int(float(wanted[1]) * _UNITS[wanted[2]]) if wanted else 0,
     refusal=one_line(message.strip().split("\n")[0])
@@ -232,28 +236,28 @@ def refused(message: str, arguments: int) -> Needs:
   )
 
 
-def needs_of(
+def read_cost(
   compiled: Any, *, accum_steps: int, trace_secs: float, compile_secs: float
-) -> Needs:
-  """Reads what the compiler says of a step.
+) -> StepCost:
+  """Reads memory and cost from a compiled step.
 
   Args:
-    compiled: a `jax.stages.Compiled`.
-    accum_steps: of the config.
-    trace_secs: see Needs.
-    compile_secs: likewise.
+    compiled: A `jax.stages.Compiled`.
+    accum_steps: Parts in which the step accumulates gradients.
+    trace_secs: Time spent on tracing and lowering the step.
+    compile_secs: Time spent on compiling the step.
   """
   memory = compiled.memory_analysis()
   costs = compiled.cost_analysis() or {}
   if isinstance(costs, Sequence):
     costs = costs[0]
-  return Needs(
+  return StepCost(
     argument_bytes=memory.argument_size_in_bytes,
     temp_bytes=memory.temp_size_in_bytes,
     code_bytes=memory.generated_code_size_in_bytes,
     output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-    # The compiler counts the body of a loop once, whatever the trip count; all
-    # of the step but the update of the parameters is in accumulation's.
+    # The compiler counts the body of a loop once, whatever its trip count.
+    # Everything but the parameter update is in the body of the accumulation.
     flops=costs.get("flops", 0.0) * accum_steps,
     bytes_accessed=costs.get("bytes accessed", 0.0) * accum_steps,
     estimated_secs=max(0.0, costs.get("optimal_seconds", 0.0)),

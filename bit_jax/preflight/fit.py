@@ -1,6 +1,6 @@
-"""Whether a step fits its devices, and what would make it fit.
+"""Checks that a step fits in device memory; searches for settings if not.
 
-Every attempt is a compilation, see `aot`.
+Every attempt compiles the step ahead of time.
 """
 
 import dataclasses
@@ -18,30 +18,37 @@ from bit_jax.recipe import check, resolve
 from bit_jax.recipe.load import Config
 from bit_jax.run import step
 
-# `pipeline` keeps two batches on the devices, and makes a third, while a step
-# has its own.
+# While a step holds its own batch, `pipeline` keeps two more on the devices and
+# transfers a third.
 _WAITING_BATCHES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-  """A step that was compiled, and whether it fits.
+  """A compiled step and the verdict on it.
 
   Attributes:
-    overrides: of the config, e.g. {"optim.accum_steps": 2}.
-    needs: of a device.
-    total_bytes: needed, and kept for batches that wait.
-    fits: None where the memory of a device is unknown.
+    overrides: The replaced config keys, e.g. {"optim.accum_steps": 2}.
+    cost: Memory and cost of the step on one device.
+    total_bytes: Memory of the step and of the waiting batches on one device.
+    fits: True if the step fits; None if the device's memory is unknown.
   """
 
   overrides: dict[str, Any]
-  needs: aot.Needs
+  cost: aot.StepCost
   total_bytes: int
   fits: bool | None
 
 
 class Preflight:
-  """Compiles the step of one config, and variants of it, for one mesh."""
+  """Compiles the step of one config and its variants for one mesh.
+
+  Attributes:
+    config: The resolved config.
+    mesh: The mesh to compile for.
+    usable_bytes: Memory that a program may use on one device; 0 if unknown.
+    waiting_bytes: Memory of the batches that wait on one device.
+  """
 
   def __init__(
     self,
@@ -49,19 +56,19 @@ class Preflight:
     info: DatasetInfo,
     mesh: Mesh,
     usable_bytes: int,
-    compiler: Callable[[Config, Mesh], aot.Needs],
+    compiler: Callable[[Config, Mesh], aot.StepCost],
   ):
-    """Checks the config.
+    """Checks and resolves the config.
 
     Args:
-      config: not resolved.
-      info: Of the training set.
-      mesh: of the devices to compile for.
-      usable_bytes: of a device; 0: unknown.
-      compiler: `aot.compile_step`.
+      config: The config before it is resolved.
+      info: Properties of the training set.
+      mesh: The mesh of the devices to compile for.
+      usable_bytes: Memory that a program may use on one device; 0 if unknown.
+      compiler: Compiles a resolved config for a mesh: `aot.compile_step`.
 
     Raises:
-      InputError: the config cannot work.
+      InputError: The config cannot work.
     """
     self.mesh, self.usable_bytes = mesh, usable_bytes
     self._config, self._info = config, info
@@ -78,14 +85,14 @@ class Preflight:
 
   def attempt(self, overrides: Mapping[str, Any]) -> Attempt:
     """Compiles the step of the config with some keys replaced."""
-    needs = self._compiler(self._resolve(overrides), self.mesh)
-    total = needs.total_bytes + self.waiting_bytes
+    cost = self._compiler(self._resolve(overrides), self.mesh)
+    total = cost.total_bytes + self.waiting_bytes
     fits = None
-    if needs.refusal:
+    if cost.refusal:
       fits = False
     elif self.usable_bytes:
       fits = total <= self.usable_bytes
-    return Attempt(dict(overrides), needs, total, fits)
+    return Attempt(dict(overrides), cost, total, fits)
 
   def alternatives(self) -> Iterator[dict[str, Any]]:
     """Yields overrides that need less memory, the least intrusive first."""
@@ -97,7 +104,7 @@ class Preflight:
     while rows % parts == 0 and config.model.norm != "bn":
       accumulate.append({"optim.accum_steps": parts})
       parts *= 2
-    # Last, since it makes each step compute a third more.
+    # Rematerialization comes last, as each step then computes a third more.
     rematerialize = [{}]
     if config.model.remat in ("none", "norm"):
       rematerialize.append({"model.remat": "unit"})
@@ -106,23 +113,24 @@ class Preflight:
         yield overrides
 
   def find_fitting(
-    self, tell: Callable[[Attempt], object]
+    self, log: Callable[[Attempt], object]
   ) -> tuple[Attempt | None, list[Attempt]]:
     """Compiles alternatives until one fits.
 
     Args:
-      tell: called with each attempt.
+      log: Called with each attempt.
 
     Returns:
-      The one that fits, if any, and all that were compiled.
+      (fitting, tried): the attempt that fits, or None, and all attempts.
     """
     tried = []
     for overrides in self.alternatives():
       arguments = aot.argument_bytes(self._resolve(overrides), self.mesh)
       if self.usable_bytes and arguments > self.usable_bytes:
-        continue  # Whatever else it needs.
+        # State and batch alone exceed the memory, so compiling is in vain.
+        continue
       tried.append(self.attempt(overrides))
-      tell(tried[-1])
+      log(tried[-1])
       if tried[-1].fits:
         return tried[-1], tried
     return None, tried

@@ -1,7 +1,7 @@
-"""A line chart as inline SVG, for the pages that `report` writes.
+"""Line charts as inline SVG for the HTML pages of `report`.
 
-Colours come from the page's style sheet, so that a chart follows the light or
-dark scheme of its reader; a page with charts needs `STYLE` in it.
+Colours come from the page's style sheet, so a chart follows the light or dark
+scheme of the reader. A page with charts must include `STYLE`.
 """
 
 import html
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# One line of a chart: its name, its steps and its values.
+# One line of a chart: (name, steps, values).
 Series = tuple[str, Sequence[float], Sequence[float | None]]
 
 STYLE = """
@@ -34,17 +34,19 @@ STYLE = """
 .chart li .curve { stroke-width: 4; }
 """
 
-_NUM_COLORS = 6  # --c0 to --c5.
-_MAX_POINTS = 400  # Of a line; more cannot be told apart on a screen.
+# STYLE defines the colours --c0 to --c5.
+_NUM_COLORS = 6
+# More points per line cannot be distinguished on a screen.
+_MAX_POINTS = 400
 _MAX_MARKED_POINTS = 25
 
-# In the chart's own units, which the browser scales to the width of the page.
+# Sizes are in units of the viewBox; the browser scales it to the page's width.
 _WIDTH, _HEIGHT = 400, 262
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 378, 10, 222
 
 
 def assign_styles(names: Sequence[str]) -> dict[str, int]:
-  """Numbers names in the order they come; the number chooses the line style."""
+  """Returns {name: number of its line style}, in the order of appearance."""
   return {name: i for i, name in enumerate(dict.fromkeys(names))}
 
 
@@ -54,14 +56,14 @@ def draw(
   """Draws lines over steps, from step 0 on.
 
   Args:
-    title: what stands above the chart.
+    title: Heading above the chart.
     series: (name, steps, values) for each line; NaN, infinity and None leave a
-      gap. Lines of the same name look alike and share a place in the legend,
-      which gives the last value where a name has one line.
-    styles: from `assign_styles`, for all names.
+      gap. Lines of the same name look alike and share an entry in the legend.
+      The legend shows the last value of a name with a single line.
+    styles: The result of `assign_styles` for all names.
 
   Returns:
-    A <figure> element of class "chart".
+    A <figure> element of class "chart", as HTML.
   """
   lines = [(name, _points(steps, values)) for name, steps, values in series]
   finite = [p for _, line in lines for p in line if math.isfinite(p[1])]
@@ -99,7 +101,7 @@ def draw(
 def _points(
   steps: Sequence[float], values: Sequence[float | None]
 ) -> list[tuple[float, float]]:
-  """Pairs steps with values; thins a long line but keeps lows, highs, gaps."""
+  """Returns (step, value) pairs; a long line keeps its lows, highs and gaps."""
   points = [
     (float(step), math.nan if value is None else float(value))
     for step, value in zip(steps, values, strict=True)
@@ -118,7 +120,7 @@ def _points(
 
 
 def _ticks(low: float, high: float) -> list[float]:
-  """Three to seven round numbers, the first <= low and the last >= high."""
+  """Returns three to seven round numbers, first <= low and last >= high."""
   if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-30):
     margin = abs(low) / 2 or 0.5
     low, high = low - margin, high + margin
@@ -128,13 +130,13 @@ def _ticks(low: float, high: float) -> list[float]:
     for factor in (1, 2, 5, 10)
     if power * factor >= (high - low) / 5
   )
-  # The slack is for quotients that rounding leaves just off a whole number.
+  # The slack allows for quotients that rounding moves off a whole number.
   first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
   return [i * step for i in range(first, last + 1)]
 
 
 def _axes(y_ticks, x_ticks, place) -> str:
-  """The grid lines and all numbers; x_ticks past the end are left out."""
+  """Returns grid lines and tick labels as SVG, without x ticks past the end."""
   parts = [
     f'<text x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 36}" '
     'text-anchor="middle">step</text>'
@@ -157,7 +159,7 @@ def _axes(y_ticks, x_ticks, place) -> str:
 
 
 def _tick_labels(ticks: Sequence[float]) -> list[str]:
-  """The ticks with as many decimals as their distance needs."""
+  """Returns the ticks as text with the decimals that their distance needs."""
   decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
   if decimals > 5 or max(map(abs, ticks)) >= 1e6:
     return [f"{tick:.4g}" for tick in ticks]
@@ -166,18 +168,18 @@ def _tick_labels(ticks: Sequence[float]) -> list[str]:
 
 def _curve(path: str, style: int) -> str:
   round_number, color = divmod(style, _NUM_COLORS)
-  # Dashes tell lines apart once the colours are used up.
+  # Dashes distinguish lines once the colours are used up.
   dash = f' stroke-dasharray="{4 * round_number} 5"' if round_number else ""
   return f'<path class="curve" stroke="var(--c{color})"{dash} d="{path}"/>'
 
 
 def _path(pixels: Sequence[tuple[float, float] | None]) -> str:
-  """The SVG path through points; None leaves a gap."""
+  """Returns the data of an SVG path through points; None leaves a gap."""
   commands = []
   is_drawing = False
   for pixel in pixels:
     if pixel is not None:
-      # "h0" makes a dot of a point that stands alone between gaps.
+      # "h0" draws a dot for a point that stands alone between gaps.
       command, suffix = ("L", "") if is_drawing else ("M", "h0")
       commands.append(f"{command}{pixel[0]:.1f} {pixel[1]:.1f}{suffix}")
     is_drawing = pixel is not None

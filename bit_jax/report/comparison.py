@@ -1,4 +1,4 @@
-"""The page that compares a pre-trained network with one from scratch."""
+"""Writes an HTML page comparing a pre-trained network with one from scratch."""
 
 import html
 import statistics
@@ -21,24 +21,24 @@ def write(
   samples: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]],
   notes: Sequence[str],
 ) -> None:
-  """Writes the page that compares a pre-trained model with one from scratch.
+  """Writes the comparison page.
 
   Args:
-    path: the HTML file to write; its folder is made if missing.
-    title: the heading.
+    path: The HTML file to write; its folder is created if missing.
+    title: Heading of the page.
     table: {examples per class: {"pretrained": accuracies, "scratch":
-      accuracies}} with one accuracy in [0, 1] for each seed, in the order of
-      the rows.
+      accuracies}} in the order of the rows, with one accuracy in [0, 1] for
+      each seed.
     curves: (title, [(name, steps, values), ...]) for each chart. NaN and None
-      leave a gap. A name has the same colour in all charts; several lines of
-      a chart, the seeds for instance, may share one.
+      leave a gap. A name has the same colour in all charts. Several lines of a
+      chart, e.g. the seeds, may share a name.
     samples: (title, [(image, label), ...]) for each set of sample images, each
       image uint8[H, W, 3] in RGB.
-    notes: paragraphs of plain text; the first explains the page below its
-      heading, the others stand at its end.
+    notes: Paragraphs of plain text. The first one explains the page, below its
+      heading; the others follow at the end.
 
   Raises:
-    InputError: if the page cannot be written.
+    InputError: The page cannot be written.
   """
   explanation, *others = notes or [""]
   body = [

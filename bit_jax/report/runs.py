@@ -1,4 +1,4 @@
-"""The page that shows training runs side by side."""
+"""Writes an HTML page that shows training runs side by side."""
 
 import html
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from bit_jax.writers import metrics_file
 
 
 def write(path: str | Path, workdirs: Sequence[str | Path]) -> None:
-  """Writes the page that shows training runs side by side.
+  """Writes the page of several runs.
 
   Args:
-    path: the HTML file to write; its folder is made if missing.
-    workdirs: work directories of runs, finished or not.
+    path: The HTML file to write; its folder is created if missing.
+    workdirs: Work directories of the runs, finished or not.
 
   Raises:
-    InputError: if a work directory or its metrics.jsonl is missing, one of its
+    InputError: A work directory or its metrics.jsonl is missing, one of its
       files is malformed, or the page cannot be written.
   """
-  # A directory given twice is one run.
+  # Resolved paths identify a directory that is given twice.
   paths = {Path(workdir).resolve(): Path(workdir) for workdir in workdirs}
   runs = [_read_run(workdir) for workdir in paths.values()]
   names = [run["name"] for run in runs]
@@ -47,7 +47,7 @@ def write(path: str | Path, workdirs: Sequence[str | Path]) -> None:
 
 
 def _read_run(workdir: Path) -> dict[str, Any]:
-  """Reads what the page shows of one work directory."""
+  """Reads the config, curves and final metrics of one work directory."""
   if not workdir.is_dir():
     raise InputError(f"{workdir}: there is no such work directory")
   path = workdir / metrics_file.METRICS_FILE
@@ -85,18 +85,18 @@ def _read_run(workdir: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-  """Reads a JSON object; {} if there is no such file."""
+  """Returns the JSON object in a file; {} if there is no such file."""
   return files.read_json(path) if path.exists() else {}
 
 
 def _get(config: dict[str, Any], section: str, key: str) -> str:
-  """Reads config[section][key]; empty if the run did not store it."""
+  """Returns config[section][key] as text; '' if the config lacks it."""
   values = config.get(section)
   return str(values[key]) if isinstance(values, dict) and key in values else ""
 
 
 def _merge_keys(mappings: Any) -> list[str]:
-  """All keys, each once, in the order in which they come."""
+  """Returns all keys without repetition, in the order of appearance."""
   return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
@@ -120,7 +120,7 @@ def _runs_table(runs: Sequence[dict[str, Any]]) -> str:
   return page.table(
     ["Run", "Data set", "Model", "Steps", *metrics],
     rows,
-    "Final metrics of each run, or the last it wrote where it is not finished.",
+    "Final metrics of each run, or the latest ones of an unfinished run.",
     num_texts=3,
   )
 

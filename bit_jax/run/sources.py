@@ -14,7 +14,7 @@ from bit_jax.storage import cache
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class FewshotSet:
   """A data set for few-shot linear evaluation."""
 
   train: Source
@@ -102,7 +102,7 @@ def _chosen(train: Source, data: Config, seed: int) -> Source:
   return subset.take(train, indices, name)
 
 
-def load_probes(names: str, data_dir: str) -> dict[str, Probe]:
+def load_fewshot_sets(names: str, data_dir: str) -> dict[str, FewshotSet]:
   """Loads the data sets of `config.eval.fewshot`.
 
   Args:
@@ -112,24 +112,24 @@ def load_probes(names: str, data_dir: str) -> dict[str, Probe]:
   Raises:
     InputError: one is not there, or has no split to evaluate on.
   """
-  probes = {}
+  fewshot_sets = {}
   for name in filter(None, (n.strip() for n in names.split(","))):
     dataset = datasets.open_dataset(name, data_dir=data_dir)
     train, test = dataset.default_splits()
     if not test:
       raise InputError(f"config.eval.fewshot: {name} has no evaluation split")
-    probes[name] = Probe(dataset.load(train), dataset.load(test))
-  return probes
+    fewshot_sets[name] = FewshotSet(dataset.load(train), dataset.load(test))
+  return fewshot_sets
 
 
 def hold(
-  data: RunData, probes: Mapping[str, Probe], config: Config
-) -> tuple[RunData, dict[str, Probe]]:
+  data: RunData, probes: Mapping[str, FewshotSet], config: Config
+) -> tuple[RunData, dict[str, FewshotSet]]:
   """Has what a run reads more than once held decoded, as far as it fits.
 
   Args:
     data: of the run.
-    probes: of `load_probes`.
+    probes: of `load_fewshot_sets`.
     config: resolved; `config.input.cache_mb` bounds all of it together. The
       training set comes first, then the evaluation splits in their order.
 
@@ -148,7 +148,7 @@ def hold(
   again = 0 < every < total_steps
   evals = {name: choose(source, again) for name, source in data.evals.items()}
   return dataclasses.replace(data, train=train, evals=evals), {
-    name: Probe(choose(probe.train, again), choose(probe.test, again))
+    name: FewshotSet(choose(probe.train, again), choose(probe.test, again))
     for name, probe in probes.items()
   }
 

@@ -71,7 +71,7 @@ class Upkeep:
   workdir: epath.Path
   mesh: Mesh
   data: sources.RunData
-  probes: Mapping[str, sources.Probe]
+  probes: Mapping[str, sources.FewshotSet]
   checkpointer: checkpoint.Checkpointer
   metrics_writer: MetricWriter
   stop: stopping.StopRequest

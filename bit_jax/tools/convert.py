@@ -3,10 +3,10 @@
   python -m bit_jax.tools.convert SRC DST [--layout=LAYOUT] [--labels=FILE]
 
 SRC is anything that `weights.load` reads: a .npz or .safetensors file, a work
-directory, a checkpoint, or the name of a release. Its layout shows in its
-names. DST is written in the official layout if it ends in .npz and in timm's if
-it ends in .safetensors; --layout chooses another. Arrays go from file to file
-one by one.
+directory, a checkpoint, or the name of a release. Its layout is recognized by
+the names of its arrays. DST is written in the official layout if it ends in
+.npz and in timm's if it ends in .safetensors; --layout chooses another. Arrays
+are read and written one at a time, to save memory.
 """
 
 import argparse
@@ -24,14 +24,14 @@ _DEFAULTS = {".npz": layouts.OFFICIAL, ".safetensors": layouts.TIMM}
 
 
 def convert(src: str, dst: str, layout: str = "", labels: str = "") -> None:
-  """Writes the weights of SRC to DST and prints a line about them.
+  """Writes the weights of a file in another layout and prints a summary.
 
   Args:
-    src: what `weights.load` reads.
-    dst: a file ending in .npz or .safetensors.
-    layout: one of layouts.LAYOUTS; '' to go by dst.
-    labels: file of class names, for the bit_jax layout only; '' for those that
-      come with src.
+    src: The weights: anything that `weights.load` reads.
+    dst: The file to write; ends in .npz or .safetensors.
+    layout: A key of layouts.LAYOUTS; '' chooses by the ending of dst.
+    labels: A file of class names, for the bit_jax layout only; '' keeps those
+      of src.
 
   Raises:
     InputError: src cannot be read, dst cannot be written, or labels do not fit.
@@ -72,12 +72,23 @@ def main(argv: list[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("src", metavar="SRC")
-  parser.add_argument("dst", metavar="DST")
-  parser.add_argument("--layout", choices=layouts.LAYOUTS, default="")
-  parser.add_argument("--labels", metavar="FILE", default="")
+  parser.add_argument("src", metavar="SRC", help="weights to read")
+  parser.add_argument("dst", metavar="DST", help="file to write")
+  parser.add_argument(
+    "--layout",
+    choices=layouts.LAYOUTS,
+    default="",
+    help="layout of DST (default: by its ending)",
+  )
+  parser.add_argument(
+    "--labels",
+    metavar="FILE",
+    default="",
+    help="class names, one per line, for the bit_jax layout",
+  )
   args = parser.parse_args(argv)
-  cache.enable_compilation_cache()  # Checkpoints are checked on the device.
+  # Reading a checkpoint compiles a program that verifies it on the device.
+  cache.enable_compilation_cache()
   return errors.exit_status(
     lambda: convert(args.src, args.dst, args.layout, args.labels)
   )

@@ -3,12 +3,11 @@
   python -m bit_jax.tools.evaluate WEIGHTS --benchmark=real,imagenet_v2
   python -m bit_jax.tools.evaluate WEIGHTS --dataset=cifar10 --split=test
 
-WEIGHTS is what `weights.load` takes: a work directory, a checkpoint, a file or
-the name of a release. Benchmarks are real, imagenet_v2[/CONFIG], objectnet:PATH
-and folder:PATH; see bit_jax/evaluate/robustness.py. Classes are matched by
-name. Prints a line for each: the share of the images whose first guess, and one
-of whose first five, is right, how many images counted, and how many were left
-out.
+WEIGHTS is anything that `weights.load` reads: a work directory, a checkpoint, a
+file or the name of a release. Benchmarks are real, imagenet_v2[/CONFIG],
+objectnet:PATH and folder:PATH; bit_jax/evaluate/robustness.py describes them.
+Classes are matched by name. Prints one line for each: top-1 and top-5 accuracy,
+the number of images counted, and the number left out.
 """
 
 import argparse
@@ -29,19 +28,21 @@ from bit_jax.evaluate.robustness import Benchmark
 from bit_jax.parallel import sharding
 from bit_jax.storage import cache
 
-_CROP_PX = 224  # Of weights that do not say.
+# The input size for weights without preprocessing metadata.
+_CROP_PX = 224
 
 
 def choose_preprocess(
   stored: Mapping[str, Any], kind: str = "", crop_px: int = 0
 ) -> Preprocess:
-  """Returns how images are prepared.
+  """Returns the preprocessing of the images.
 
   Args:
-    stored: what the weights say; {} if nothing, and then `square` is meant.
-    kind: `square` (resized to the crop size, as in fine-tuning's evaluation) or
-      `central` (short side to 8/7 of it, central square); '': as stored.
-    crop_px: side of the input; 0: as stored, or else 224.
+    stored: The preprocessing stored with the weights; {} means `square`.
+    kind: `square` (resized to crop_px x crop_px, as in the evaluation of
+      fine-tuning), `central` (short side resized to 8/7 of crop_px, then a
+      central square), or '' for the stored one.
+    crop_px: Side of the network's input; 0 for the stored one, or else 224.
   """
   px = crop_px or stored.get("crop_px", _CROP_PX)
   if kind == "central":
@@ -64,20 +65,21 @@ def run(
   """Evaluates weights on a benchmark.
 
   Args:
-    loaded: of `weights.load`.
-    benchmark: relabelled for them.
-    prepare: how images are prepared.
-    batch_size: global; 0: `inference.default_batch_size`.
-    per_class: add the accuracy on each class of the set. An image with several
-      labels counts for each.
+    loaded: Weights from `weights.load`.
+    benchmark: The images, labelled with the outputs of these weights.
+    prepare: The preprocessing of the images.
+    batch_size: Global batch size; 0 for `inference.default_batch_size`.
+    per_class: Adds the accuracy on each class of the set. An image with several
+      labels counts for each of them.
 
   Returns:
-    `accuracy`, `top5_accuracy` (0 to 1), `examples`, `left_out`, `unmatched`
-    and `assumed_order` (see `Benchmark`), `preprocess`, and `per_class`
+    A dict with `accuracy` and `top5_accuracy` (0 to 1), `examples` (the number
+    of images counted), the benchmark's `left_out`, `unmatched` and
+    `assumed_order`, `preprocess` and, if asked for, `per_class`
     {name: {"accuracy", "examples"}}.
 
   Raises:
-    InputError: an image cannot be decoded, or devices cannot share a batch.
+    InputError: An image cannot be decoded, or the devices cannot share a batch.
   """
   model, variables = inference.network(loaded)
   mesh = sharding.make_mesh()
@@ -85,7 +87,7 @@ def run(
     sharding.check_batch_size(batch_size, mesh, "--batch_size")
   right = np.zeros(len(benchmark), bool)
   values = metrics.evaluate_split(
-    # Of a benchmark's labels, no loss has a meaning.
+    # A benchmark's labels give no meaningful loss, so any loss will do.
     metrics.make_step(model, "softmax", mesh),
     variables,
     benchmark,
@@ -108,7 +110,7 @@ def run(
 
 
 def describe(name: str, result: Mapping[str, Any]) -> str:
-  """Returns the line of a benchmark, and with `per_class` one a class."""
+  """Returns a result as text: one line, and one per class with `per_class`."""
   line = (
     f"{name}: accuracy {result['accuracy']:.4f}, top5_accuracy "
     f"{result['top5_accuracy']:.4f}, {result['examples']} images counted, "
@@ -137,7 +139,7 @@ def _evaluate_all(args: argparse.Namespace) -> None:
   names = loaded.class_names
   if args.class_names:
     names = class_names.read(args.class_names, "--class_names")
-  # Weights without class names have numbers instead.
+  # Without class names the outputs are called by their numbers.
   names = names or tuple(map(str, range(loaded.num_classes)))
   if not loaded.num_classes or len(names) != loaded.num_classes:
     raise InputError(
@@ -149,7 +151,7 @@ def _evaluate_all(args: argparse.Namespace) -> None:
     "cache_dir": str(cache.folder("folders")),
   }
   opened: dict[str, Benchmark] = {}
-  # All of them before the first is evaluated, which may take long.
+  # An evaluation may take long, so all benchmarks are opened before the first.
   for name in filter(None, map(str.strip, args.benchmark.split(","))):
     opened[name] = robustness.load(
       name,
@@ -198,25 +200,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("weights")
-  add("--benchmark", default="", help="separated by commas")
+  add("weights", help="weights to evaluate")
+  add("--benchmark", default="", help="benchmarks, separated by commas")
   add("--dataset", default="", help="TFDS name, folder:PATH, glyphs or digits")
   add(
-    "--split", default="", help="such as validation[:1000]; of --dataset test"
+    "--split",
+    default="",
+    help="split, e.g. validation[:1000] (default with --dataset: test)",
   )
-  add("--data_dir", default="", help="where TFDS sets are")
+  add("--data_dir", default="", help="folder of the TFDS sets")
   add(
-    "--label_map", default="", help='JSON: {"class": "name; name"}, or folder'
+    "--label_map",
+    default="",
+    help='JSON file {"class": "name; name"}, or ObjectNet\'s folder `mappings`',
   )
-  add("--class_names", default="", help="names of the outputs, one a line")
-  add("--border_px", type=int, default=-1, help="to cut off; ObjectNet: 1")
-  add("--crop_px", type=int, default=0, help="size; else that of the weights")
-  add("--preprocess", choices=("square", "central"), default="")
-  add("--batch_size", type=int, default=0)
-  add("--json", action="store_true", help="print JSON")
   add(
-    "--per_class", action="store_true", help="also the accuracy of each class"
+    "--class_names",
+    default="",
+    help="file with the names of the outputs, one per line",
   )
+  add(
+    "--border_px",
+    type=int,
+    default=-1,
+    help="border cut off each side (default: 1 for ObjectNet, else 0)",
+  )
+  add(
+    "--crop_px",
+    type=int,
+    default=0,
+    help="side of the network's input (default: that stored with the weights)",
+  )
+  add(
+    "--preprocess",
+    choices=("square", "central"),
+    default="",
+    help="kind of preprocessing (default: that stored with the weights)",
+  )
+  add("--batch_size", type=int, default=0, help="global batch size; 0: chosen")
+  add("--json", action="store_true", help="print one JSON object")
+  add("--per_class", action="store_true", help="add the accuracy of each class")
   args = parser.parse_args(argv)
   if bool(args.benchmark.strip(", ")) == bool(args.dataset):
     parser.error("expected one of --benchmark and --dataset")

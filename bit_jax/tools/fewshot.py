@@ -2,9 +2,9 @@
 
   python -m bit_jax.tools.fewshot WEIGHTS --dataset=cifar10 --data_dir=DIR
 
-WEIGHTS is what `weights.load` takes: a work directory, a checkpoint, a file or
-the name of a release. Prints one line a number of shots; see
-bit_jax/evaluate/fewshot.py for what is computed.
+WEIGHTS is anything that `weights.load` reads: a work directory, a checkpoint, a
+file or the name of a release. Prints one accuracy for each number of shots;
+bit_jax/evaluate/fewshot.py describes the method.
 """
 
 import argparse
@@ -39,31 +39,34 @@ def run(
   crop_px: int = 224,
   keep: bool = True,
 ) -> dict[str, float]:
-  """Returns {`5shot_accuracy`: 0 to 1, ...} of weights on a data set.
+  """Evaluates weights on a data set.
 
   Args:
-    path: of the weights.
-    dataset: as in `config.data.name`; its train split gives the examples, its
-      test split is evaluated on.
-    data_dir: where TFDS sets are.
-    shots: examples per class.
-    seeds: subsets drawn for each number of shots.
-    crop_px: image size, unless the set has one of its own.
-    keep: features are kept in the user's cache folder for the next time.
+    path: The weights: anything that `weights.load` reads.
+    dataset: A name as in `config.data.name`. Training examples are drawn from
+      its train split; the accuracy is that on its test split.
+    data_dir: Folder of the TFDS sets.
+    shots: Numbers of examples per class.
+    seeds: Subsets drawn for each number of shots.
+    crop_px: Side of the network's input, unless the set has a native size.
+    keep: Caches the features in the user's cache folder.
+
+  Returns:
+    {"5shot_accuracy": accuracy, ...}, each from 0 to 1.
 
   Raises:
-    InputError: weights or data are not there or do not fit.
+    InputError: Weights or data are missing or do not fit.
   """
   loaded = weights.load(path)
-  probe = sources.load_probes(dataset, data_dir)[dataset]
+  fewshot_set = sources.load_fewshot_sets(dataset, data_dir)[dataset]
   model, variables = inference.network(loaded)
   mesh = sharding.make_mesh()
   return fewshot.evaluate_few_shot(
     inference.make_feature_step(model, mesh),
     variables,
-    probe.train,
-    probe.test,
-    fewshot.default_preprocess(probe.train, crop_px),
+    fewshot_set.train,
+    fewshot_set.test,
+    fewshot.default_preprocess(fewshot_set.train, crop_px),
     mesh,
     shots=shots,
     seeds=seeds,
@@ -77,21 +80,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=(__doc__ or "").split("\n")[0],
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
-  parser.add_argument("weights")
-  parser.add_argument("--dataset", required=True)
-  parser.add_argument("--data_dir", default="")
+  parser.add_argument("weights", help="weights to evaluate")
+  parser.add_argument("--dataset", required=True, help="name of the data set")
+  parser.add_argument("--data_dir", default="", help="folder of the TFDS sets")
   parser.add_argument(
     "--shots",
     type=_shots,
     default=fewshot.SHOTS,
     help="examples per class, separated by commas",
   )
-  parser.add_argument("--seeds", type=int, default=fewshot.SEEDS)
-  parser.add_argument("--crop_px", type=int, default=224)
   parser.add_argument(
-    "--no_cache", action="store_true", help="neither read nor keep features"
+    "--seeds",
+    type=int,
+    default=fewshot.SEEDS,
+    help="subsets drawn for each number of shots",
   )
-  parser.add_argument("--json", action="store_true", help="print JSON")
+  parser.add_argument(
+    "--crop_px", type=int, default=224, help="side of the network's input"
+  )
+  parser.add_argument(
+    "--no_cache", action="store_true", help="do not cache features"
+  )
+  parser.add_argument(
+    "--json", action="store_true", help="print one JSON object"
+  )
   args = parser.parse_args(argv)
   if args.seeds < 1 or args.crop_px < 32:
     parser.error("--seeds: expected 1 or more; --crop_px: 32 or more")

@@ -1,17 +1,17 @@
-"""Says whether a run fits its devices before it starts, without running it.
+"""Checks before a run whether its step fits in device memory.
 
   python -m bit_jax.tools.preflight --config=configs/NAME.py:key=value,... \\
       [--config.key=value ...] [--topology=v3:16x16]
 
-Takes the flags of bit_jax.main and compiles its very update step: for a TPU
-topology, named by its chips, where libtpu is installed
-(`pip install -e '.[preflight]'`; no TPU is needed), else for the devices of
-this machine. Prints the memory a device needs, what a step costs and how many
-there are. Exits with 1 if it does not fit, after looking for what would make it
-fit: every attempt is a compilation, minutes for the largest models.
+Takes the flags of bit_jax.main and compiles the same update step, but runs
+nothing. It compiles for the devices of this machine or, with --topology, for
+TPUs; that needs libtpu (`pip install -e '.[preflight]'`) but no TPU. Prints the
+memory and cost of a step on one device and the number of steps. If the step
+does not fit, it searches for settings with which it does, and exits with 1.
+Each attempt is a compilation, which takes minutes for the largest models.
 
-The data set need not be there: its facts are given by --num_examples,
---num_classes and --image_px, or taken from what is published of it.
+The data set need not be there: --num_examples, --num_classes and --image_px
+describe it, or else published numbers are assumed for well-known sets.
 """
 
 import argparse
@@ -36,8 +36,8 @@ from bit_jax.recipe import check
 from bit_jax.recipe.load import Config, load_config
 from bit_jax.run import sources
 
-# Sizes from the sets' papers; the image size is the most frequent of
-# ILSVRC-2012, and assumed to be that of the larger sets.
+# Sizes from the sets' papers. The image size is the most frequent one of
+# ILSVRC-2012; for ImageNet-21k and JFT-300M it is an assumption.
 _PUBLISHED = {
   "cifar10": DatasetInfo(50_000, 10, (32, 32)),
   "cifar100": DatasetInfo(50_000, 100, (32, 32)),
@@ -50,20 +50,22 @@ _PUBLISHED = {
 def find_info(
   config: Config, given: Mapping[str, Any]
 ) -> tuple[DatasetInfo, str]:
-  """Returns what the rules need to know of the data, and where it is from.
+  """Returns the dataset info that the rules need, and its origin in words.
 
   Args:
-    config: names the data set, which need not be there.
-    given: fields of DatasetInfo that go before what is found.
+    config: Names the data set, which need not be there.
+    given: Fields of DatasetInfo that override those found.
 
   Raises:
-    InputError: something is neither given, nor in the data set, nor published.
+    InputError: A field is neither given nor published, and the data set is not
+      there.
   """
   if len(given) == 3:
     return DatasetInfo(**given), "given"
   data = config.data.copy_and_resolve_references()
   if data.examples_per_class and not epath.Path(data.subset_file).exists():
-    data.subset_file = ""  # Else it would be written.
+    # Loading would write the missing subset file, but a check writes nothing.
+    data.subset_file = ""
   try:
     info = sources.dataset_info(sources.load(data, seed=config.seed))
     origin = "read from the data set"
@@ -101,10 +103,10 @@ def _gib(number: float) -> str:
 
 
 def _numbers(flight: Preflight, attempt: Attempt) -> dict[str, Any]:
-  """Returns an attempt as JSON has it."""
+  """Returns the fields of an attempt in the JSON output."""
   usable, total = flight.usable_bytes, attempt.total_bytes
   return {
-    **dataclasses.asdict(attempt.needs),
+    **dataclasses.asdict(attempt.cost),
     "overrides": attempt.overrides,
     "waiting_bytes": flight.waiting_bytes,
     "total_bytes": total,
@@ -115,7 +117,7 @@ def _numbers(flight: Preflight, attempt: Attempt) -> dict[str, Any]:
 
 
 def _run_numbers(flight: Preflight, origin: str, topology: str) -> dict:
-  """Returns what is known before the step is compiled."""
+  """Returns the fields of the JSON output that precede the compilation."""
   config, mesh = flight.config, flight.mesh
   device = mesh.devices.flat[0]
   r, batch_size = config.resolved, config.input.batch_size
@@ -162,13 +164,13 @@ def _describe_run(n: Mapping[str, Any]) -> str:
 def _describe_attempt(
   flight: Preflight, attempt: Attempt, compiler: str
 ) -> str:
-  needs, usable = attempt.needs, flight.usable_bytes
-  if needs.refusal:
-    return f"the compiler refuses: {needs.refusal}"
+  cost, usable = attempt.cost, flight.usable_bytes
+  if cost.refusal:
+    return f"the compiler refuses: {cost.refusal}"
   memory = (
-    f"memory of a device: {_gib(needs.argument_bytes)} GiB arguments + "
-    f"{_gib(needs.temp_bytes)} temporaries + {_gib(needs.code_bytes)} code + "
-    f"{_gib(needs.output_bytes)} other outputs + "
+    f"memory of a device: {_gib(cost.argument_bytes)} GiB arguments + "
+    f"{_gib(cost.temp_bytes)} temporaries + {_gib(cost.code_bytes)} code + "
+    f"{_gib(cost.output_bytes)} other outputs + "
     f"{_gib(flight.waiting_bytes)} for batches that wait = "
     f"{_gib(attempt.total_bytes)} GiB"
   )
@@ -176,25 +178,25 @@ def _describe_attempt(
     free = _gib(usable - attempt.total_bytes)
     memory += f" of {_gib(usable)}; free: {free}"
   else:
-    memory += "; what there is is unknown, --hbm_gib= says it"
-  cost = (
-    f"a step on a device: {needs.flops:.3g} FLOPs, "
-    f"{needs.bytes_accessed:.3g} bytes of memory traffic"
+    memory += "; the device's memory is unknown, give it with --hbm_gib="
+  work = (
+    f"a step on a device: {cost.flops:.3g} FLOPs, "
+    f"{cost.bytes_accessed:.3g} bytes of memory traffic"
   )
-  if needs.estimated_secs:
-    cost += (
+  if cost.estimated_secs:
+    work += (
       f"; the compiler's estimate, not measured: "
-      f"{1000 * needs.estimated_secs:.1f} ms"
+      f"{1000 * cost.estimated_secs:.1f} ms"
     )
   return (
-    f"{memory}\n{cost}\ntraced in {needs.trace_secs:.1f} s, compiled in "
-    f"{needs.compile_secs:.1f} s by {compiler}"
+    f"{memory}\n{work}\ntraced in {cost.trace_secs:.1f} s, compiled in "
+    f"{cost.compile_secs:.1f} s by {compiler}"
   )
 
 
 def _refusal(flight: Preflight, asked: Attempt, advice: str) -> InputError:
-  if asked.needs.refusal:
-    found = f"the compiler refuses: {asked.needs.refusal}"
+  if asked.cost.refusal:
+    found = f"the compiler refuses: {asked.cost.refusal}"
   else:
     found = (
       f"a device needs {_gib(asked.total_bytes)} GiB and has "
@@ -211,32 +213,32 @@ def run(
   suggest: bool = True,
   as_json: bool = False,
 ) -> None:
-  """Compiles, prints what was found, and refuses what does not fit.
+  """Compiles the step and prints its memory and cost.
 
   Args:
-    flight: what is to be checked.
-    origin: Where the data set's properties are from, to be printed.
-    topology: likewise.
-    suggest: look for what would make it fit.
-    as_json: print one JSON object instead.
+    flight: The config and devices to check.
+    origin: Origin of the dataset info, to be printed.
+    topology: Name of the TPU topology, to be printed.
+    suggest: Searches for settings that fit if the step does not.
+    as_json: Prints one JSON object instead of text.
 
   Raises:
-    InputError: it does not fit; the message says what would.
+    InputError: The step does not fit; the message names settings that do.
   """
 
-  def say(line):
+  def print_line(line):
     if not as_json:
       print(line, flush=True)
 
-  def tell(attempt):
+  def print_attempt(attempt):
     verdict = "fits" if attempt.fits else "does not fit"
     size = f"{_gib(attempt.total_bytes)} GiB"
-    say(f"with {_flags(attempt.overrides)}: {size}, {verdict}")
+    print_line(f"with {_flags(attempt.overrides)}: {size}, {verdict}")
 
   numbers = _run_numbers(flight, origin, topology)
-  say(_describe_run(numbers))
+  print_line(_describe_run(numbers))
   asked = flight.attempt({})
-  say(_describe_attempt(flight, asked, numbers["compiler"]))
+  print_line(_describe_attempt(flight, asked, numbers["compiler"]))
   fitting, tried, error = None, [], None
   if asked.fits is False:
     advice = (
@@ -244,7 +246,7 @@ def run(
       "--config.model.dtype=bfloat16 may help"
     )
     if suggest:
-      fitting, tried = flight.find_fitting(tell)
+      fitting, tried = flight.find_fitting(print_attempt)
       if fitting:
         advice = f"it fits with {_flags(fitting.overrides)}"
       else:
@@ -253,7 +255,7 @@ def run(
       advice = f"{_flags(other)}, {advice}"
     error = _refusal(flight, asked, advice)
   elif asked.fits:
-    say("the update step fits")
+    print_line("the update step fits")
   if as_json:
     numbers |= _numbers(flight, asked)
     numbers["tried"] = [_numbers(flight, attempt) for attempt in tried]
@@ -289,19 +291,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("--config", metavar="FILE", required=True, help="as of bit_jax.main")
-  add("--workdir", help="taken, so that main's flags can be; not looked at")
   add(
-    "--topology", default="", help="of TPU chips: v3:16x16; else this machine"
+    "--config",
+    metavar="FILE",
+    required=True,
+    help="config, as for bit_jax.main",
   )
-  add("--num_examples", type=_positive(int), help="of the training set")
-  add("--num_classes", type=_positive(int), help="of the training set")
-  add("--image_px", type=_image_px, help="typical size, 375x500 or 32")
-  add("--hbm_gib", type=_positive(float), help="a device has for a program")
+  add("--workdir", help="ignored; allows the same flags as for bit_jax.main")
   add(
-    "--no_suggestions", action="store_true", help="compile only what is asked"
+    "--topology",
+    default="",
+    help="TPU generation and chips, e.g. v3:16x16 (default: this machine)",
   )
-  add("--json", action="store_true", help="print JSON")
+  add("--num_examples", type=_positive(int), help="size of the training set")
+  add("--num_classes", type=_positive(int), help="classes of the training set")
+  add("--image_px", type=_image_px, help="typical image size: 375x500 or 32")
+  add(
+    "--hbm_gib",
+    type=_positive(float),
+    help="memory in GiB that a program may use on one device",
+  )
+  add(
+    "--no_suggestions",
+    action="store_true",
+    help="do not search for settings that fit",
+  )
+  add("--json", action="store_true", help="print one JSON object")
   args, overrides = parser.parse_known_args(argv)
   given = {
     key: getattr(args, key)
@@ -313,11 +328,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(args.config, overrides)
     devices = None
     if args.topology:
-      # Nothing runs: an accelerator that is here stays free for others.
+      # Nothing runs here, so an accelerator stays free for other processes.
       jax.config.update("jax_platforms", "cpu")
       devices = aot.topology_devices(args.topology)
     mesh = sharding.make_mesh(devices)
-    check.check(config, mesh)  # Before the data, which may take long.
+    # Reading the data may take long, so a wrong config fails before it.
+    check.check(config, mesh)
     info, origin = find_info(config, given)
     if args.hbm_gib:
       usable = int(args.hbm_gib * aot.GIB)

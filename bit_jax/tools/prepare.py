@@ -2,15 +2,15 @@
 
   python -m bit_jax.tools.prepare NAME[/CONFIG][:VERSION] --data_dir=DIR
 
-TFDS needs TensorFlow to build most sets (it encodes arrays as images with it)
-and to read the tfrecord files of sets built earlier; bit_jax stays free of it.
-So the work happens in a throw-away environment: 2.4 GB in the temporary folder,
-made in about a minute and a half on two cores and removed at the end.
-`--venv=PATH` makes it at PATH and keeps it for the next set.
+TFDS needs TensorFlow to build most sets, as it encodes images with it, and to
+read the tfrecord files of sets built earlier. bit_jax does without TensorFlow,
+so the work happens in a temporary virtual environment: 2.4 GB in the temporary
+folder, created in about a minute and a half on two cores and removed at the
+end. `--venv=PATH` creates it at PATH and keeps it for the next set.
 
-A set that DIR already holds as tfrecord is converted where it is, beside its
-tfrecord files and without a download; any other is downloaded to DIR/downloads
-and built. `--dry_run` prints the commands and runs none.
+A set that DIR already holds as tfrecord is converted in place, beside its
+tfrecord files and without a download. Any other set is downloaded to
+DIR/downloads and built. `--dry_run` prints the commands without running them.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from pathlib import Path
 from bit_jax.errors import InputError, exit_status
 
 _REQUIREMENTS = (
-  # There are tensorflow-cpu wheels for x86 Linux only.
+  # tensorflow-cpu has wheels for x86 Linux only.
   "tensorflow-cpu>=2.18,<3"
   if (platform.system(), platform.machine()) == ("Linux", "x86_64")
   else "tensorflow>=2.18,<3",
@@ -41,7 +41,7 @@ _REQUIREMENTS = (
   "apache-beam>=2.60,<3",
   "importlib_resources>=6,<8",
   "mlcroissant>=1,<2",
-  # What the builders of image sets import when they run.
+  # The builders of image sets import these when they run.
   "h5py>=3,<4",
   "opencv-python-headless>=4.10,<6",
   "pandas>=2,<4",
@@ -58,7 +58,7 @@ _NAME = re.compile(
 
 
 def _parse_name(name: str) -> tuple[str, str, str]:
-  """Splits NAME[/CONFIG][:VERSION]; what is missing is empty."""
+  """Splits NAME[/CONFIG][:VERSION]; returns '' for each missing part."""
   match = _NAME.fullmatch(name)
   if not match:
     raise InputError(
@@ -68,7 +68,7 @@ def _parse_name(name: str) -> tuple[str, str, str]:
 
 
 def _newest_version(folder: Path, version: str) -> Path | None:
-  """Returns folder/VERSION of the highest prepared version that matches."""
+  """Returns folder/VERSION for the highest prepared version that matches."""
   found = [
     path.parent
     for path in folder.glob("*/dataset_info.json")
@@ -81,7 +81,7 @@ def _newest_version(folder: Path, version: str) -> Path | None:
 
 
 def _has_array_record(version_dir: Path) -> bool:
-  """Returns whether TFDS recorded this version as readable array_record."""
+  """Returns True if TFDS recorded this version as array_record."""
   path = version_dir / "dataset_info.json"
   try:
     info = json.loads(path.read_text())
@@ -93,7 +93,7 @@ def _has_array_record(version_dir: Path) -> bool:
 
 def _builder_cls(dataset: str):
   """Returns the TFDS builder class, without building or downloading."""
-  # Imported late: a set that is converted needs no TFDS on this side.
+  # The import is slow, and a set that is only converted does not need it.
   import tensorflow_datasets as tfds
 
   known = tfds.list_builders(with_community_datasets=False)
@@ -107,7 +107,7 @@ def _builder_cls(dataset: str):
 def _choose_config(builder_cls, config: str) -> str:
   """Returns the config that TFDS would load: `config`, or else the default."""
   if not config:
-    # `tfds build` without a config builds them all, up to a hundred.
+    # Without a config `tfds build` would build all of them, up to a hundred.
     default = builder_cls.default_builder_config
     return default.name if default else ""
   known = [c.name for c in builder_cls.BUILDER_CONFIGS]
@@ -120,7 +120,7 @@ def _choose_config(builder_cls, config: str) -> str:
 
 
 def _require_manual_files(builder_cls, data_dir: Path) -> None:
-  """Prints what the user must fetch and raises InputError if nothing is."""
+  """Prints instructions and raises InputError if manual files are missing."""
   instructions = builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS
   manual_dir = data_dir / "downloads" / "manual"
   if not instructions or (manual_dir.is_dir() and any(manual_dir.iterdir())):
@@ -133,7 +133,7 @@ def _require_manual_files(builder_cls, data_dir: Path) -> None:
 
 
 def _check_venv(venv: Path) -> None:
-  """Raises InputError where an environment would damage what is there."""
+  """Raises InputError if creating the environment would damage a folder."""
   if venv.resolve() == Path(sys.prefix).resolve():
     raise InputError(
       f"--venv={venv} is bit_jax's own environment, which stays free of "
@@ -147,9 +147,9 @@ def _check_venv(venv: Path) -> None:
 
 
 def _plan(name: str, root: Path) -> tuple[Path, str, list[str]]:
-  """Returns the set's folder, its version and the arguments of `tfds`.
+  """Returns the set's folder, its version and the arguments for `tfds`.
 
-  The arguments are empty where nothing is left to do.
+  The arguments are empty if the set is ready.
   """
   dataset, config, version = _parse_name(name)
   folder = root / dataset / config
@@ -170,11 +170,12 @@ def _plan(name: str, root: Path) -> tuple[Path, str, list[str]]:
           name,
           "--file_format=array_record",
           f"--data_dir={root}",
-          # Else a folder NAME in the current folder is taken for a builder.
+          # Without this, `tfds` takes a folder NAME in the current folder
+          # for a builder.
           "--imports=tensorflow_datasets",
         ],
       )
-  # What is checked at the end is the very version that gets converted.
+  # The final check must look at the version that is converted here.
   version = prepared.name
   if _has_array_record(prepared):
     return folder, version, []
@@ -185,7 +186,7 @@ def _plan(name: str, root: Path) -> tuple[Path, str, list[str]]:
       "convert_format",
       f"--dataset_version_dir={prepared}",
       "--out_file_format=array_record",
-      # With more, TFDS 4.9.10 drops its workers' errors and exits 0.
+      # With more workers TFDS 4.9.10 drops their errors and exits with 0.
       "--num_workers=1",
     ],
   )
@@ -198,18 +199,19 @@ def prepare(
   dry_run: bool = False,
   run: Callable[[list[str]], int] = subprocess.call,
 ) -> None:
-  """Makes DIR/NAME[/CONFIG]/VERSION readable as array_record.
+  """Builds or converts a TFDS set as array_record.
 
   Args:
-    name: `NAME[/CONFIG][:VERSION]`; without CONFIG, the default one of TFDS.
-    data_dir: a local folder; TFDS's own layout below it.
-    venv: where to make the environment, or find it; '': a temporary one.
-    dry_run: print the commands and run none.
-    run: runs a command and returns its exit status.
+    name: `NAME[/CONFIG][:VERSION]`; without CONFIG, TFDS's default config.
+    data_dir: A local folder with the layout of TFDS.
+    venv: Folder of the virtual environment, created if missing; '' uses a
+      temporary one.
+    dry_run: Prints the commands without running them.
+    run: Runs a command and returns its exit status.
 
   Raises:
-    InputError: for a name, folder or environment that cannot be used, and for a
-      command that fails.
+    InputError: The name, folder or environment cannot be used, or a command
+      fails.
   """
   if "://" in data_dir:
     raise InputError(
@@ -233,7 +235,8 @@ def prepare(
         stack.enter_context(tempfile.TemporaryDirectory(prefix="bit_jax-tfds-"))
       )
     bin_dir = env / "bin"
-    # The first two do little where an earlier run has done their work.
+    # In an environment kept from an earlier run, the first two do next to
+    # nothing.
     for command in (
       [sys.executable, "-m", "venv", str(env)],
       [f"{bin_dir}/python", "-m", "pip", "install", "--quiet", *_REQUIREMENTS],
@@ -250,7 +253,7 @@ def prepare(
   if dry_run:
     return
 
-  # The exit status is not proof: tfds skips what it cannot read and exits 0.
+  # An exit status of 0 proves nothing: tfds skips files that it cannot read.
   prepared = _newest_version(folder, version)
   if prepared is None or not _has_array_record(prepared):
     raise InputError(
@@ -268,10 +271,19 @@ def main(argv: list[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("name", metavar="NAME")
-  parser.add_argument("--data_dir", metavar="DIR", required=True)
-  parser.add_argument("--venv", metavar="PATH", default="")
-  parser.add_argument("--dry_run", action="store_true")
+  parser.add_argument("name", metavar="NAME", help="NAME[/CONFIG][:VERSION]")
+  parser.add_argument(
+    "--data_dir", metavar="DIR", required=True, help="folder of the TFDS sets"
+  )
+  parser.add_argument(
+    "--venv",
+    metavar="PATH",
+    default="",
+    help="virtual environment to use and keep (default: a temporary one)",
+  )
+  parser.add_argument(
+    "--dry_run", action="store_true", help="print the commands only"
+  )
   args = parser.parse_args(argv)
   return exit_status(
     lambda: prepare(args.name, args.data_dir, args.venv, args.dry_run)

@@ -2,9 +2,9 @@
 
   python -m bit_jax.tools.report WORKDIR [WORKDIR ...] --out=report.html
 
-The page has one row for each run and one chart for each metric, with the runs
-laid over each other. It fetches nothing from anywhere, so that it can be kept,
-mailed and read offline, on a phone as well.
+The page has one row for each run and one chart for each metric with a curve for
+each run. It loads nothing from other files or the network, so it can be kept,
+mailed and read offline.
 """
 
 import argparse
@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     "workdirs", nargs="+", metavar="WORKDIR", help="work directory of a run"
   )
   parser.add_argument(
-    "--out", default="report.html", metavar="FILE", help="%(default)s if unset"
+    "--out",
+    default="report.html",
+    metavar="FILE",
+    help="HTML file to write (default: %(default)s)",
   )
   args = parser.parse_args(argv)
 

@@ -18,10 +18,10 @@ from bit_jax.errors import InputError
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.run import step
-from scripts.benchmark import steps as steps
+from scripts.benchmark import steps
 from scripts.benchmark.flags import Case
 
-# Of `aot.Needs`, with what a table calls them; less is better in all.
+# Of `aot.StepCost`, with what a table calls them; less is better in all.
 FIGURES = {
   "bytes_accessed": "bytes accessed",
   "temp_bytes": "temporaries",
@@ -47,7 +47,7 @@ def make_mesh(topology: str) -> Mesh:
     raise InputError(str(e).replace("--topology=", "--aot=")) from e
 
 
-def compile_case(case: Case, mesh: Mesh) -> aot.Needs:
+def compile_case(case: Case, mesh: Mesh) -> aot.StepCost:
   """Compiles the step of a case in any mode but infer its update step.
 
   Raises:
@@ -71,12 +71,12 @@ def run(case: Case, mesh: Mesh, topology: str) -> dict[str, Any]:
     mesh: of the topology's devices.
     topology: its name.
   """
-  needs = compile_case(case, mesh)
+  cost = compile_case(case, mesh)
   device = mesh.devices.flat[0]
   return {
     "topology": topology,
     "compiler": aot.compiler_version(device),
-    "needs": dataclasses.asdict(needs),
+    "needs": dataclasses.asdict(cost),
     "usable_bytes": aot.usable_bytes(device),
     "notes": [],
   }

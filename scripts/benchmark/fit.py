@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from bit_jax.errors import InputError, one_line
 from bit_jax.preflight import aot
-from scripts.benchmark import steps as steps
+from scripts.benchmark import steps
 from scripts.benchmark.flags import Case, python_path
 
 # What a trial's error starts with where memory was too small.
@@ -143,7 +143,7 @@ def by_compiler(
     gib: memory of a device, GiB; empty: what its programs may use. What is
       more than that is answered by the line through the two largest batches
       that were compiled, since the compiler gives up there.
-    compiler: (case, mesh) -> `aot.Needs`, e.g. `benchmark_aot.compile_case`.
+    compiler: (case, mesh) -> `aot.StepCost`, e.g. `benchmark_aot.compile_case`.
 
   Raises:
     InputError: the memory is neither given nor known.
@@ -161,8 +161,8 @@ def by_compiler(
 
   def total_bytes(batch):
     if batch // unit not in known:
-      needs = compiler(dataclasses.replace(case, batch=batch), mesh)
-      known[batch // unit] = math.inf if needs.refusal else needs.total_bytes
+      cost = compiler(dataclasses.replace(case, batch=batch), mesh)
+      known[batch // unit] = math.inf if cost.refusal else cost.total_bytes
     return known[batch // unit]
 
   subjects = []

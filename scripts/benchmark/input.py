@@ -19,8 +19,7 @@ from bit_jax.errors import InputError, one_line
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.load import Config
 from bit_jax.run import sources
-from scripts.benchmark import peers as peers
-from scripts.benchmark import steps as steps
+from scripts.benchmark import peers, steps
 from scripts.benchmark.flags import Case
 from scripts.benchmark.steps import Subject
 

@@ -134,17 +134,17 @@ def _timed_row(
 
 
 def _aot_row(result: Mapping[str, Any]) -> dict[str, str]:
-  needs = result["needs"]
-  if needs["refusal"]:
-    return {"of": result["topology"], "refused": needs["refusal"]}
+  cost = result["needs"]
+  if cost["refusal"]:
+    return {"of": result["topology"], "refused": cost["refusal"]}
   return {
     "of": result["topology"],
-    "GB accessed": f"{needs['bytes_accessed'] / 1e9:.3f}",
-    "GiB arguments": f"{needs['argument_bytes'] / _GIB:.3f}",
-    "GiB temporaries": f"{needs['temp_bytes'] / _GIB:.3f}",
-    "GFLOPs": f"{needs['flops'] / 1e9:.1f}",
-    "ms estimated": f"{1e3 * needs['estimated_secs']:.2f}",
-    "compiled in s": f"{needs['compile_secs']:.0f}",
+    "GB accessed": f"{cost['bytes_accessed'] / 1e9:.3f}",
+    "GiB arguments": f"{cost['argument_bytes'] / _GIB:.3f}",
+    "GiB temporaries": f"{cost['temp_bytes'] / _GIB:.3f}",
+    "GFLOPs": f"{cost['flops'] / 1e9:.1f}",
+    "ms estimated": f"{1e3 * cost['estimated_secs']:.2f}",
+    "compiled in s": f"{cost['compile_secs']:.0f}",
   }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bit_jax.errors import InputError, one_line
-from scripts.benchmark import steps as steps
+from scripts.benchmark import steps
 from scripts.benchmark.flags import ROOT, Case
 
 # What bit_jax.main prints: "imported in 1.0 s" and "first step after 1.0 s:

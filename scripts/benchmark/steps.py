@@ -22,7 +22,7 @@ from bit_jax.preflight import aot
 from bit_jax.recipe import check, load, resolve
 from bit_jax.recipe.load import Config
 from bit_jax.run import step
-from scripts.benchmark import mfu as mfu
+from scripts.benchmark import mfu
 from scripts.benchmark.flags import Case
 
 # BiT-S's data: only its numbers are needed.
@@ -145,12 +145,12 @@ class Ours:
     self._train, self._batch = train, make_batch(config, mesh)
     self._device = mesh.devices.flat[0]
     parts = config.optim.accum_steps if train else 1
-    self._compiled, self.needs = aot.compile_function(
+    self._compiled, self.cost = aot.compile_function(
       self._function, self._state, self._batch, accum_steps=parts
     )
     if self._compiled is None:
-      raise InputError(f"does not fit: {self.needs.refusal}")
-    self.compile_secs = self.needs.compile_secs
+      raise InputError(f"does not fit: {self.cost.refusal}")
+    self.compile_secs = self.cost.compile_secs
     self.run(2)
     self._rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
       1 if sys.platform == "darwin" else 1024
@@ -169,7 +169,7 @@ class Ours:
 
   def memory(self) -> dict[str, Any]:
     """Returns the device's peak, if it tells, the compiler's sum, and RSS."""
-    found = {"compiler_bytes": self.needs.total_bytes}
+    found = {"compiler_bytes": self.cost.total_bytes}
     stats = self._device.memory_stats() or {}
     if peak := stats.get("peak_bytes_in_use"):
       found["peak_bytes"] = peak
@@ -291,7 +291,7 @@ def run(
   return {
     "subjects": rows,
     "flops_per_step": flops,
-    "needs": dataclasses.asdict(ours.needs),
+    "needs": dataclasses.asdict(ours.cost),
     "peak": dataclasses.asdict(peak),
     "notes": notes,
   }

@@ -27,26 +27,26 @@ def make_config(**overrides):
 
 @pytest.fixture(scope="module")
 def measured(mesh):
-  """What the compiler says of the step, whole and in four parts."""
-  needs = []
+  """Costs of the step, whole and accumulated over four parts."""
+  costs = []
   for parts in (1, 4):
     config = make_config(optim__accum_steps=parts)
-    needs.append(aot.compile_step(config, mesh))
-  return needs
+    costs.append(aot.compile_step(config, mesh))
+  return costs
 
 
 def test_the_very_step_is_compiled_and_measured(measured, mesh):
-  needs, _ = measured
+  cost, _ = measured
   config = make_config()
-  assert needs.argument_bytes == aot.argument_bytes(config, mesh)
-  # Momentum too; the images of one device; step, twice, and key.
-  assert needs.argument_bytes == 2 * PARAMS_BYTES + 64 * IMAGE_BYTES + 16
-  assert needs.output_bytes < 1024  # The state takes the old one's place.
-  assert needs.temp_bytes > MIB
-  assert 1e9 < needs.flops < 1e10
-  assert needs.compile_secs > 0
-  assert needs.trace_secs > 0
-  assert not needs.refusal
+  assert cost.argument_bytes == aot.argument_bytes(config, mesh)
+  # Parameters and momentum, one device's images, two step counters, one key.
+  assert cost.argument_bytes == 2 * PARAMS_BYTES + 64 * IMAGE_BYTES + 16
+  assert cost.output_bytes < 1024  # The state takes the old one's place.
+  assert cost.temp_bytes > MIB
+  assert 1e9 < cost.flops < 1e10
+  assert cost.compile_secs > 0
+  assert cost.trace_secs > 0
+  assert not cost.refusal
 
 
 def test_accumulation_costs_as_much_in_less_memory(measured):
@@ -63,9 +63,9 @@ def test_bytes_accessed_tell_the_number_of_passes():
   size = 64 * 1024 * 4
 
   def passes(function):
-    compiled, needs = aot.compile_function(jax.jit(function), x)
+    compiled, cost = aot.compile_function(jax.jit(function), x)
     assert compiled(jnp.ones((64, 1024))).shape[0] == 64
-    return needs.bytes_accessed / size
+    return cost.bytes_accessed / size
 
   assert passes(lambda x: 2 * x + 1) == pytest.approx(2, rel=0.01)
   # Read once for the mean, and once more to use it.
@@ -111,10 +111,10 @@ def test_a_compiler_that_refuses(message, wanted, says, mesh):
     message
   )
   with mock.patch("bit_jax.run.step.make_update_step", return_value=lowered):
-    needs = aot.compile_step(config, mesh)
-  assert needs.argument_bytes == aot.argument_bytes(config, mesh)
-  assert needs.temp_bytes == wanted
-  assert needs.refusal == says
+    cost = aot.compile_step(config, mesh)
+  assert cost.argument_bytes == aot.argument_bytes(config, mesh)
+  assert cost.temp_bytes == wanted
+  assert cost.refusal == says
 
 
 def test_other_errors_of_the_compiler_are_not_hidden(mesh):

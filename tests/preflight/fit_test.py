@@ -7,12 +7,12 @@ MIB = 2**20
 
 
 def make_flight(config, mesh, usable_bytes, temp_bytes=64 * MIB):
-  """A flight whose compiler is asked nothing; `compiled` lists the steps."""
+  """A Preflight with a fake compiler; `compiled` lists the steps it got."""
   compiled = []
 
   def compiler(config, mesh):
     compiled.append((config.parallel.shard_state, config.optim.accum_steps))
-    return aot.Needs(
+    return aot.StepCost(
       argument_bytes=aot.argument_bytes(config, mesh),
       temp_bytes=temp_bytes // config.optim.accum_steps,
     )
@@ -38,7 +38,7 @@ def test_alternatives_depend_on_config_and_devices(mesh, one_device):
     return list(make_flight(config, mesh, MIB)[0].alternatives())
 
   def twice(*overrides):
-    """Then with rematerialization, which comes last and may come alone."""
+    """The expected overrides, then all of them with rematerialization."""
     again = {"model.remat": "unit"}
     return [*overrides, again, *(each | again for each in overrides)]
 
@@ -49,7 +49,7 @@ def test_alternatives_depend_on_config_and_devices(mesh, one_device):
   assert alternatives(sharded, mesh) == twice(two)
   halved = fakes.upstream_config(optim__accum_steps=2)
   assert alternatives(halved, mesh) == twice(shard, four, shard | four)
-  # BatchNorm's statistics are of the whole batch.
+  # BatchNorm needs the statistics of the whole batch, so it cannot be split.
   assert alternatives(fakes.upstream_config(model__norm="bn"), mesh) == twice(
     shard
   )
@@ -61,7 +61,7 @@ def test_the_first_alternative_that_fits_is_found(mesh):
   flight, compiled = make_flight(fakes.upstream_config(), mesh, 20 * MIB)
   told = []
   fitting, tried = flight.find_fitting(told.append)
-  # 64 MiB of temporaries: in four parts 16, and 3.9 MiB of arguments.
+  # 64 MiB of temporaries become 16 in four parts; the arguments are 3.9 MiB.
   assert fitting is tried[-1]
   assert fitting.overrides == {"optim.accum_steps": 4}
   assert compiled == [(True, 1), (False, 2), (True, 2), (False, 4)]
@@ -70,7 +70,8 @@ def test_the_first_alternative_that_fits_is_found(mesh):
 
 
 def test_arguments_alone_too_large_are_not_compiled(mesh):
-  # 3.9 MiB replicated, 1.0 split; accumulation alone cannot help.
+  # The state takes 3.9 MiB replicated and 1.0 sharded, so accumulation alone
+  # cannot help.
   flight, compiled = make_flight(
     fakes.upstream_config(), mesh, 3 * MIB, temp_bytes=MIB
   )

@@ -141,21 +141,21 @@ def held_parts(cache_mb=64, **keys):
   with config.unlocked():
     config.update_from_flattened_dict(keys)
   data = sources.load(make_data("digits"), seed=0)
-  probes = sources.load_probes("digits", "")
-  new_data, new_probes = sources.hold(data, probes, config)
+  fewshot_sets = sources.load_fewshot_sets("digits", "")
+  new_data, new_sets = sources.hold(data, fewshot_sets, config)
   assert new_data.train.fingerprint == data.train.fingerprint
   pairs = {
     "train": (data.train, new_data.train),
     "test": (data.evals["test"], new_data.evals["test"]),
-    "probe train": (probes["digits"].train, new_probes["digits"].train),
-    "probe test": (probes["digits"].test, new_probes["digits"].test),
+    "few-shot train": (fewshot_sets["digits"].train, new_sets["digits"].train),
+    "few-shot test": (fewshot_sets["digits"].test, new_sets["digits"].test),
   }
   return {name for name, (old, new) in pairs.items() if old is not new}
 
 
 def test_what_is_read_more_than_once_is_held():
   assert held_parts() == {"train"}
-  evals = {"test", "probe train", "probe test"}
+  evals = {"test", "few-shot train", "few-shot test"}
   assert held_parts(**{"eval.every_steps": 4}) == {"train", *evals}
   assert held_parts(**{"eval.every_steps": 10}) == {"train"}
   less_than_an_epoch = {"resolved.total_steps": 9, "eval.every_steps": 4}

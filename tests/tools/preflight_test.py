@@ -13,7 +13,7 @@ from tests import fakes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SMALL = "configs/upstream.py:preset=bit_s,model=R14x0.25"
-FACTS = ("--num_examples=1000", "--num_classes=10", "--image_px=32")
+INFO = ("--num_examples=1000", "--num_classes=10", "--image_px=32")
 MIB = 2**20
 PARAMS_BYTES = 4 * 507_674
 IMAGE_BYTES = 32 * 32 * 3 + 8  # With label and index.
@@ -36,9 +36,9 @@ def run(*args):
 
 
 @pytest.fixture(scope="module")
-def needs():
-  """What a compiler might say."""
-  return aot.Needs(
+def cost():
+  """A plausible cost of a step."""
+  return aot.StepCost(
     argument_bytes=5 * MIB,
     temp_bytes=60 * MIB,
     code_bytes=MIB,
@@ -48,9 +48,9 @@ def needs():
   )
 
 
-def test_json_has_the_numbers(capsys, needs):
-  with mock.patch.object(aot, "compile_step", return_value=needs):
-    assert run(*FACTS, "--hbm_gib=1", "--json") == 0
+def test_json_has_the_numbers(capsys, cost):
+  with mock.patch.object(aot, "compile_step", return_value=cost):
+    assert run(*INFO, "--hbm_gib=1", "--json") == 0
   found = json.loads(capsys.readouterr().out)
   expected = {
     "variant": "R14x0.25",
@@ -68,10 +68,10 @@ def test_json_has_the_numbers(capsys, needs):
     "shard_state": False,
     "steps_per_epoch": 62.5,
     "total_steps": 5625,
-    "argument_bytes": needs.argument_bytes,
-    "temp_bytes": needs.temp_bytes,
-    "flops": needs.flops,
-    "bytes_accessed": needs.bytes_accessed,
+    "argument_bytes": cost.argument_bytes,
+    "temp_bytes": cost.temp_bytes,
+    "flops": cost.flops,
+    "bytes_accessed": cost.bytes_accessed,
     "usable_bytes": 2**30,
     "waiting_bytes": 3 * 4 * IMAGE_BYTES,
     "fits": True,
@@ -79,13 +79,13 @@ def test_json_has_the_numbers(capsys, needs):
     "suggestion": None,
   }
   assert {key: found[key] for key in expected} == expected
-  total = needs.total_bytes + expected["waiting_bytes"]
+  total = cost.total_bytes + expected["waiting_bytes"]
   assert found["total_bytes"] == total
   assert found["free_bytes"] == 2**30 - total
 
 
 def test_text_has_the_numbers(capsys):
-  needs = aot.Needs(
+  cost = aot.StepCost(
     argument_bytes=2 * aot.GIB,
     temp_bytes=3 * aot.GIB,
     code_bytes=aot.GIB // 2,
@@ -95,7 +95,7 @@ def test_text_has_the_numbers(capsys):
     estimated_secs=0.0125,
     compile_secs=12.34,
   )
-  with mock.patch.object(aot, "compile_step", return_value=needs):
+  with mock.patch.object(aot, "compile_step", return_value=cost):
     assert run("--hbm_gib=8") == 0
   out = capsys.readouterr().out
   for part in (
@@ -112,14 +112,14 @@ def test_text_has_the_numbers(capsys):
     assert part in out
 
 
-def test_memory_that_is_unknown_is_not_judged(capsys, needs):
-  # The CPU states none.
-  with mock.patch.object(aot, "compile_step", return_value=needs):
-    assert run(*FACTS) == 0
+def test_memory_that_is_unknown_is_not_judged(capsys, cost):
+  # JAX reports no memory limit for a CPU.
+  with mock.patch.object(aot, "compile_step", return_value=cost):
+    assert run(*INFO) == 0
     out = capsys.readouterr().out
-    assert "--hbm_gib= says it" in out
+    assert "give it with --hbm_gib=" in out
     assert "fits" not in out
-    assert run(*FACTS, "--json") == 0
+    assert run(*INFO, "--json") == 0
   assert json.loads(capsys.readouterr().out)["fits"] is None
 
 
@@ -133,7 +133,7 @@ def test_memory_that_is_unknown_is_not_judged(capsys, needs):
     (("--config.input.batch_size=6",), 1, "number of devices, 4"),
     (("--config.loss=l2",), 1, "config.loss='l2'"),
     (("--config.data.name=no_such_set",), 1, "num_examples"),
-    (("--config.resolved.crop_px=3", *FACTS), 2, "config.resolved"),
+    (("--config.resolved.crop_px=3", *INFO), 2, "config.resolved"),
   ],
 )
 def test_bad_input_ends_in_one_line(args, code, message, capsys):
@@ -160,17 +160,17 @@ def test_bad_flags_are_named(arg, capsys):
 # The config.
 
 
-def test_overrides_come_in_any_order(needs):
+def test_overrides_come_in_any_order(cost):
   seen = []
 
   def compiler(config, mesh):
     seen.append(config)
-    return needs
+    return cost
 
   with mock.patch.object(aot, "compile_step", compiler):
     code = preflight.main(
       [
-        *("--config.input.batch_size=8", "--workdir=/nowhere", *FACTS),
+        *("--config.input.batch_size=8", "--workdir=/nowhere", *INFO),
         *(f"--config={SMALL}", "--config.optim.accum_steps", "2"),
       ]
     )
@@ -215,7 +215,7 @@ def test_a_set_that_is_there_is_read(tmp_path):
   assert origin.endswith("num_examples given")
 
 
-def test_given_facts_go_before_published_ones():
+def test_given_dataset_info_overrides_published_info():
   config = fakes.upstream_config(data__name="imagenet2012")
   found, origin = preflight.find_info(config, {"num_classes": 7})
   assert found == DatasetInfo(1_281_167, 7, (375, 500))
@@ -248,10 +248,10 @@ def test_what_was_tried_and_what_fits_is_said(capsys):
   def compiler(config, mesh):
     parts = config.optim.accum_steps
     gib = 4 if config.parallel.shard_state else 5
-    return aot.Needs(gib * aot.GIB // parts)
+    return aot.StepCost(gib * aot.GIB // parts)
 
   with mock.patch.object(aot, "compile_step", compiler):
-    assert run(*FACTS, "--hbm_gib=2.6") == 1
+    assert run(*INFO, "--hbm_gib=2.6") == 1
   captured = capsys.readouterr()
   assert captured.err.startswith(
     "error: the step does not fit: a device needs 5.00 GiB and has 2.60; it "
@@ -268,10 +268,10 @@ def test_what_was_tried_and_what_fits_is_said(capsys):
 def test_two_overrides_are_printed_as_they_are_passed(capsys):
   def compiler(config, mesh):
     both = config.parallel.shard_state and config.optim.accum_steps == 2
-    return aot.Needs((1 if both else 3) * aot.GIB)
+    return aot.StepCost((1 if both else 3) * aot.GIB)
 
   with mock.patch.object(aot, "compile_step", compiler):
-    assert run(*FACTS, "--hbm_gib=2") == 1
+    assert run(*INFO, "--hbm_gib=2") == 1
   captured = capsys.readouterr()
   both = "--config.parallel.shard_state=true --config.optim.accum_steps=2"
   assert f"; it fits with {both}" in captured.err
@@ -280,17 +280,19 @@ def test_two_overrides_are_printed_as_they_are_passed(capsys):
 
 
 def test_a_compiler_that_refuses_without_known_memory(capsys):
-  needs = aot.Needs(MIB, refusal="too large")
-  with mock.patch.object(aot, "compile_step", return_value=needs):
-    assert run(*FACTS) == 1
+  cost = aot.StepCost(MIB, refusal="too large")
+  with mock.patch.object(aot, "compile_step", return_value=cost):
+    assert run(*INFO) == 1
   error = capsys.readouterr().err
   assert "does not fit: the compiler refuses: too large; " in error
   assert error.count("\n") == 1
 
 
 def test_nothing_that_fits(capsys):
-  with mock.patch.object(aot, "compile_step", return_value=aot.Needs(aot.GIB)):
-    assert run(*FACTS, "--hbm_gib=0.5") == 1
+  with mock.patch.object(
+    aot, "compile_step", return_value=aot.StepCost(aot.GIB)
+  ):
+    assert run(*INFO, "--hbm_gib=0.5") == 1
   assert (
     "nothing that keeps the numbers makes it fit; more devices, a smaller "
   ) in capsys.readouterr().err
@@ -298,9 +300,9 @@ def test_nothing_that_fits(capsys):
 
 def test_no_suggestions_compiles_only_what_is_asked(capsys):
   with mock.patch.object(
-    aot, "compile_step", mock.Mock(return_value=aot.Needs(2 * aot.GIB))
+    aot, "compile_step", mock.Mock(return_value=aot.StepCost(2 * aot.GIB))
   ) as compiler:
-    assert run(*FACTS, "--hbm_gib=1", "--no_suggestions", "--json") == 1
+    assert run(*INFO, "--hbm_gib=1", "--no_suggestions", "--json") == 1
   assert compiler.call_count == 1
   captured = capsys.readouterr()
   assert captured.err.startswith("error: the step does not fit: a device needs")
@@ -311,10 +313,10 @@ def test_no_suggestions_compiles_only_what_is_asked(capsys):
 
 def test_json_lists_what_was_tried(capsys):
   def compiler(config, mesh):
-    return aot.Needs((1 if config.parallel.shard_state else 2) * aot.GIB)
+    return aot.StepCost((1 if config.parallel.shard_state else 2) * aot.GIB)
 
   with mock.patch.object(aot, "compile_step", compiler):
-    assert run(*FACTS, "--hbm_gib=1.5", "--json") == 1
+    assert run(*INFO, "--hbm_gib=1.5", "--json") == 1
   captured = capsys.readouterr()
   found = json.loads(captured.out)
   assert found["suggestion"] == {"parallel.shard_state": True}
@@ -357,7 +359,7 @@ def test_too_many_devices_for_the_batch(capsys):
 
 @pytest.mark.usefixtures("libtpu")
 def test_a_step_is_compiled_for_a_topology(capsys):
-  assert run("--topology=v3:2x2", "--json", *FACTS) == 0
+  assert run("--topology=v3:2x2", "--json", *INFO) == 0
   found = json.loads(capsys.readouterr().out)
   assert found["num_devices"] == 8
   assert found["device_kind"] == "TPU v3"

@@ -1,1 +1,1 @@
-"""Finds images that two sets share."""
+"""Finds near-duplicate images in two sets."""

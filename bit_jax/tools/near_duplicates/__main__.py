@@ -1,41 +1,42 @@
-r"""Finds near-duplicates: images of one set that another one holds as well.
+r"""Finds near-duplicates: images of one set that also occur in another.
 
   python -m bit_jax.tools.near_duplicates WEIGHTS --data_dir=DIR \
       --query=cifar10 --query_split=test \
       --index=tiny_imagenet --index_split=train --out=page.html
 
-Upstream images that also stand in a downstream test set make a transfer look
-better than it is; the BiT paper removed them. For every query example, this
-finds the nearest index examples and shows the closest pairs side by side. The
-same set and split for both finds what one set holds twice.
+Upstream images that also occur in a downstream test set make a transfer look
+better than it is; the BiT paper removed them. For every query example the
+command finds the nearest index examples, and it shows the closest pairs side by
+side. With the same set and split for both it finds duplicates within a set.
 
-The distance is 1 - cosine of the features before the head, of whole images: 0
-to 1, as these features are not negative. It depends on nothing but two images
-and the weights. (With small networks, on recompressed, brightened and shrunk
-images, centring or standardizing the features found no more copies of flowers,
-and about as many on CIFAR-10 at 32 px.) Which distance means "the same" differs
-between networks: look at the page first, then choose `--threshold`.
+The distance is 1 - cosine of the features before the head, computed on whole
+images: 0 to 1, as these features are not negative. It depends only on the two
+images and the weights. (With small networks, on recompressed, brightened and
+shrunk images, centring or standardizing the features found no more copies of
+flowers, and about as many on CIFAR-10 at 32 px.) Which distance means "the
+same" differs between networks: look at the page first, then choose
+`--threshold`.
 
-`--json=pairs.json` lists the pairs of the page, with a threshold all pairs up
-to it: [{"query": 5, "index": 17, "distance": 0.01, "identical": false}, ...].
-These are numbers of examples in their splits (`query_file` and `index_file` in
-`folder:` sets); `identical` says that no pixel differs. To evaluate without the
-duplicates:
+`--json=pairs.json` lists the pairs of the page or, with a threshold, all pairs
+up to it: [{"query": 5, "index": 17, "distance": 0.01, "identical": false}, ...]
+`query` and `index` number the examples of their splits; `folder:` sets add
+`query_file` and `index_file`. `identical` is true if no pixel differs. To
+evaluate without the duplicates:
 
   drop = {pair["query"] for pair in json.load(open("pairs.json"))}
   test = datasets.load("cifar10", "test", data_dir=DIR)
   keep = [i for i in range(len(test)) if i not in drop]
   clean = subset.take(test, keep, "cifar10 test, without duplicates")
 
-To train without them, drop `index` numbers; `--neighbours=10` finds more copies
-of one image. Within one set query < index, and dropping `index` leaves one of
-each.
+To train without them, drop the `index` numbers; `--neighbours=10` finds more
+copies of one image. Within one set query < index, so dropping `index` keeps one
+image of each pair.
 
-Memory: the query's features are held, 4 bytes each (8 kB an example for R50x1),
-on the host and, split, on the devices; the index is streamed, whatever its
-size. Let the larger set be the index. Features of both are kept in the user's
-cache folder, 8 GiB of them in all, so that the same sets are searched again in
-seconds; `--no_cache` does without.
+Memory: the features of the query, float32 (8 kB per example for R50x1), stay in
+host memory and are split over the devices. The index is streamed, whatever its
+size, so let the larger set be the index. The features of both are cached in the
+user's cache folder, up to 8 GiB in all, so that the same sets are searched
+again in seconds; `--no_cache` turns that off.
 """
 
 import argparse
@@ -68,7 +69,7 @@ _PROGRESS_SECS = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-  """Examples without their labels, of which there may be none."""
+  """Examples with label 0 in place of their own, which may be missing."""
 
   examples: Examples
 
@@ -103,13 +104,27 @@ def _search(
   *,
   keep: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns what `neighbours.search` does, of two sources."""
+  """Searches the nearest index examples of all query examples.
+
+  Args:
+    loaded: Weights from `weights.load`.
+    query: The examples whose neighbours are searched.
+    index: The examples to search in.
+    preprocess: Applied to both.
+    count: Neighbours of each query example.
+    within: The query is the index.
+    keep: Caches the features in the user's cache folder.
+
+  Returns:
+    (distances float32[Q, k], numbers int32[Q, k]), as `neighbours.search`.
+  """
   mesh = sharding.make_mesh()
   model, variables = inference.network(loaded)
   step = inference.make_feature_step(model, mesh)
   prepare = functools.cache(lambda: step.prepare(variables))
   kept = feature_cache.of(loaded, mesh) if keep else None
-  # One size for both: one compiled step, and equal pixels give equal features.
+  # One batch size for both sets compiles one step, and with one step equal
+  # pixels give equal features.
   batch_size = inference.default_batch_size(max(len(query), len(index)), mesh)
   shape = batch_size, loaded.params["head"]["kernel"].shape[0]
 
@@ -125,7 +140,7 @@ def _search(
       cache=kept,
     )
     for block in _with_progress(rows, len(source), source.name):
-      # All of one size, for which one function is compiled.
+      # A last block of another size would compile another function.
       yield neighbours.normalize(np.resize(block["features"], shape))
 
   held = np.empty((len(query), shape[1]), "f")
@@ -150,7 +165,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> str:
-  """Writes what the command is asked for; returns a line about it."""
+  """Writes the page and the list of pairs; returns a summary line."""
   _check_numbers(args)
   page.check_writable(args.out, args.json)
   opened = {
@@ -165,12 +180,12 @@ def _run(args: argparse.Namespace) -> str:
   if within and len(query) < 2:
     raise InputError(f"{query.name}: one example has no neighbours")
   loaded = weights.load(args.weights)
-  # With these all images may well have the same features.
+  # With inf or nan in the weights all images could have the same features.
   if not all(np.isfinite(x).all() for x in jax.tree.leaves(loaded.params)):
     raise InputError(f"weights {args.weights}: there is inf or nan in them")
   crop_px = args.crop_px or loaded.preprocess.get("crop_px", 0)
   crop_px = crop_px or max(query.native_px, index.native_px) or 224
-  # Not a central crop: images may well differ outside of it.
+  # A central crop would hide differences outside of it.
   whole = Preprocess("none", crop_px)
   distances, numbers = _search(
     *(loaded, query, index, whole, args.neighbours, within),
@@ -200,20 +215,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     allow_abbrev=False,
   )
   add = parser.add_argument
-  add("weights", metavar="WEIGHTS", help="what weights.load takes")
-  add("--query", required=True, metavar="SET", help="looked for")
-  add("--query_split", default="test", metavar="SPLIT", help="%(default)s")
-  add("--index", required=True, metavar="SET", help="looked in")
-  add("--index_split", default="train", metavar="SPLIT", help="%(default)s")
-  add("--data_dir", default="", metavar="DIR", help="where TFDS sets are")
-  add("--out", required=True, metavar="FILE", help="the HTML page to write")
-  add("--json", default="", metavar="FILE", help="the list of pairs to write")
-  add("--no_cache", action="store_true", help="neither read nor keep features")
-  add("--threshold", type=float, help="take pairs up to this distance")
-  add("--neighbours", type=int, default=1, help="of an example; %(default)s")
-  add("--max_pairs", type=int, default=200, help="on the page; %(default)s")
-  sizes = "side of the images; that of the weights, else of the set, else 224"
-  add("--crop_px", type=int, help=sizes)
+  add("weights", metavar="WEIGHTS", help="anything that weights.load reads")
+  add("--query", required=True, metavar="SET", help="set to look for")
+  add(
+    "--query_split",
+    default="test",
+    metavar="SPLIT",
+    help="its split (default: %(default)s)",
+  )
+  add("--index", required=True, metavar="SET", help="set to search in")
+  add(
+    "--index_split",
+    default="train",
+    metavar="SPLIT",
+    help="its split (default: %(default)s)",
+  )
+  add("--data_dir", default="", metavar="DIR", help="folder of the TFDS sets")
+  add("--out", required=True, metavar="FILE", help="HTML page to write")
+  add("--json", default="", metavar="FILE", help="list of pairs to write")
+  add("--no_cache", action="store_true", help="do not cache features")
+  add(
+    "--threshold",
+    type=float,
+    help="largest distance of a pair, 0 to 1 (default: the closest pairs)",
+  )
+  add(
+    "--neighbours",
+    type=int,
+    default=1,
+    help="neighbours found for each query example (default: %(default)s)",
+  )
+  add(
+    "--max_pairs",
+    type=int,
+    default=200,
+    help="most pairs on the page (default: %(default)s)",
+  )
+  add(
+    "--crop_px",
+    type=int,
+    help="side of the network's input (default: that of the weights, else of "
+    "the set, else 224)",
+  )
   args = parser.parse_args(argv)
   cache.enable_compilation_cache()
   return exit_status(lambda: print(_run(args)))

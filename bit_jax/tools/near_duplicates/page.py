@@ -1,4 +1,4 @@
-"""What `near_duplicates` found: chosen, listed as JSON, shown side by side."""
+"""Selects near-duplicate pairs; writes them as a JSON list and an HTML page."""
 
 import functools
 import html
@@ -16,7 +16,8 @@ from bit_jax.report import page
 from bit_jax.storage import files
 
 _DISTANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-# Equal pixels give equal features; rounding leaves them closer than this.
+# Equal pixels give equal features up to rounding, which stays below this
+# distance; only such pairs need their pixels compared.
 _IDENTICAL = 1e-4
 
 _STYLE = """
@@ -29,14 +30,19 @@ _STYLE = """
 
 
 def check_writable(page_file: str, json_file: str) -> None:
-  """Raises InputError unless the files, or '', can be written, and differ.
+  """Raises InputError unless both files can be written and differ.
 
-  Their folders are made if missing.
+  Creates their folders if missing.
+
+  Args:
+    page_file: The HTML page.
+    json_file: The list of pairs; '' for none.
   """
   paths = [Path(file) for file in (page_file, json_file) if file]
   for path in paths:
     try:
-      if path.exists() and not path.is_file():  # A device would be replaced.
+      # Writing replaces the file, which must not happen to a device.
+      if path.exists() and not path.is_file():
         raise InputError(f"{path}: cannot be written: it is no file")
       path.parent.mkdir(parents=True, exist_ok=True)
       if path.exists():
@@ -56,14 +62,15 @@ def closest_pairs(
   threshold: float | None,
   max_pairs: int,
 ) -> list[tuple[int, int, float]]:
-  """Returns (query, index, distance) of pairs by rising distance.
+  """Returns (query, index, distance) triples in order of distance.
 
   Args:
-    distances: [Q, k] to the nearest index examples of each query example.
-    numbers: [Q, k] of those.
-    within: the query is the index; each pair comes once, query < index.
-    threshold: all pairs up to this distance; None: the `max_pairs` closest.
-    max_pairs: without a threshold.
+    distances: float32[Q, k], distances of the nearest index examples of each
+      query example.
+    numbers: int32[Q, k], numbers of these index examples.
+    within: The query is the index. Each pair comes once, with query < index.
+    threshold: Largest distance of a pair; None selects the closest pairs.
+    max_pairs: Most pairs to return without a threshold.
   """
   first = np.repeat(np.arange(len(numbers)), numbers.shape[1])
   second, far = numbers.ravel(), distances.ravel()
@@ -81,7 +88,7 @@ def closest_pairs(
 
 
 class _Example:
-  """An example as the page and the list show it."""
+  """The number, label, file and pixels of an example, for page and list."""
 
   def __init__(self, source: Source, number: int):
     example = source.examples[number]
@@ -95,7 +102,7 @@ class _Example:
 
   @functools.cached_property
   def pixels(self) -> np.ndarray:
-    """uint8[H, W, 3], RGB."""
+    """The image as uint8[H, W, 3] in RGB."""
     if isinstance(self._image, np.ndarray):
       return self._image
     return decode.decode(self._image, self._name)
@@ -114,25 +121,25 @@ def write(
   max_pairs: int,
   note: str,
 ) -> str:
-  """Writes page and list.
+  """Writes the page and the list of pairs.
 
   Args:
-    page_file: the page.
-    json_file: the list; '': none.
-    query: the examples whose neighbours were found.
-    index: the examples that are neighbours.
-    distances: see `closest_pairs`.
-    numbers: likewise.
-    within: likewise.
-    threshold: likewise.
-    max_pairs: likewise; the page shows no more.
-    note: how the distances were measured.
+    page_file: The HTML page.
+    json_file: The JSON list; '' for none.
+    query: The examples whose neighbours were searched.
+    index: The examples that were searched.
+    distances: float32[Q, k], distances of the nearest index examples.
+    numbers: int32[Q, k], numbers of these index examples.
+    within: The query is the index.
+    threshold: Largest distance of a pair; None selects the closest pairs.
+    max_pairs: Most pairs on the page, and without a threshold in the list.
+    note: A sentence on how the distances were computed, for the page.
 
   Returns:
-    A line that says what was found and written.
+    A summary line.
 
   Raises:
-    InputError: a file cannot be written, or an image not be read.
+    InputError: A file cannot be written, or an image cannot be read.
   """
   pairs = closest_pairs(
     distances,
@@ -190,7 +197,8 @@ def write(
     "</div>",
   ]
   page.write(page_file, f"Near-duplicates {sets}", body, _STYLE)
-  # Of the closest pairs, however far they are, the share would say nothing.
+  # Without a threshold the largest distance is arbitrary, and so would be the
+  # share of query examples below it.
   meaning = "choose a --threshold to know how many examples are affected"
   if threshold is not None:
     share = shares[limit] / len(query)

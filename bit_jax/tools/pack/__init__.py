@@ -1,1 +1,1 @@
-"""Packs image archives into TFDS sets."""
+"""Packs folders or tars of images into a TFDS set."""

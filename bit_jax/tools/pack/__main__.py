@@ -4,28 +4,32 @@
       [--version=1.0.0] [--class_list=wnids.txt] [--labels=labels.csv]
 
 For sets that TFDS does not build. Millions of small files become a few hundred
-large ones, which are read in any order and copied in one go:
-`dataset=NAME,data_dir=DIR` then means this set.
+large ones, which allow random access and are quick to copy. Afterwards
+`dataset=NAME,data_dir=DIR` names this set.
 
-SRC is a folder of class folders, as `folder:` data sets are, or a folder of tar
-files, one a class, as ImageNet comes (n01440764.tar, uncompressed; they are not
-unpacked). Either may stand in train, val and test folders, which become the
-splits. For sets with several labels an image, `--labels=FILE` has a line
-`path/in/SRC.jpg,name1;name2` for each image, and folders mean nothing.
+SRC is a folder of class folders, as for `folder:` data sets, or a folder of
+uncompressed tar files, one per class, as ImageNet is distributed
+(n01440764.tar); the tars are read without unpacking. Either may be divided into
+train, val and test folders, which become the splits. For sets with several
+labels per image, `--labels=FILE` has a line `path/in/SRC.jpg,name1;name2` for
+each image; the folders then have no meaning.
 
-Classes are numbered in the order of their names, or as `--class_list` has them,
-one a line. Then the classes in SRC must be these; `--allow_missing` lets some
-have no images, so that a part of a set keeps the outputs of the whole.
+Classes are numbered in alphabetical order, or in the order of `--class_list`, a
+file with one name per line. The classes in SRC must then be those of the list;
+`--allow_missing` accepts classes without images, so that a part of a set keeps
+the outputs of the whole.
 
-Images are stored as the bytes they are, with a `label` and a `file_name`. Each
-header is read, and what ends too early is decoded; an image that cannot be used
-is an error, or with `--skip_bad` left out and listed in skipped.txt.
+Images are stored unchanged, with a `label` and a `file_name`. The header of
+each image is read, and an image that lacks its end marker is decoded as a
+check. An image that cannot be used is an error; with `--skip_bad` it is left
+out and listed in skipped.txt.
 
-The order of a split is random but always the same (by a hash of the names), so
-a slice such as train[:98%] is a random subset.
+The order of a split is random but fixed (it follows a hash of the names), so a
+slice such as train[:98%] is a random subset.
 
-DIR/NAME/incomplete.VERSION is renamed to VERSION at the end. If it was stopped,
-the same command goes on after the last file that was finished.
+The set is written to DIR/NAME/incomplete.VERSION, which is renamed to VERSION
+at the end. After an interruption the same command continues after the last
+finished file.
 """
 
 import argparse
@@ -45,7 +49,7 @@ from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import files
 from bit_jax.tools.pack import find, shards
 
-# What `dataset=` means by these is not a set in DIR.
+# With these names `dataset=` refers to built-in kinds of data sets.
 _TAKEN = ("glyphs", "digits", "folder")
 
 
@@ -65,20 +69,23 @@ def pack(
   """Packs the images of SRC as DIR/NAME/VERSION.
 
   Args:
-    src: a folder, see `pack_find.find`; nothing is written to it.
-    name: of the set; letters, digits and _.
-    data_dir: a local folder, made if it is not there.
-    version: three numbers.
-    split: see `pack_find.find`, as the next three.
-    class_list: file of class names.
-    labels: file of images and their classes.
-    allow_missing: classes of class_list need not have images.
-    skip_bad: leave out images that cannot be used, and list them.
-    shard_mib: size of a file of examples, about.
+    src: A folder of class folders or class tars, as `find.find` describes;
+      never written to.
+    name: Name of the set: letters, digits and _, beginning with a letter.
+    data_dir: A local folder, created if missing.
+    version: Three numbers, e.g. 1.0.0.
+    split: Name of the only split of a folder without split folders; '' for
+      train.
+    class_list: A file with the class names in order; '' for sorted names.
+    labels: A CSV file of image names and their classes; '' for class folders.
+    allow_missing: Accepts classes of class_list that have no images.
+    skip_bad: Leaves out images that cannot be used, and lists them in
+      skipped.txt.
+    shard_mib: Approximate size of a shard in MiB.
 
   Raises:
-    InputError: for an argument or an image that cannot be used, and if DIR
-      cannot be written.
+    InputError: An argument or an image cannot be used, or DIR cannot be
+      written.
   """
   started = time.monotonic()
   target = _target(src, name, data_dir, version, split)
@@ -119,7 +126,7 @@ def pack(
 def _target(
   src: str, name: str, data_dir: str, version: str, split: str
 ) -> pathlib.Path:
-  """Returns DIR/NAME/VERSION; raises InputError unless it can be made."""
+  """Returns DIR/NAME/VERSION; raises InputError if it cannot be created."""
   word = r"[A-Za-z][A-Za-z0-9_]*"
   for flag, value, pattern, expected in (
     ("--name", name, word, "letters, digits and _, a letter first"),
@@ -149,7 +156,7 @@ def _target(
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path:
-  """Returns the path, or what is there of it."""
+  """Returns the path if it exists, else its closest existing parent."""
   return next(p for p in (path, *path.parents) if p.exists())
 
 
@@ -171,7 +178,7 @@ def _features(class_names: Sequence[str], multi_label: bool) -> Any:
   return tfds.features.FeaturesDict(
     {
       "file_name": tfds.features.Text(),
-      # No encoding: the bytes say what they are.
+      # Without an encoding TFDS stores the bytes of any format as they are.
       "image": tfds.features.Image(shape=(None, None, 3)),
       "label": tfds.features.Sequence(label) if multi_label else label,
     }
@@ -186,7 +193,7 @@ def _write_metadata(
   done: Mapping[str, Any],
   features: Any,
 ) -> None:
-  """Writes what makes TFDS read the shards as a set."""
+  """Writes the metadata with which TFDS reads the shards as a set."""
   import tensorflow_datasets as tfds
 
   template = tfds.core.ShardedFileTemplate(
@@ -245,18 +252,40 @@ def main(argv: list[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("src", metavar="SRC")
-  parser.add_argument("--name", required=True)
-  parser.add_argument("--data_dir", metavar="DIR", required=True)
-  parser.add_argument("--version", default="1.0.0")
-  parser.add_argument(
-    "--split", default="", help="of a SRC without split folders (train)"
+  add = parser.add_argument
+  add("src", metavar="SRC", help="folder of class folders or class tars")
+  add("--name", required=True, help="name of the set")
+  add("--data_dir", metavar="DIR", required=True, help="folder of TFDS sets")
+  add("--version", default="1.0.0", help="three numbers (default: 1.0.0)")
+  add(
+    "--split",
+    default="",
+    help="name of the only split if SRC has no split folders (default: train)",
   )
-  parser.add_argument("--class_list", metavar="FILE", default="")
-  parser.add_argument("--labels", metavar="FILE", default="")
-  parser.add_argument("--allow_missing", action="store_true")
-  parser.add_argument("--skip_bad", action="store_true")
-  parser.add_argument("--shard_mib", type=_positive, default=256.0)
+  add(
+    "--class_list",
+    metavar="FILE",
+    default="",
+    help="class names in order, one per line",
+  )
+  add(
+    "--labels",
+    metavar="FILE",
+    default="",
+    help="CSV file with a line IMAGE,CLASS;CLASS for each image",
+  )
+  add(
+    "--allow_missing",
+    action="store_true",
+    help="accept classes of --class_list without images",
+  )
+  add("--skip_bad", action="store_true", help="leave out unusable images")
+  add(
+    "--shard_mib",
+    type=_positive,
+    default=256.0,
+    help="approximate size of a file in MiB (default: 256)",
+  )
   args = parser.parse_args(argv)
   if args.allow_missing and not args.class_list:
     parser.error("--allow_missing needs a --class_list")

@@ -1,4 +1,4 @@
-"""Finds what `pack` packs: class folders, class tars, or a list of labels."""
+"""Finds the images to pack in class folders, class tars or a list of labels."""
 
 import collections
 import csv
@@ -31,16 +31,17 @@ def find(
   """Finds the images of SRC.
 
   Args:
-    src: a folder of class folders or class tars, or train, val and test folders
-      of these; with `labels`, of images.
-    split: the name of the only split of a folder without split folders; '':
+    src: A folder of class folders or class tars, possibly divided into train,
+      val and test folders. With `labels`, a folder of images.
+    split: Name of the only split of a folder without split folders; '' for
       train.
-    class_list: a file with the class names in order; '': sorted names.
-    labels: a CSV file of image names, relative to src, and their classes.
-    allow_missing: classes of `class_list` need not have images.
+    class_list: A file with the class names in order; '' for sorted names.
+    labels: A CSV file of image names, relative to src, and their classes; ''
+      for class folders or tars.
+    allow_missing: Accepts classes of `class_list` that have no images.
 
   Returns:
-    The class names, and the images of each split.
+    (class names, {split: images}).
 
   Raises:
     InputError: src, class_list or labels cannot be used.
@@ -68,14 +69,14 @@ def find(
     names = tuple(wanted or sorted(found))
     splits = _find_classes(root, paths, names, allow_missing)
   for name in names:
-    # TFDS keeps the names one a line, and strips them.
+    # TFDS stores the names in a file, one per line, and strips them on reading.
     if name != name.strip() or len(name.splitlines()) != 1 or _undecoded(name):
       raise InputError(f"{src}: {name!r} cannot be the name of a class")
   return names, splits
 
 
 def _split_folders(root: str, split: str) -> dict[str, str]:
-  """Returns the folder of each split; `split` may name the only one."""
+  """Returns {split: folder}; `split` names the only one, '' for train."""
   found = image_files.split_folders(root, _LAYOUT)
   if split and found:
     raise InputError(
@@ -86,7 +87,7 @@ def _split_folders(root: str, split: str) -> dict[str, str]:
 
 
 def _class_paths(folder: str) -> dict[str, str]:
-  """Returns the folder or tar of each class."""
+  """Returns {class name: path of its folder or tar}."""
   found = {}
   for entry in image_files.entries(folder):
     name, extension = os.path.splitext(entry.name)
@@ -111,7 +112,17 @@ def _find_classes(
   names: Sequence[str],
   allow_missing: bool,
 ) -> dict[str, Images]:
-  """Returns the images of each split, given the path of each of its classes."""
+  """Finds the images of each split.
+
+  Args:
+    root: The folder that image names are relative to.
+    paths: {split: {class name: path of its folder or tar}}.
+    names: The class names in order.
+    allow_missing: Accepts classes without images.
+
+  Returns:
+    {split: images}.
+  """
   first = next(iter(paths))
   if len(names) < 2:
     raise InputError(
@@ -152,7 +163,7 @@ def _add_class(images: Images, path: str, label: int) -> None:
       for member in tar:
         name = os.path.normpath(member.name)
         if member.isfile() and image_files.is_image(name):
-          # Of two of one name, unpacking would leave the last.
+          # Of two members with one name the last one counts, as in unpacking.
           members[name] = (len(images.tars), member.offset_data, member.size)
   except (tarfile.TarError, OSError) as e:
     raise InputError(
@@ -203,7 +214,11 @@ def _find_labelled(
 
 
 def _read_labels(path: str) -> dict[str, tuple[str, ...]]:
-  """Reads lines of `relative/path.jpg,name1;name2`; there may be no names."""
+  """Reads a CSV file with lines `relative/path.jpg,name1;name2`.
+
+  Returns:
+    {image name: class names}; an image may have no classes.
+  """
   rows = {}
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:

@@ -1,4 +1,4 @@
-"""The images that `pack` packs: where they are, and whether they are whole."""
+"""The images to pack: their places in folders and tars, reading and checks."""
 
 import array
 import dataclasses
@@ -11,21 +11,24 @@ from typing import Any
 from bit_jax.data import decode
 from bit_jax.errors import InputError, one_line
 
-# Of JPEG and PNG.
+# The last bytes of a complete JPEG and PNG file.
 _ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")
 
 
 @dataclasses.dataclass
 class Images:
-  """The images of one split, in columns: ImageNet-21k has 14 million.
+  """The images of one split, stored by column to save memory.
+
+  ImageNet-21k has 14 million images.
 
   Attributes:
-    root: the folder that names are relative to.
-    names: of the image files; in a tar, as if it were unpacked where it is.
-    labels: of each image, a class id or (multi-label sets) a tuple of them.
-    tars: paths of tar files.
-    places: three numbers an image: which of `tars` it is in, and its offset and
-      size there; -1, 0, 0 for a file of its own.
+    root: The folder that names are relative to.
+    names: File names of the images. An image in a tar has the name that it
+      would have if the tar were unpacked next to itself.
+    labels: Class id of each image, or a tuple of them in multi-label sets.
+    tars: Paths of the tar files.
+    places: Three numbers per image: the index of its tar in `tars`, and its
+      offset and size there in bytes; -1, 0, 0 for a separate file.
   """
 
   root: str
@@ -46,13 +49,17 @@ class Images:
     self.places.extend(place)
 
   def where(self, index: int) -> str:
-    """Returns what an image is called in a message."""
+    """Returns the path of an image, for messages."""
     tar = self.places[3 * index]
     name = self.names[index]
     return f"{self.tars[tar]} ({name})" if tar >= 0 else self._path(index)
 
   def num_bytes(self, index: int) -> int:
-    """Returns the size of an image's file; raises InputError if it is gone."""
+    """Returns the size of an image's file in bytes.
+
+    Raises:
+      InputError: The file is missing.
+    """
     tar, _, size = self.places[3 * index : 3 * index + 3]
     try:
       return size if tar >= 0 else os.stat(self._path(index)).st_size
@@ -60,7 +67,11 @@ class Images:
       raise InputError(f"{self._path(index)}: {e.strerror}") from e
 
   def read(self, index: int) -> bytes:
-    """Returns an image's file; raises InputError if it cannot be read."""
+    """Returns the bytes of an image's file.
+
+    Raises:
+      InputError: The file cannot be read.
+    """
     tar, offset, size = self.places[3 * index : 3 * index + 3]
     path = self.tars[tar] if tar >= 0 else self._path(index)
     try:
@@ -77,16 +88,16 @@ class Images:
 
 
 def checked(data: bytes, name: str) -> bytes:
-  """Returns the bytes of an image after a look at its header and its end.
+  """Checks an image's header and end; returns its bytes, uncompressed.
 
-  A few of ImageNet-21k's JPEG files are compressed with gzip; that is undone.
+  A few JPEG files of ImageNet-21k are compressed with gzip.
 
   Args:
-    data: a file.
-    name: what the image is called in an error message.
+    data: Content of the file.
+    name: Name of the image for error messages.
 
   Raises:
-    InputError: it is no image that can be decoded.
+    InputError: The file is not an image that can be decoded.
   """
   if data.startswith(b"\x1f\x8b"):
     try:
@@ -96,7 +107,8 @@ def checked(data: bytes, name: str) -> bytes:
   if not data:
     raise InputError(f"{name}: the file is empty")
   decode.image_size(data, name)
-  # In a file that was cut off, the header is fine; but not in WebP.
+  # The header of a truncated file is intact, so a file without its end marker
+  # is decoded. For WebP the check of the header finds truncation.
   if not data.endswith(_ENDS) and not data.startswith(b"RIFF"):
     decode.decode(data, name)
   return data

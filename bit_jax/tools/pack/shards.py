@@ -1,4 +1,4 @@
-"""Writes the images of `pack` as shards, and goes on where it was stopped."""
+"""Writes images as array_record shards; continues after an interruption."""
 
 import concurrent.futures
 import contextlib
@@ -21,11 +21,12 @@ from bit_jax.storage import files
 from bit_jax.tools.pack.images import Images, checked
 
 _PROGRESS_SECS = 5.0
-# Files on a network file system are waited for. Processes would gain little: a
-# JPEG of 150 kB takes 0.4 ms of CPU time (measured), half of it in the kernel.
+# Many threads hide the latency of a network file system. Processes would gain
+# little: a JPEG of 150 kB takes 0.4 ms of CPU time (measured), half of it in
+# the kernel.
 _NUM_THREADS = 32
 _SIZE_SAMPLE = 1000
-# Images are compressed already, and one is read at a time.
+# Images are compressed already, and random access reads one at a time.
 _RECORD_OPTIONS = "group_size:1,uncompressed"
 _MAX_SHARDS = 99_999
 STATE = "pack.json"
@@ -33,7 +34,13 @@ STATE = "pack.json"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """A file of examples: the images of a split it holds, in order."""
+  """A file of examples.
+
+  Attributes:
+    file: Name of the file.
+    split: Name of the split.
+    indices: int64[N], indices of the split's images in the order of the file.
+  """
 
   file: str
   split: str
@@ -42,9 +49,13 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What to write: the shards, their size in bytes, about, and a hash of all.
+  """The shards to write.
 
-  The hash is of everything but the bytes of the images.
+  Attributes:
+    shards: The shards of all splits.
+    num_bytes: Estimated size of all images.
+    fingerprint: A hash of the classes, shards, image names and labels, but not
+      of the bytes of the images.
   """
 
   shards: Sequence[Shard]
@@ -53,7 +64,7 @@ class Plan:
 
 
 class _Progress:
-  """Counts images from several threads and prints a line now and then."""
+  """Counts images of several threads and prints the progress periodically."""
 
   def __init__(self, total: int, done: int):
     self.stopped = threading.Event()
@@ -82,7 +93,7 @@ class _Progress:
 
 
 def _order(images: Images) -> np.ndarray:
-  """Returns int64[N], the images in the order of a hash of their names."""
+  """Returns int64[N], indices of the images in the order of a name hash."""
   hashes = (
     hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
     for name in images.names
@@ -99,13 +110,19 @@ def plan(
 ) -> Plan:
   """Divides the images of each split, in random order, into shards.
 
+  Args:
+    name: Name of the set, for the file names.
+    class_names: The class names in order.
+    splits: {split: images}.
+    shard_mib: Approximate size of a shard in MiB.
+
   Raises:
-    InputError: an image is gone.
+    InputError: An image is missing.
   """
   shards, num_bytes = [], 0
   for split, images in splits.items():
     order = _order(images)
-    # A sample is enough: a shard is a random part of the split.
+    # The order is random, so the first images are a random sample of the sizes.
     sizes = [images.num_bytes(int(i)) for i in order[:_SIZE_SAMPLE]]
     split_bytes = int(np.mean(sizes) * len(images))
     num_bytes += split_bytes
@@ -123,13 +140,17 @@ def plan(
 
 
 def finished(folder: pathlib.Path, plan: Plan) -> dict[str, dict[str, Any]]:
-  """Returns what `write` finished in this folder before it was stopped.
+  """Reads which shards an interrupted `write` finished in a folder.
+
+  Args:
+    folder: The folder of the shards.
+    plan: The plan to continue.
 
   Returns:
-    {file: {"examples": their number, "bytes": their size, "skipped": messages}}
+    {file: {"examples": count, "bytes": size, "skipped": messages}}.
 
   Raises:
-    InputError: that was another plan, or the folder cannot be read.
+    InputError: The folder belongs to another plan or cannot be read.
   """
   path = folder / STATE
   if not path.exists():
@@ -159,17 +180,18 @@ def write(
   """Writes the shards that are not finished yet.
 
   Args:
-    folder: where they are; made if it is not there.
-    plan: from `plan`.
-    splits: what the plan was made of.
-    features: a tfds.features.FeaturesDict of file_name, image and label.
-    skip_bad: leave out images that cannot be used.
+    folder: The folder of the shards; created if missing.
+    plan: The result of `plan` for these splits.
+    splits: {split: images}.
+    features: A tfds.features.FeaturesDict of file_name, image and label.
+    skip_bad: Leaves out images that cannot be used.
 
   Returns:
-    What `finished` does, for all shards.
+    {file: {"examples": count, "bytes": size, "skipped": messages}} for all
+    shards.
 
   Raises:
-    InputError: an image cannot be read or used, or a file cannot be written.
+    InputError: An image cannot be read or used, or a file cannot be written.
   """
   done = finished(folder, plan)
   progress = _Progress(
@@ -228,7 +250,7 @@ def _write_shard(
   skip_bad: bool,
   progress: _Progress,
 ) -> dict[str, Any]:
-  """Writes one file of examples and returns what the state says of it."""
+  """Writes one shard and returns its record for the state file."""
   from array_record.python import (
     array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
   )
@@ -263,7 +285,7 @@ def _write_shard(
           num_bytes += len(example)
         progress.add()
     part.replace(path)
-  # The writer raises RuntimeError, when it is closed.
+  # The writer reports its errors as RuntimeError when it is closed.
   except (RuntimeError, OSError) as e:
     raise InputError(f"{part}: cannot be written ({one_line(e)})") from e
   count = len(indices) - len(skipped)

@@ -11,7 +11,7 @@ from scripts.benchmark import aot as benchmark_aot
 from scripts.benchmark.flags import Case
 
 TINY = Case("train", "R14x0.5", 32, 4, classes=10)
-NEEDS = aot.Needs(
+COST = aot.StepCost(
   100, temp_bytes=200, flops=1e9, bytes_accessed=300.0, estimated_secs=0.01
 )
 
@@ -25,7 +25,7 @@ def stored():
     "case": json.loads(json.dumps(case)),
     "topology": "v3:1x1",
     "compiler": "libtpu 1",
-    "needs": dataclasses.asdict(NEEDS),
+    "needs": dataclasses.asdict(COST),
   }
 
 
@@ -103,11 +103,11 @@ def test_what_no_longer_fits_is_worse(stored):
 
 
 def test_training_and_inference_are_compiled_for_a_mesh(mesh):
-  needs = [
+  costs = [
     benchmark_aot.compile_case(dataclasses.replace(TINY, mode=mode), mesh)
     for mode in ("train", "infer", "max_batch")
   ]
-  train, infer, search = needs
+  train, infer, search = costs
   assert train.bytes_accessed > 2 * infer.bytes_accessed > 0
   # Parameters and momentum against parameters.
   assert train.argument_bytes > 1.9 * infer.argument_bytes

@@ -96,7 +96,7 @@ def test_by_compiler_compares_needs_with_memory(mesh):
 
   def compiler(case, mesh):
     batches.append(case.batch)
-    return aot.Needs(2**20, temp_bytes=case.batch * 2**20)
+    return aot.StepCost(2**20, temp_bytes=case.batch * 2**20)
 
   found = fit.by_compiler(TINY, mesh, [1 / 8, 1.0], compiler)
   limits = {s["memory_gib"]: s["max_batch"] for s in found["subjects"]}
@@ -110,7 +110,7 @@ def test_more_than_a_device_has_is_extrapolated(mesh):
 
   def compiler(case, mesh):
     batches.append(case.batch)
-    return aot.Needs(2**20, temp_bytes=case.batch * 2**20)
+    return aot.StepCost(2**20, temp_bytes=case.batch * 2**20)
 
   with mock.patch.object(aot, "usable_bytes", return_value=2**30):
     (found,) = fit.by_compiler(TINY, mesh, [4.0], compiler)["subjects"]
@@ -123,7 +123,7 @@ def test_more_than_a_device_has_is_extrapolated(mesh):
 def test_smaller_batches_tell_where_the_first_is_too_large(mesh, most, batch):
   def compiler(case, mesh):
     refusal = "no" if case.batch > most else ""
-    return aot.Needs(2**20, temp_bytes=case.batch * 2**20, refusal=refusal)
+    return aot.StepCost(2**20, temp_bytes=case.batch * 2**20, refusal=refusal)
 
   with mock.patch.object(aot, "usable_bytes", return_value=2**30):
     case = dataclasses.replace(TINY, batch=256)

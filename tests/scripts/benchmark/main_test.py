@@ -153,7 +153,7 @@ def test_a_process_that_says_nothing_is_an_error(monkeypatch):
 
 def test_largest_batch_by_the_compiler(monkeypatch, capsys):
   def compile_case(case, mesh):
-    return aot.Needs(0, temp_bytes=case.batch * 2**20)
+    return aot.StepCost(0, temp_bytes=case.batch * 2**20)
 
   monkeypatch.setattr(benchmark_aot, "compile_case", compile_case)
   argv = [*TINY, "--mode=max_batch", "--memory_gib=0.125,1"]
@@ -185,11 +185,11 @@ def test_largest_batch_by_trials(monkeypatch, capsys):
 @pytest.fixture
 def figures(monkeypatch, tmp_path, mesh):
   """A file of two compiled cases; the compiler's answer can be changed."""
-  needs = {"temp_bytes": 1000}
+  cost = {"temp_bytes": 1000}
 
   def compile_case(case, mesh):
-    return aot.Needs(
-      100, flops=1.0, bytes_accessed=1.0, estimated_secs=1.0, **needs
+    return aot.StepCost(
+      100, flops=1.0, bytes_accessed=1.0, estimated_secs=1.0, **cost
     )
 
   def apart(case, args):
@@ -202,23 +202,23 @@ def figures(monkeypatch, tmp_path, mesh):
   path = tmp_path / "figures.json"
   argv = [*TINY, "--aot=v3:1x1", "--dtype=float32,bfloat16"]
   assert benchmark.main([*argv, f"--json={path}"]) == 0
-  return path, needs
+  return path, cost
 
 
 def test_same_figures_pass(figures, capsys):
-  path, needs = figures
+  path, cost = figures
   assert benchmark.main([f"--check={path}"]) == 0
   out = capsys.readouterr().out
   assert "1 of 2: train R14x0.5 float32" in out
   assert "no figure is over 1 % worse" in out
-  needs["temp_bytes"] = 900
+  cost["temp_bytes"] = 900
   assert benchmark.main([f"--check={path}"]) == 0
   assert capsys.readouterr().out.count("better, store it") == 2
 
 
 def test_worse_figures_fail(figures, capsys):
-  path, needs = figures
-  needs["temp_bytes"] = 1020
+  path, cost = figures
+  cost["temp_bytes"] = 1020
   assert benchmark.main([f"--check={path}"]) == 1
   error = capsys.readouterr().err
   assert "R14x0.5 float32 train v3:1x1: temporaries 1000 -> 1020" in error
@@ -227,8 +227,8 @@ def test_worse_figures_fail(figures, capsys):
 
 
 def test_figures_of_another_compiler_are_not_compared(figures, capsys):
-  path, needs = figures
-  needs["temp_bytes"] = 2000
+  path, cost = figures
+  cost["temp_bytes"] = 2000
   stored = json.loads(path.read_text())
   for case in stored["cases"]:
     case["compiler"] = "libtpu 9"

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from scripts.benchmark import mfu as mfu
-from scripts.benchmark import steps as steps
+from scripts.benchmark import mfu, steps
 from scripts.benchmark.flags import Case
 
 

@@ -5,8 +5,7 @@ from unittest import mock
 
 import pytest
 
-from scripts.benchmark import peers as peers
-from scripts.benchmark import steps as steps
+from scripts.benchmark import peers, steps
 from scripts.benchmark.flags import Case
 
 

@@ -3,7 +3,7 @@ import re
 
 from bit_jax.preflight import aot
 from scripts.benchmark import report as report
-from scripts.benchmark import steps as steps
+from scripts.benchmark import steps
 from scripts.benchmark.flags import Case
 
 CASE = dataclasses.asdict(
@@ -92,7 +92,7 @@ def test_memory_says_what_it_is():
 
 
 def test_compiled_cases():
-  needs = aot.Needs(
+  cost = aot.StepCost(
     2**30,
     temp_bytes=2**29,
     bytes_accessed=6.883e9,
@@ -104,14 +104,14 @@ def test_compiled_cases():
     "case": CASE,
     "topology": "v3:16x16",
     "compiler": "libtpu 1",
-    "needs": dataclasses.asdict(needs),
+    "needs": dataclasses.asdict(cost),
     "notes": [],
   }
   text = report.tables([found])
   for part in ("v3:16x16", "6.883", "1.000", "0.500", "190.8", "16.32", "61"):
     assert part in text.splitlines()[1]
   assert "compiled by libtpu 1" in text
-  refused = dataclasses.asdict(dataclasses.replace(needs, refusal="too large"))
+  refused = dataclasses.asdict(dataclasses.replace(cost, refusal="too large"))
   assert "too large" in report.tables([{**found, "needs": refused}])
 
 

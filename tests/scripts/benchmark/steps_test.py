@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from bit_jax.errors import InputError, UsageError
-from scripts.benchmark import mfu as mfu
-from scripts.benchmark import steps as steps
+from scripts.benchmark import mfu, steps
 from scripts.benchmark.flags import Case
 
 TINY = Case("train", "R14x0.5", 32, 4, classes=10)
