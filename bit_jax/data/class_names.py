@@ -1,7 +1,7 @@
-"""Lists of class names in files, and whether a data set has them in order.
+"""Reads lists of class names and checks a data set's classes against them.
 
-Weights know their classes by number alone, so a data set prepared in another
-order gives a network whose outputs mean something else.
+Weights know their classes by number alone: trained on a data set prepared in
+another order, the outputs of a network mean something else.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,17 @@ from bit_jax.errors import InputError, some
 
 
 def read(path: str, key: str) -> tuple[str, ...]:
-  """Reads one name a line.
+  """Reads a file with one class name per line.
 
   Args:
-    path: a UTF-8 text file; empty lines at its end do not count.
-    key: the flag or config key that named it, for messages.
+    path: A UTF-8 text file; empty lines at its end are ignored.
+    key: The flag or config key that names the file, for messages.
+
+  Returns:
+    The names, in the order of the file.
 
   Raises:
-    InputError: the file cannot be read, or has an empty line.
+    InputError: The file cannot be read, or has an empty line.
   """
   try:
     text = epath.Path(path).read_text()
@@ -32,12 +35,15 @@ def read(path: str, key: str) -> tuple[str, ...]:
 
 
 def check(names: Sequence[str], wanted: Sequence[str], what: str) -> None:
-  """Raises InputError unless a data set's classes are the wanted ones in order.
+  """Checks that a data set's classes are those of a list, in the same order.
 
   Args:
-    names: of the data set.
-    wanted: as in the list.
-    what: the two, for the message, e.g. `tiny train and names.txt`.
+    names: Class names of the data set.
+    wanted: Class names of the list.
+    what: Name of both in the message, e.g. `tiny train and names.txt`.
+
+  Raises:
+    InputError: The names or their order differ.
   """
   if tuple(names) == tuple(wanted):
     return

@@ -1,10 +1,11 @@
-"""From example indices to global batches on the devices, with Grain.
+"""Batches of training and evaluation images on the devices, with Grain.
 
-The training stream is the endless concatenation of one permutation per epoch;
-batch t is its positions [t * B, (t + 1) * B), so that resuming needs only the
-step, and sets smaller than a batch need no special care. Host h of n makes the
-rows [h * B / n, (h + 1) * B / n). Every random choice of an example is keyed by
-(seed, epoch, example index): no host, device or thread count changes it.
+The training stream is the endless concatenation of one permutation per epoch.
+Batch t is its positions [t * B, (t + 1) * B), across epoch ends: resuming needs
+only the step, and sets smaller than a batch need no special case. Host h of n
+makes the rows [h * B / n, (h + 1) * B / n) of each batch. Every random choice
+for an example is keyed by (seed, epoch, example index), so that the batches do
+not depend on the number of hosts, devices or threads.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from bit_jax.parallel import sharding
 
 Batch = dict[str, Any]
 
-# Enough rows that handing them to a thread costs nothing beside making them.
+# Rows per task: large enough to hide the cost of scheduling a thread.
 _ROWS_AT_ONCE = 4
 
 
@@ -37,10 +38,18 @@ def _epoch_key(seed: int, epoch: int) -> int:
 
 
 def example_index(position: int, num_examples: int, seed: int) -> int:
-  """Returns which example stands at a position of the training stream.
+  """Returns the index of the example at a position of the training stream.
 
-  Each epoch (num_examples positions) is a permutation that is computed a place
-  at a time: nothing has the size of the data set.
+  Each epoch (num_examples positions) is a permutation of all examples. It is
+  computed one position at a time, so that memory does not grow with the set.
+
+  Args:
+    position: Position in the stream, from 0.
+    num_examples: Number of training examples.
+    seed: Seeds the permutations.
+
+  Returns:
+    An index in [0, num_examples).
   """
   epoch, offset = divmod(position, num_examples)
   if num_examples == 1:
@@ -51,7 +60,13 @@ def example_index(position: int, num_examples: int, seed: int) -> int:
 
 
 def _read(source: Source, index: int) -> tuple[np.ndarray | Encoded, Any]:
-  """Returns the image, maybe still encoded, and the label of an example."""
+  """Returns an example's image, possibly still encoded, and its label.
+
+  The label is np.int32, or uint8[classes] with ones for a multi-label set.
+
+  Raises:
+    InputError: The label is outside the classes.
+  """
   example = source.examples[index]
   image = example["image"]
   if not isinstance(image, np.ndarray):
@@ -71,7 +86,9 @@ def _read(source: Source, index: int) -> tuple[np.ndarray | Encoded, Any]:
 
 
 def _num_cores() -> int:
-  if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+  # A container may allow fewer cores than the machine has. macOS has no
+  # sched_getaffinity.
+  if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
@@ -87,23 +104,26 @@ def _batches(
   mesh: Mesh,
   num_threads: int,
 ) -> Iterator[Iterator[Batch]]:
-  """Gives an iterator of batches start..stop-1, prefetched in threads.
+  """Yields an iterator over batches start to stop - 1, prefetched in threads.
 
-  As a context, so that the threads end with the loop that reads them.
+  It is a context manager so that the threads end with the loop that reads them.
 
   Args:
-    make_row: from a row of the stream of global batches, and where its image
-      goes, uint8[crop_px, crop_px, 3], to its other arrays.
-    crop_px: side of the images.
-    batch_size: global rows of a batch.
-    start: the first batch.
-    stop: one past the last batch.
-    mesh: the batch is split over it.
-    num_threads: that call make_row; 0: one for each core.
+    make_row: Called with a position in the stream of global batches and the
+      uint8[crop_px, crop_px, 3] to write its image to; returns the row's other
+      arrays by name.
+    crop_px: Side of the images in pixels.
+    batch_size: Rows of a global batch.
+    start: The first batch.
+    stop: One past the last batch.
+    mesh: The mesh that batches are split over.
+    num_threads: Threads that call make_row; 0 means one per core.
   """
   rows, host = batch_size // jax.process_count(), jax.process_index()
 
   def make_batch(t):
+    # Rows are written to their place in the batch: stacking them afterwards
+    # would copy every image once more.
     images = np.empty((rows, crop_px, crop_px, 3), np.uint8)
     first = t * batch_size + host * rows
 
@@ -117,19 +137,20 @@ def _batches(
     return {"images": images, **others}
 
   ds = grain.MapDataset.range(start, stop).map(make_batch)
-  # Two at a time: no thread waits for the last rows of a batch.
+  # Two batches are made at a time, so that no thread of the pool is idle while
+  # the last rows of a batch are finished.
   ds = ds.to_iter_dataset(grain.ReadOptions(2, 2))
   ds = ds.map(functools.partial(sharding.to_global, mesh=mesh))
-  # The copy to the device happens in this thread, not in the loop.
+  # The copy to the device happens in the prefetching thread, not in the loop.
   ds = grain.experimental.ThreadPrefetchIterDataset(ds, prefetch_buffer_size=2)
-  # Grain's own threads make whole elements. Making rows of images elements, and
-  # batches of them, would copy every image once more.
+  # Threads of our own make the rows, because Grain's make whole elements. With
+  # rows as elements, Grain would copy every image once more to batch them.
   pool = ThreadPoolExecutor(num_threads or _num_cores(), "rows")
   with pool, contextlib.closing(iter(ds)) as iterator:
     try:
       yield iterator
     finally:
-      # Nothing waits for the rest of the batches that are being made.
+      # Cancel the batches still in preparation.
       pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -144,33 +165,38 @@ def train_batches(
   mesh: Mesh,
   num_threads: int = 0,
 ) -> contextlib.AbstractContextManager[Iterator[Batch]]:
-  """Gives the batches of steps start_step .. total_steps - 1.
+  """Returns a context manager over the training batches of the next steps.
 
-  Use it as `with train_batches(...) as batches: for batch in batches`.
+  These are steps start_step to total_steps - 1. Use it as
+  `with train_batches(...) as batches: for batch in batches`.
 
   Args:
-    source: the training examples.
-    preprocess: applied to each image with a generator of its own.
-    batch_size: global; a multiple of the number of devices.
-    seed: of order and augmentation.
-    start_step: finished updates.
-    total_steps: of the whole run.
-    mesh: the batch is split over it.
-    num_threads: that decode; 0: one for each core.
+    source: The training examples.
+    preprocess: Applied to each image, with a random generator per example.
+    batch_size: Rows of a global batch; a multiple of the number of devices.
+    seed: Seeds shuffling and augmentation.
+    start_step: Number of finished updates.
+    total_steps: Number of updates of the whole run.
+    mesh: The mesh that batches are split over.
+    num_threads: Decoding threads; 0 means one per core.
 
   Returns:
-    A context with an iterator of dicts of global arrays: `images`
-    uint8[B, crop_px, crop_px, 3]; `labels` int32[B], or uint8[B, classes] with
-    ones for multi-label sets; `index` int32[B], the example's place in source.
+    A context manager that yields an iterator of dicts of global arrays:
+    `images` uint8[B, crop_px, crop_px, 3]; `labels` int32[B], or
+    uint8[B, classes] with ones for multi-label sets; `index` int32[B], the
+    index of the example in source.
 
   Raises:
-    InputError: an image cannot be decoded or a label is out of range; the
-      message names the file or the example.
+    InputError: An image cannot be decoded or a label is out of range; raised by
+      the iterator, with a message that names the file or the example.
   """
 
   def make_row(position, out):
     index = example_index(position, len(source), seed)
     epoch = position // len(source)
+    # The generator is a function of (seed, epoch, index), whichever host or
+    # thread makes the row. An index of less than 2**40 leaves the epoch its own
+    # bits of the key.
     key = np.array([seed, (epoch << 40) | index], np.uint64)
     rng = np.random.Generator(np.random.Philox(key=key))
     image, label = _read(source, index)
@@ -196,25 +222,30 @@ def eval_batches(
   mesh: Mesh,
   num_threads: int = 0,
 ) -> contextlib.AbstractContextManager[Iterator[Batch]]:
-  """Gives every example of a source once, in order.
+  """Returns a context manager over batches of all examples, in order.
 
   Args:
-    source: the examples.
-    preprocess: a deterministic one.
-    batch_size: global; a multiple of the number of devices.
-    mesh: the batch is split over it.
-    num_threads: that decode; 0: one for each core.
+    source: The examples; each is in one batch.
+    preprocess: Applied to each image; must not need a random generator.
+    batch_size: Rows of a global batch; a multiple of the number of devices.
+    mesh: The mesh that batches are split over.
+    num_threads: Decoding threads; 0 means one per core.
 
   Returns:
-    A context with an iterator of dicts like those of `train_batches` plus
-    `mask` float32[B]: 1 for examples, 0 for the rows that fill the last batch
-    up. Every host gets equally many.
+    A context manager that yields an iterator of dicts like those of
+    `train_batches`, with `mask` float32[B]: 1 for examples, 0 for the rows that
+    pad the last batch. All hosts get the same number of batches.
+
+  Raises:
+    InputError: An image cannot be decoded or a label is out of range; raised by
+      the iterator, with a message that names the file or the example.
   """
   num_examples = len(source)
 
   def make_row(position, out):
     real = position < num_examples
-    # Padding repeats the last example: a valid image, masked out.
+    # Padding repeats the last example, so that it is a valid image; the mask
+    # leaves it out of the results.
     index = min(position, num_examples - 1)
     image, label = _read(source, index)
     preprocess(image, out=out)

@@ -1,9 +1,10 @@
-"""Pure image functions on NumPy arrays, and the named ways to combine them.
+"""Resizing, cropping and flipping of images, and the recipes' combinations.
 
-Images are uint8[H, W, 3] RGB in and out; the device scales them to [-1, 1]. An
-encoded image may go in instead, so that what a crop throws away is not decoded.
-Resizing is bilinear with half-pixel centres and without antialiasing, as in the
-official code, which matters when images shrink a lot.
+Images are NumPy arrays uint8[H, W, 3], RGB, in and out; the device scales them
+to [-1, 1]. Where a crop may discard pixels, an encoded image is accepted too,
+so that these are not decoded. Resizing is bilinear with half-pixel centres and
+without antialiasing, as in the official code, which matters when images shrink
+a lot.
 """
 
 import dataclasses
@@ -14,12 +15,12 @@ import numpy as np
 
 from bit_jax.data.decode import Encoded
 
-# Threads come from Grain; OpenCV's own would fight with them for the cores.
+# The pipeline's threads already use all cores; OpenCV's own would compete.
 cv2.setNumThreads(0)
 
 
 def resize(image: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
-  """Resizes without keeping the aspect ratio."""
+  """Resizes to height_px x width_px, without keeping the aspect ratio."""
   if image.shape[:2] == (height_px, width_px):
     return image
   return cv2.resize(
@@ -37,7 +38,7 @@ def resize_short_side(image: np.ndarray, px: int) -> np.ndarray:
 
 
 def central_crop(image: np.ndarray, px: int) -> np.ndarray:
-  """Cuts the central px x px square out."""
+  """Returns the central px x px square; the image must be at least as large."""
   top, left = (image.shape[0] - px) // 2, (image.shape[1] - px) // 2
   return image[top : top + px, left : left + px]
 
@@ -45,7 +46,7 @@ def central_crop(image: np.ndarray, px: int) -> np.ndarray:
 def random_crop(
   image: np.ndarray, px: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Cuts a px x px square out, each position equally likely."""
+  """Returns a random px x px square; all positions are equally likely."""
   top = rng.integers(image.shape[0] - px + 1)
   left = rng.integers(image.shape[1] - px + 1)
   return image[top : top + px, left : left + px]
@@ -59,10 +60,21 @@ def inception_box(
   area: tuple[float, float] = (0.05, 1.0),
   ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-  """Draws (top, left, height, width) of an inception crop (1409.4842).
+  """Draws the box of an inception crop (arXiv 1409.4842).
 
-  Area is uniform, aspect ratio log-uniform; after ten draws that do not fit,
-  the whole image is taken. Paper section 3.3: area 5-100 %, ratio 3/4-4/3.
+  The area is uniform and the aspect ratio log-uniform; after ten draws that do
+  not fit, the box is the whole image. Paper section 3.3: area 5-100 %, ratio
+  3/4-4/3.
+
+  Args:
+    height: Height of the image in pixels.
+    width: Width of the image in pixels.
+    rng: Source of the random numbers.
+    area: Range of the box's share of the image's area.
+    ratio: Range of the box's width / height.
+
+  Returns:
+    (top, left, height, width) of the box in pixels.
   """
   for _ in range(10):
     target = height * width * rng.uniform(*area)
@@ -76,16 +88,18 @@ def inception_box(
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-  """A way from a decoded image to the network's input size.
+  """Crops, resizes and flips an image to the network's input size.
 
   Attributes:
-    crop: `inception` (random box, resized to the output), `random` (square
-      resize to resize_px, then a random square), `central` (short side to
-      resize_px, then the central square), `square_central` (square resize to
-      resize_px, then the central square) or `none` (square resize to crop_px).
-    crop_px: side of the output.
-    resize_px: see crop; unused for `inception` and `none`.
-    flip: mirror left-right with probability 1/2.
+    crop: `inception` (random box, resized to crop_px), `random` (resized to a
+      square of resize_px, then a random square), `central` (short side resized
+      to resize_px, then the central square), `square_central` (resized to a
+      square of resize_px, then the central square) or `none` (resized to a
+      square of crop_px).
+    crop_px: Side of the output in pixels.
+    resize_px: Size before cropping in pixels; unused for `inception` and
+      `none`.
+    flip: True to mirror left-right with probability 1/2.
   """
 
   crop: str
@@ -102,17 +116,17 @@ class Preprocess:
     """Maps an image of any size to uint8[crop_px, crop_px, 3].
 
     Args:
-      image: RGB, uint8[H, W, 3], not written to; or encoded, of which no more
-        is decoded than this way needs, where its format allows that.
-      rng: source of all random choices; unused by deterministic ways.
-      out: where the result goes, contiguous; None for a new array.
+      image: uint8[H, W, 3], RGB, which is not written to; or an encoded image,
+        of which only the part that is needed is decoded if its format allows.
+      rng: Source of all random choices; may be None if there are none.
+      out: Contiguous array for the result; None for a new one.
 
     Returns:
       `out`, or a new array.
 
     Raises:
-      InputError: an encoded image is truncated or corrupt.
-      ValueError: `crop` is not one of those above.
+      InputError: An encoded image is truncated or corrupt.
+      ValueError: `crop` is not one of those listed above.
     """
     px = self.crop_px
     if out is None:
@@ -125,10 +139,11 @@ class Preprocess:
       image = self._square(image, rng)
     if self.flip:
       assert rng is not None
-      # Official JAX/TF2 code flips always; the paper's text says at random.
+      # The official JAX and TF2 code flips every image; the paper says random.
       if rng.random() < 0.5 and image.shape == out.shape:
-        cv2.flip(image, 1, dst=out)  # Of other shapes, copyto complains.
+        cv2.flip(image, 1, dst=out)
         return out
+    # Raises if the shape is wrong; cv2.flip would leave `out` unwritten.
     np.copyto(out, image)
     return out
 
@@ -161,22 +176,33 @@ class Preprocess:
 
 
 def upstream_train(px: int = 224, *, flip: bool = True) -> Preprocess:
-  """Pre-training (paper section 3.3): inception crop to px, random flip."""
+  """Returns the preprocessing of pre-training (paper section 3.3).
+
+  An inception crop, resized to px x px, and a random flip.
+  """
   return Preprocess("inception", px, flip=flip)
 
 
 def hyperrule_train(
   resize_px: int, crop_px: int, *, flip: bool = True
 ) -> Preprocess:
-  """Fine-tuning (paper section 3.3): square resize, random crop and flip."""
+  """Returns the preprocessing of fine-tuning (paper section 3.3).
+
+  A square resize to resize_px, a random crop to crop_px and a random flip.
+  """
   return Preprocess("random", crop_px, resize_px, flip)
 
 
 def hyperrule_test(crop_px: int) -> Preprocess:
-  """Fine-tuning's evaluation: square resize straight to the crop size."""
+  """Returns fine-tuning's evaluation preprocessing: a square resize."""
   return Preprocess("none", crop_px)
 
 
 def central(resize_px: int = 256, crop_px: int = 224) -> Preprocess:
-  """The usual evaluation crop: short side to resize_px, central square."""
+  """Returns the usual evaluation preprocessing, a central square crop.
+
+  Args:
+    resize_px: Pixels to resize the short side to.
+    crop_px: Side of the square.
+  """
   return Preprocess("central", crop_px, resize_px)

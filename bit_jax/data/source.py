@@ -1,4 +1,4 @@
-"""The type of a source of examples, and what a recipe must know of one."""
+"""The interface of a source of examples, and the properties recipes use."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,9 +11,8 @@ class Examples(Protocol):
   """Random access to examples.
 
   `examples[i]` is a dict with `image`, encoded bytes or a uint8[H, W, 3] RGB
-  array, and `label`, an int or (multi-label sets) a sequence of ints.
-  Reading the same index again gives the same example; safe to call from
-  several threads at once.
+  array, and `label`, an int or (multi-label sets) a sequence of ints. Reading
+  an index again returns the same example. Several threads may read at once.
   """
 
   def __len__(self) -> int: ...
@@ -26,19 +25,19 @@ class Source:
   """One split of an image set.
 
   Attributes:
-    name: what the split is, for messages, e.g. `cifar10 train[:98%]`.
-    examples: the examples, see `Examples`.
-    class_names: one name a class; a label is an index into it.
-    image_px: (height, width) in pixels of a typical image: the exact size where
+    name: Name of the split in messages, e.g. `cifar10 train[:98%]`.
+    examples: The examples, by index.
+    class_names: One name per class; a label is an index into it.
+    image_px: (height, width) of a typical image in pixels: the exact size if
       all images share it, else that of the image of median area.
-    fingerprint: a short hex string that changes when the examples (a folder's:
-      their names and sizes in bytes), their order or their labels do.
-    read_labels: returns all labels as int64[len(examples)], in order; raises
+    fingerprint: A short hex string that changes with the examples (in a folder:
+      with their names and sizes in bytes), their order or their labels.
+    read_labels: Returns all labels as int64[len(examples)], in order; raises
       InputError for a multi-label set.
-    native_px: > 0 where images are used at this size as they are, without any
-      crop (glyphs, digits); 0 where a recipe chooses the resolution.
-    flip: False where mirroring an image changes its class.
-    multi_label: True where a label is a sequence of class ids.
+    native_px: Side in pixels of images that are used as they are, without any
+      crop (glyphs, digits); 0 if a recipe chooses the resolution.
+    flip: False if mirroring an image changes its class.
+    multi_label: True if a label is a sequence of class ids.
   """
 
   name: str
@@ -65,12 +64,14 @@ class DatasetInfo:
   """Properties of a training set that a recipe's rules depend on.
 
   Attributes:
-    num_examples: after slicing and few-shot selection.
-    num_classes: of the labels.
-    image_px: (height, width) of a typical image.
-    native_px: > 0 for sets that are used at this size as they are.
-    flip: False where mirroring changes the class.
-    fingerprint: of the examples and their order.
+    num_examples: Number of examples after slicing and few-shot selection.
+    num_classes: Number of classes.
+    image_px: (height, width) of a typical image in pixels.
+    native_px: Side in pixels of images that are used as they are, without any
+      crop; 0 if a recipe chooses the resolution.
+    flip: False if mirroring an image changes its class.
+    fingerprint: A short hex string that changes with the examples, their order
+      or their labels.
   """
 
   num_examples: int

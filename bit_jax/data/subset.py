@@ -1,7 +1,7 @@
-"""Subsets of a source: taken, drawn by class, and kept in files.
+"""Selects subsets of a source, draws balanced ones, and stores them in files.
 
 A subset file can be shared by many runs. It is JSON: `indices` into the
-training examples, and `of`, the fingerprint of what they index.
+training examples, and `of`, the fingerprint of these examples.
 """
 
 import dataclasses
@@ -22,7 +22,12 @@ _KEY = "config.data.subset_file"
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-  """The examples of `parent` at `indices`, in that order."""
+  """The examples of `parent` at `indices`, in that order.
+
+  Attributes:
+    parent: The examples that the subset is part of.
+    indices: Integers in [0, len(parent)).
+  """
 
   parent: Examples
   indices: Sequence[int] | np.ndarray
@@ -40,9 +45,12 @@ def take(
   """Returns the examples of `source` at `indices`, in that order.
 
   Args:
-    source: where the examples are from.
-    indices: integers in [0, len(source)).
-    name: what the subset is, for messages.
+    source: The source that the subset is part of.
+    indices: Integers in [0, len(source)).
+    name: Name of the subset in messages.
+
+  Raises:
+    IndexError: An index is out of range.
   """
   chosen = np.asarray(indices, np.int64)
   if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(source):
@@ -64,22 +72,23 @@ def few_shot_indices(
   num_classes: int,
   class_names: Sequence[str] = (),
 ) -> np.ndarray:
-  """Draws a balanced subset, the same for the same arguments.
+  """Draws a balanced subset, which is a function of the arguments alone.
 
   With one seed, a smaller subset is part of every larger one.
 
   Args:
     labels: int[N], the label of each example.
-    examples_per_class: how many to draw of each class.
-    seed: of the draw.
-    num_classes: the classes are [0, num_classes).
-    class_names: to name a class in an error.
+    examples_per_class: Examples to draw of each class.
+    seed: Seeds the draw.
+    num_classes: Number of classes; labels are in [0, num_classes).
+    class_names: Names of the classes in messages; numbers if empty.
 
   Returns:
     int64[examples_per_class * num_classes], ascending indices into `labels`.
 
   Raises:
-    InputError: a class has fewer examples.
+    InputError: A class has fewer examples, or examples_per_class is not
+      positive.
   """
   if examples_per_class < 1:
     raise InputError(
@@ -94,16 +103,26 @@ def few_shot_indices(
         f"class {name!r} has {len(members)} examples, fewer than the "
         f"{examples_per_class} examples_per_class asks for"
       )
+    # A generator per class and the start of one permutation: the draw of a
+    # class depends neither on the other classes nor on examples_per_class.
     rng = np.random.default_rng([seed, label])
     chosen.append(rng.permutation(members)[:examples_per_class])
   return np.sort(np.concatenate(chosen))
 
 
 def read(path: epath.PathLike, train: Source) -> np.ndarray:
-  """Returns the indices, int64[N], that a file holds for a training set.
+  """Reads a subset file.
+
+  Args:
+    path: The subset file.
+    train: The training examples that the indices must belong to.
+
+  Returns:
+    int64[N], indices into `train`.
 
   Raises:
-    InputError: it cannot be read, or belongs to other examples.
+    InputError: The file cannot be read, belongs to other examples or has an
+      index out of range.
   """
   try:
     stored = json.loads(epath.Path(path).read_text())
@@ -127,10 +146,15 @@ def read(path: epath.PathLike, train: Source) -> np.ndarray:
 def write(
   path: epath.PathLike, train: Source, indices: Sequence[int] | np.ndarray
 ) -> None:
-  """Keeps a subset in a file, whole or not at all.
+  """Writes a subset file atomically.
+
+  Args:
+    path: The file to write; its folder is created if missing.
+    train: The training examples.
+    indices: Indices into `train`.
 
   Raises:
-    InputError: it cannot be written.
+    InputError: The file cannot be written.
   """
   path = epath.Path(path)
   stored = {"of": train.fingerprint, "indices": [int(i) for i in indices]}
@@ -142,7 +166,19 @@ def write(
 
 
 def balanced(train: Source, examples_per_class: int, seed: int) -> np.ndarray:
-  """Draws equally many examples of each class; see few_shot_indices."""
+  """Draws equally many examples of each class with `few_shot_indices`.
+
+  Args:
+    train: The training examples.
+    examples_per_class: Examples to draw of each class.
+    seed: Seeds the draw.
+
+  Returns:
+    int64[examples_per_class * num_classes], ascending indices into `train`.
+
+  Raises:
+    InputError: A class has fewer examples, or the set is a multi-label one.
+  """
   return few_shot_indices(
     train.read_labels(),
     examples_per_class,
@@ -158,8 +194,18 @@ def check_balanced(
   indices: np.ndarray,
   examples_per_class: int,
 ) -> None:
-  """Raises InputError unless a stored subset is k distinct of each class."""
-  # Not train.read_labels(): that reads the whole set.
+  """Checks that a stored subset has k different examples of each class.
+
+  Args:
+    path: The subset file, for the message.
+    train: The training examples.
+    indices: int64[N], the subset's indices into `train`.
+    examples_per_class: The number k of examples to expect of each class.
+
+  Raises:
+    InputError: The subset is not balanced like this.
+  """
+  # train.read_labels() would read the whole set.
   labels = [train.examples[int(i)]["label"] for i in np.unique(indices)]
   counts = np.bincount(labels, minlength=train.num_classes)
   if len(indices) != counts.sum() or set(counts) != {examples_per_class}:

@@ -139,7 +139,7 @@ def hold(
   memory = in_memory.Memory(config.input.cache_mb)
 
   def choose(source, again):
-    return in_memory.hold(source, memory) if again else source
+    return in_memory.cache_in_memory(source, memory) if again else source
 
   total_steps, every = config.resolved.total_steps, config.eval.every_steps
   rows = total_steps * config.input.batch_size

@@ -28,7 +28,7 @@ def _encode(image, kind, **options):
 
 
 def _png(depth, colour_type, row, *chunks):
-  """A PNG of one row, for what Pillow does not write."""
+  """Returns a PNG of one row, of a kind that Pillow cannot write."""
   samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type]
   width = len(row) * 8 // (depth * samples)
   header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
@@ -306,7 +306,7 @@ def test_a_header_that_is_cut_short_is_named():
 
 
 def _boxes(height, width):
-  """Boxes at all edges, of one pixel, and the whole."""
+  """Returns boxes at all edges, boxes of one pixel, and the whole image."""
   for top in (0, 1, 7, height - 1):
     for left in (0, 3, width - 1):
       for bottom in {top + 1, (top + height + 1) // 2, height - 1, height}:

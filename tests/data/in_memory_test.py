@@ -16,7 +16,7 @@ _NUM = 12
 
 
 class EncodedExamples:
-  """PNGs of random size, and how often each was read."""
+  """PNGs of random pixels; counts how often each is read."""
 
   def __init__(self, sizes=((40, 32),) * _NUM):
     rng = np.random.default_rng(0)
@@ -62,8 +62,8 @@ def evaluated(source, mesh):
 def test_batches_are_the_same_and_nothing_is_read_twice(one_device):
   plain = make_source(EncodedExamples())
   examples = EncodedExamples()
-  source = in_memory.hold(make_source(examples), in_memory.Memory(1))
-  assert not examples.reads  # Nothing is read before it is asked for.
+  source = in_memory.cache_in_memory(make_source(examples), in_memory.Memory(1))
+  assert not examples.reads
   for seed in range(2):
     jax.tree.map(
       np.testing.assert_array_equal,
@@ -77,63 +77,66 @@ def test_batches_are_the_same_and_nothing_is_read_twice(one_device):
       evaluated(plain, one_device),
     )
   assert len(examples.reads) == _NUM
-  # Two threads may come for the same example at once, the first time.
+  # In the first pass, two threads may read the same example at once.
   examples.reads.clear()
   batches_of(source, one_device)
   evaluated(source, one_device)
   assert not examples.reads
 
 
-def test_all_but_the_examples_stays():
+def test_only_the_examples_are_replaced():
   source = make_source(EncodedExamples())
-  kept = in_memory.hold(source, in_memory.Memory(1))
-  assert dataclasses.replace(kept, examples=source.examples) == source
-  assert len(kept) == _NUM
+  cached = in_memory.cache_in_memory(source, in_memory.Memory(1))
+  assert dataclasses.replace(cached, examples=source.examples) == source
+  assert len(cached) == _NUM
   for _ in range(2):
-    example = kept.examples[5]
+    example = cached.examples[5]
     assert example["label"] == 1
     assert example["name"] == "5.png"
     assert example["image"].shape == (40, 32, 3)
   with pytest.raises(IndexError):
-    kept.examples[_NUM]
+    cached.examples[_NUM]
 
 
-def test_what_is_held_cannot_be_changed():
+def test_cached_examples_are_read_only():
   array = np.zeros((40, 32, 3), np.uint8)
   arrays = make_source([{"image": array, "label": 0}] * 8)
   for source in (arrays, make_source(EncodedExamples())):
-    kept = in_memory.hold(source, in_memory.Memory(1))
+    cached = in_memory.cache_in_memory(source, in_memory.Memory(1))
     for _ in range(3):
-      example = kept.examples[0]
+      example = cached.examples[0]
       assert example["label"] == 0
       example["label"] = 9
       with pytest.raises(ValueError, match="read-only"):
         example["image"][0] = 0
-  assert array.flags.writeable  # The source's own stays as it was.
+  # The source's own array stays writable.
+  assert array.flags.writeable
 
 
 @pytest.mark.parametrize("budget_mb", [0, 1])
-def test_what_does_not_fit_is_left_as_it_is(budget_mb):
+def test_a_source_that_does_not_fit_is_not_cached(budget_mb):
   large = make_source(EncodedExamples(), image_px=(200, 200))
-  assert in_memory.hold(large, in_memory.Memory(budget_mb)) is large
+  assert in_memory.cache_in_memory(large, in_memory.Memory(budget_mb)) is large
 
 
 def test_sources_share_a_budget_in_their_order():
   memory = in_memory.Memory(1)
   half = make_source(EncodedExamples(), image_px=(110, 110))
-  assert in_memory.hold(half, memory) is not half
-  assert in_memory.hold(half, memory) is not half
-  assert in_memory.hold(half, memory) is half
+  assert in_memory.cache_in_memory(half, memory) is not half
+  assert in_memory.cache_in_memory(half, memory) is not half
+  assert in_memory.cache_in_memory(half, memory) is half
   small = make_source(EncodedExamples(), image_px=(8, 8))
-  assert in_memory.hold(small, memory) is not small
+  assert in_memory.cache_in_memory(small, memory) is not small
 
 
-def test_memory_is_counted_and_never_more_than_the_budget():
-  # Larger than the typical image promises.
+def test_memory_is_counted_and_never_exceeds_the_budget():
+  # Images are larger than the typical size that the estimate is made from.
   sizes = [(300, 200)] * _NUM
   examples = EncodedExamples(sizes)
   memory = in_memory.Memory(1)
-  source = in_memory.hold(make_source(examples, image_px=(100, 100)), memory)
+  source = in_memory.cache_in_memory(
+    make_source(examples, image_px=(100, 100)), memory
+  )
   for _ in range(2):
     for i in range(_NUM):
       assert source.examples[i]["image"].shape == (300, 200, 3)
@@ -142,7 +145,7 @@ def test_memory_is_counted_and_never_more_than_the_budget():
   assert sum(examples.reads.values()) == _NUM + _NUM - fit
 
 
-def test_an_example_is_counted_once_however_many_threads_come():
+def test_an_example_read_by_several_threads_is_counted_once():
   class Together(EncodedExamples):
     def __getitem__(self, index):
       example = super().__getitem__(index)
@@ -151,7 +154,7 @@ def test_an_example_is_counted_once_however_many_threads_come():
 
   arrived = threading.Barrier(4)
   memory = in_memory.Memory(1)
-  source = in_memory.hold(make_source(Together()), memory)
+  source = in_memory.cache_in_memory(make_source(Together()), memory)
   with ThreadPoolExecutor(4) as pool:
     images = list(pool.map(lambda _: source.examples[0]["image"], range(4)))
   assert memory.used_bytes == 40 * 32 * 3 + 512
@@ -159,10 +162,10 @@ def test_an_example_is_counted_once_however_many_threads_come():
     np.testing.assert_array_equal(image, images[0])
 
 
-def test_what_cannot_be_decoded_is_named_each_time():
+def test_a_damaged_image_is_named_on_every_read():
   examples = [{"image": b"no image", "label": 0}] * 8
   source = make_source(examples)
-  kept = in_memory.hold(source, in_memory.Memory(1))
+  cached = in_memory.cache_in_memory(source, in_memory.Memory(1))
   for _ in range(2):
     with pytest.raises(InputError, match="arrays example 3"):
-      kept.examples[3]
+      cached.examples[3]

@@ -15,10 +15,12 @@ PLAIN = preprocess.Preprocess("none", 32)
 AUGMENTED = preprocess.Preprocess("random", 24, 32, flip=True)
 
 
-def read(source, way, mesh, *, start=0, total=6, batch_size=8, seed=0, **kw):
+def read(
+  source, process, mesh, *, start=0, total=6, batch_size=8, seed=0, **kw
+):
   with pipeline.train_batches(
     source,
-    way,
+    process,
     batch_size=batch_size,
     seed=seed,
     start_step=start,
@@ -180,11 +182,11 @@ def test_jpegs_give_what_their_pixels_give_on_any_number_of_threads(
     examples = [{"image": image, "label": 0} for image in images]
     return dataclasses.replace(fakes.array_source(3, 4), examples=examples)
 
-  way = preprocess.upstream_train(24)
+  process = preprocess.upstream_train(24)
   decoded = source([decode.decode(data, "x") for data in encoded])
-  want = read(decoded, way, one_device, num_threads=1)
+  want = read(decoded, process, one_device, num_threads=1)
   for threads in (1, 5):
-    got = read(source(encoded), way, mesh, num_threads=threads)
+    got = read(source(encoded), process, mesh, num_threads=threads)
     assert_equal(got, want)
 
 

@@ -10,7 +10,7 @@ def rng(seed=0):
 
 
 def gradient_image(height, width):
-  """Red grows to the right, green downwards."""
+  """Returns an image whose red grows to the right, and green downwards."""
   image = np.zeros((height, width, 3), np.uint8)
   image[..., 0] = np.linspace(0, 255, width)[None]
   image[..., 1] = np.linspace(0, 255, height)[:, None]
@@ -66,7 +66,7 @@ def test_inception_takes_the_whole_image_if_no_box_fits():
 
 
 @pytest.mark.parametrize(
-  ("name", "way", "shape"),
+  ("name", "process", "shape"),
   [
     ("upstream", preprocess.upstream_train(), 224),
     ("paper", preprocess.hyperrule_train(448, 384), 384),
@@ -77,8 +77,8 @@ def test_inception_takes_the_whole_image_if_no_box_fits():
   ],
 )
 @pytest.mark.parametrize("size", [(300, 200), (40, 50)])
-def test_presets_give_their_size(name, way, shape, size):
-  image = way(gradient_image(*size), rng())
+def test_presets_give_their_size(name, process, shape, size):
+  image = process(gradient_image(*size), rng())
   assert image.shape == (shape, shape, 3)
   assert image.dtype == np.uint8
 
@@ -106,15 +106,17 @@ def test_random_crop_reaches_every_position():
 
 def test_flip_happens_half_of_the_time_and_mirrors():
   image = gradient_image(8, 8)
-  way = preprocess.Preprocess("none", 8, flip=True)
-  results = [way(image, rng(seed)) for seed in range(200)]
+  process = preprocess.Preprocess("none", 8, flip=True)
+  results = [process(image, rng(seed)) for seed in range(200)]
   flipped = [np.array_equal(r, image[:, ::-1]) for r in results]
   assert all(
     f or np.array_equal(r, image) for f, r in zip(flipped, results, strict=True)
   )
   assert 70 < sum(flipped) < 130
-  way = preprocess.hyperrule_train(8, 8, flip=False)
-  assert all(np.array_equal(way(image, rng(seed)), image) for seed in range(20))
+  process = preprocess.hyperrule_train(8, 8, flip=False)
+  assert all(
+    np.array_equal(process(image, rng(seed)), image) for seed in range(20)
+  )
 
 
 def test_unknown_crop():
@@ -122,7 +124,7 @@ def test_unknown_crop():
     preprocess.Preprocess("five", 8)(gradient_image(8, 8))
 
 
-WAYS = [
+PROCESSES = [
   preprocess.upstream_train(24),
   preprocess.hyperrule_train(40, 24),
   preprocess.Preprocess("square_central", 24, 30),
@@ -134,31 +136,32 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("kind", [".jpg", ".png"])
-def test_an_encoded_image_gives_what_its_pixels_give(way, kind):
+def test_an_encoded_image_gives_what_its_pixels_give(process, kind):
   pixels = rng().integers(0, 256, (48, 48, 3)).astype(np.uint8)
   data = cv2.imencode(kind, pixels)[1].tobytes()
   image = decode.decode(data, "x")
   for seed in range(20):
-    want = way(image, rng(seed))
-    got = way(decode.Encoded(data, "x"), rng(seed))
+    want = process(image, rng(seed))
+    got = process(decode.Encoded(data, "x"), rng(seed))
     np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_results_go_where_they_are_wanted_and_images_stay(way):
+@pytest.mark.parametrize("process", PROCESSES)
+def test_out_is_filled_and_the_image_is_not_changed(process):
   image = rng().integers(0, 256, (48, 48, 3)).astype(np.uint8)
   before = image.copy()
-  image.flags.writeable = False  # As those that are held in memory.
-  px = way.crop_px
+  # Cached images are read-only.
+  image.flags.writeable = False
+  px = process.crop_px
   batch = np.zeros((3, px, px, 3), np.uint8)
   for seed in range(4):
-    want = way(image, rng(seed))
+    want = process(image, rng(seed))
     assert want.flags.c_contiguous
     assert want.flags.writeable
     assert not np.shares_memory(want, image)
-    assert way(image, rng(seed), batch[1]) is not None
+    assert process(image, rng(seed), batch[1]) is not None
     np.testing.assert_array_equal(batch[1], want)
   assert not batch[0].any()
   assert not batch[2].any()
@@ -176,9 +179,9 @@ def test_rows_below_an_inception_crop_are_not_decoded(monkeypatch):
     return image
 
   monkeypatch.setattr(jpeg, "decode", spy)
-  way = preprocess.upstream_train(16)
+  process = preprocess.upstream_train(16)
   for seed in range(50):
-    way(decode.Encoded(data, "x"), rng(seed))
+    process(decode.Encoded(data, "x"), rng(seed))
   assert len(rows) == 50
   assert max(rows) == 64
   assert np.mean(rows) < 60

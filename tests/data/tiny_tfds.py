@@ -1,4 +1,4 @@
-"""Writes small TFDS sets the way TFDS lays them out, without TensorFlow."""
+"""Writes small TFDS sets as TFDS does, but without TensorFlow."""
 
 import io
 import json

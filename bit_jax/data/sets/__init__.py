@@ -1,1 +1,1 @@
-"""Image sets, one file a kind."""
+"""The kinds of data sets, one file each."""

@@ -1,8 +1,9 @@
-"""Two image sets that need no download: what they have in common.
+"""Shared code of `glyphs` and `digits`, two sets that need no download.
 
-`glyphs` draws letters of ten scripts; `digits` holds handwritten digits. No
-letter is, or looks like, a digit, so that what glyphs teach can be measured on
-digits as in the paper: classes never seen before, few examples of each.
+`glyphs` draws letters of ten scripts; `digits` has handwritten digits. No
+letter is, or looks like, a digit, so that a network pre-trained on glyphs can
+be transferred to digits as in the paper: to classes never seen before, with few
+examples of each.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import numpy as np
 from bit_jax.data.source import Examples, Source
 from bit_jax.errors import InputError
 
-# Raise when any example of a set changes: the fingerprints change with it.
+# Increase it when any example of a set changes: it is part of the fingerprints.
 _VERSION = 1
 
 SPLITS = ("train", "test")
@@ -22,7 +23,15 @@ IMAGE_PX = 32
 
 
 def check_split(name: str, split: str) -> None:
-  """Raises InputError unless both sets have a split."""
+  """Checks the name of a split.
+
+  Args:
+    name: Name of the set, for the message.
+    split: The split; both sets have those of SPLITS.
+
+  Raises:
+    InputError: There is no such split.
+  """
   if split not in SPLITS:
     raise InputError(
       f"{name} has no split {split!r}; expected one of {', '.join(SPLITS)}"
@@ -37,15 +46,15 @@ def make_source(
   class_names: Iterable[str],
   *data: bytes,
 ) -> Source:
-  """Returns the examples of a split with what is true of both sets.
+  """Returns a split as a source, with the properties that both sets share.
 
   Args:
-    name: of the set.
-    split: one of SPLITS.
-    examples: with images uint8[32, 32, 3].
-    read_labels: as in `Source`.
-    class_names: one a class.
-    *data: what the examples follow from, besides the code.
+    name: Name of the set.
+    split: One of SPLITS.
+    examples: Examples with images uint8[32, 32, 3].
+    read_labels: Returns all labels as int64[len(examples)], in order.
+    class_names: One name per class.
+    *data: The data that the examples are made from, for the fingerprint.
   """
   return Source(
     name=f"{name} {split}",
@@ -60,7 +69,7 @@ def make_source(
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:
-  """Returns a smaller uint8[H, W] as uint8[32, 32], interpolated."""
+  """Enlarges uint8[H, W] to uint8[32, 32] by bicubic interpolation."""
   return cv2.resize(image, (IMAGE_PX, IMAGE_PX), interpolation=cv2.INTER_CUBIC)
 
 

@@ -1,10 +1,10 @@
-"""Labels that are no feature of a data set but follow from one.
+"""Derives labels from other features of a data set, for the tasks of VTAB.
 
-The tasks of VTAB (arXiv 1910.04867; google-research/task_adaptation, data/*.py)
-count objects, bin distances and merge neighbouring positions. Each derivation
-here maps the value of one TFDS feature, as `as_data_source` decodes it, to a
-class; a value no class covers gives one outside the class list, which the
-pipeline refuses.
+These tasks (arXiv 1910.04867; google-research/task_adaptation, data/*.py) count
+objects, bin distances and merge neighbouring positions. Each derivation maps
+the value of one TFDS feature, as `as_data_source` decodes it, to a class. A
+value that no class covers becomes a label outside the class list, for which the
+pipeline raises an error.
 """
 
 import bisect
@@ -13,24 +13,24 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# A TFDS `Sequence` of dicts: {key: one value for each object}.
+# A TFDS `Sequence` of dicts, as it is decoded: {key: one value per object}.
 Objects = Mapping[str, Sequence[Any]]
 
 _CLEVR_EDGES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
 _KITTI_EDGES = (-100.0, 8.0, 20.0, 999.0)
 # KITTI's first three types: car, van, truck.
 _KITTI_VEHICLES = 3
-# Stands for "no vehicle": beyond the last edge.
+# The distance of a vehicle that is not there: beyond the last edge.
 _KITTI_NONE = 1000.0
 
 
 def bin_index(value: float, edges: Sequence[float]) -> int:
-  """Returns the index of the last edge strictly below value, -1 if none is."""
+  """Returns the index of the last edge strictly below value, or -1."""
   return bisect.bisect_left(edges, value) - 1
 
 
 def clevr_count(objects: Objects) -> int:
-  """Returns the number of objects (3 to 10) less 3."""
+  """Returns the number of objects (3 to 10) minus 3."""
   return len(objects["size"]) - 3
 
 
@@ -51,7 +51,7 @@ def dsprites_xpos(label: int) -> int:
 
 
 def kitti_distance(objects: Objects) -> int:
-  """Returns the bin of the closest vehicle's z in metres; 3 without any."""
+  """Returns the bin of the closest vehicle's z in metres; 3 for no vehicle."""
   depths = (
     float(xyz[2])
     for kind, xyz in zip(objects["type"], objects["location"], strict=True)
@@ -62,12 +62,12 @@ def kitti_distance(objects: Objects) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Derived:
-  """A label that follows from one feature.
+  """A label derived from one feature.
 
   Attributes:
-    feature: the TFDS feature it follows from.
-    label: from the feature's value to a class (or a list of classes).
-    class_names: one name a class.
+    feature: Name of the TFDS feature.
+    label: Maps the feature's value to a class (or to a list of classes).
+    class_names: One name per class.
   """
 
   feature: str
@@ -84,7 +84,7 @@ def _numbers(start: int, stop: int) -> tuple[str, ...]:
   return tuple(str(number) for number in range(start, stop))
 
 
-# What `config.data.label_key` may name besides the features of the set.
+# `config.data.label_key` is one of these, or a feature of the set.
 DERIVED = {
   "clevr_count": Derived("objects", clevr_count, _numbers(3, 11)),
   "clevr_distance": Derived(

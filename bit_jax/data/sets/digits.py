@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits, to adapt to."""
+"""Scikit-learn's handwritten digits, a small set to transfer to."""
 
 import dataclasses
 import gzip
@@ -20,11 +20,12 @@ def load(split: str) -> Source:
   scaled to 0 to 255 and enlarged by bicubic interpolation.
 
   Args:
-    split: `train` or `test`: of each class every other example, `train` from
-      the first and `test` from the second, in the order of scikit-learn.
+    split: `train` or `test`. Each has every other example of each class in the
+      order of scikit-learn, `train` from the first on and `test` from the
+      second on.
 
   Raises:
-    InputError: there is no such split.
+    InputError: There is no such split.
   """
   builtin.check_split("digits", split)
   table = _read_digits()
@@ -48,8 +49,8 @@ def load(split: str) -> Source:
 
 
 def _read_digits() -> np.ndarray:
-  """Returns uint8[1797, 65]: the counts of an image, row by row, its label."""
-  # Importing scikit-learn would take a second and a half.
+  """Returns uint8[1797, 65]: per image 64 counts, row by row, and its label."""
+  # The file is read without scikit-learn, whose import takes 1.5 seconds.
   spec = importlib.util.find_spec("sklearn")
   assert spec is not None
   assert spec.origin is not None
@@ -60,7 +61,12 @@ def _read_digits() -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Digits:
-  """Grey images uint8[N, 32, 32] and labels int64[N] held in memory."""
+  """Examples from arrays.
+
+  Attributes:
+    images: uint8[N, 32, 32], grey.
+    labels: int64[N], in [0, 10).
+  """
 
   images: np.ndarray
   labels: np.ndarray
@@ -77,5 +83,5 @@ class _Digits:
 
 
 def _enlarge_counts(counts: np.ndarray) -> np.ndarray:
-  """Turns counts of 0 to 16, uint8[8, 8], into grey levels, uint8[32, 32]."""
+  """Converts counts uint8[8, 8] in [0, 16] to grey levels uint8[32, 32]."""
   return builtin.enlarge(np.rint(counts * (255 / 16)).astype(np.uint8))

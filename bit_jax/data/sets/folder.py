@@ -1,4 +1,4 @@
-"""A folder of images, `PATH/class/image.jpg`, as example sources."""
+"""Reads folders of images, `PATH/CLASS/IMAGE`, as sources."""
 
 import dataclasses
 import functools
@@ -28,11 +28,11 @@ class FolderSplits:
   """The splits of an image folder.
 
   Attributes:
-    splits: by name: `train`, and `val`, `valid`, `validation` or `test` as the
-      folder has them, or else a held-out `test`.
-    held_out: the files held out of train, relative to the folder; empty where
-      it brings its own evaluation split. Passing them to `load` again holds
-      the same ones out; files added since are trained on.
+    splits: Sources by name: `train`, and those of `val`, `valid`, `validation`
+      and `test` that the folder has, or else a held-out `test`.
+    held_out: The files held out of train, relative to the folder; empty if the
+      folder has an evaluation split. Passing them to `load` again holds out the
+      same files; files added since are trained on.
   """
 
   splits: dict[str, Source]
@@ -50,20 +50,20 @@ def load(
 
   A class is a folder; its images are the jpg, jpeg, png, webp and bmp files in
   it and in the folders below it, in the order of their names. Classes are
-  numbered in the order of their names, those of `train` where the folder is
-  divided into splits. What starts with a dot is ignored, as is `__MACOSX`.
+  numbered in the order of their names; if the folder is divided into splits,
+  in that of `train`. Names that start with a dot are ignored, as is `__MACOSX`.
   Without a split beside `train`, a fifth of each class, at least one image, is
   held out as `test`. Every image's header is read.
 
   Args:
-    path: the folder; nothing is written to it.
-    seed: of the choice of held-out images.
-    held_out: the files to hold out, as `FolderSplits.held_out` had them; empty:
-      choose them.
-    cache_dir: where the scan of the headers is remembered; '': nowhere.
+    path: The folder; nothing is written to it.
+    seed: Seeds the choice of held-out images.
+    held_out: The files to hold out, from an earlier `FolderSplits.held_out`; if
+      empty, they are chosen.
+    cache_dir: Folder that caches the scan of the headers; '' for no cache.
 
   Raises:
-    InputError: the folder is not laid out like this, an image cannot be read, a
+    InputError: The folder is not laid out like this, an image cannot be read, a
       class has too few images, or a file of `held_out` is gone.
   """
   root = _find_root(path, _LAYOUT)
@@ -105,14 +105,14 @@ def load_all(path: str, *, cache_dir: str = "") -> Source:
   """Returns all images of a folder of classes as one source.
 
   Every folder in `path` is a class, even one named train or one without any
-  image; else classes, their images and their order are those of `load`.
+  image. Otherwise, classes, images and their order are those of `load`.
 
   Args:
-    path: the folder; nothing is written to it.
-    cache_dir: as for `load`.
+    path: The folder; nothing is written to it.
+    cache_dir: Folder that caches the scan of the headers; '' for no cache.
 
   Raises:
-    InputError: the folder is not laid out like this, has no images, or one of
+    InputError: The folder is not laid out like this, has no images, or one of
       them cannot be read.
   """
   root = _find_root(path, _CLASSES)
@@ -128,6 +128,8 @@ def load_all(path: str, *, cache_dir: str = "") -> Source:
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
+  """Encoded images read from files, with their labels and paths."""
+
   root: str
   names: Sequence[str]
   labels: Sequence[int]
@@ -153,6 +155,7 @@ def _make_source(
   image_px: tuple[int, int],
   scanned: Mapping[str, folder_scan.Scanned],
 ) -> Source:
+  # Numbers are those of train's classes; another split may lack some of them.
   number = {class_name: i for i, class_name in enumerate(class_names)}
   labels = [number[key] for key, files in by_class.items() for _ in files]
   examples = _Examples(root, _flatten(by_class), labels)
@@ -169,6 +172,8 @@ def _make_source(
 def _fingerprint(
   examples: _Examples, scanned: Mapping[str, folder_scan.Scanned]
 ) -> str:
+  # Names, sizes and labels only: reading the content of every image at each
+  # start would take too long.
   digest = hashlib.sha256()
   for name, label in zip(examples.names, examples.labels, strict=True):
     digest.update(os.fsencode(f"\n{name}\0"))
@@ -187,10 +192,10 @@ def _find_root(path: str, expected: str) -> str:
 def _images_by_class(
   root: str, folder: str, expected: str
 ) -> dict[str, list[str]]:
-  """Returns the images of each class folder, relative to `root`.
+  """Returns {class: its images}, as paths relative to `root`.
 
   Raises:
-    InputError: there are no class folders; `expected` is part of the message.
+    InputError: There are no class folders; `expected` is part of the message.
   """
   classes = _subfolders(folder)
   if not classes:
@@ -257,9 +262,9 @@ def _check_held_out(
 def _hold_out(
   train: Mapping[str, Sequence[str]], chosen: Collection[str]
 ) -> dict[str, dict[str, list[str]]]:
-  def select(held: bool) -> dict[str, list[str]]:
+  def select(is_chosen: bool) -> dict[str, list[str]]:
     return {
-      class_name: [name for name in names if (name in chosen) == held]
+      class_name: [name for name in names if (name in chosen) == is_chosen]
       for class_name, names in train.items()
     }
 

@@ -1,7 +1,7 @@
-"""Reads the size of every image of a folder once, and remembers it.
+"""Reads the size of every image of a folder, and caches the result.
 
-Before training starts each header is read, so that a file that is no image ends
-the run in its first seconds and not in its third epoch.
+All headers are read before training starts, so that a file that is no image
+ends the run in its first seconds and not in its third epoch.
 """
 
 import concurrent.futures
@@ -18,13 +18,13 @@ from absl import logging
 from bit_jax.data import decode
 from bit_jax.errors import InputError
 
-# Headers on a network file system are waited for, not computed.
+# More threads than cores: on a network file system, most of it is waiting.
 _NUM_THREADS = 32
 _CHUNK = 256
 
 
 class Scanned(NamedTuple):
-  """What a scan knows of an image file; height and width as decoded."""
+  """The result for one image file; height and width in pixels as decoded."""
 
   mtime_ns: int
   num_bytes: int
@@ -35,16 +35,17 @@ class Scanned(NamedTuple):
 def scan(
   root: str, names: Sequence[str], cache_dir: str = ""
 ) -> dict[str, Scanned]:
-  """Returns what is known of each file, reading headers where it must.
+  """Returns {name: size and time} of image files; reads headers if not cached.
 
   Args:
-    root: the folder the names are relative to. Nothing is written to it.
-    names: image files.
-    cache_dir: where a file remembers the result; an entry holds as long as the
-      modification time and the size of its image do. '': nowhere.
+    root: The folder that the names are relative to; nothing is written to it.
+    names: The image files.
+    cache_dir: Folder of the cache file; '' for no cache. A cached result is
+      valid while the image's modification time and size in bytes are the same.
 
   Raises:
-    InputError: a file cannot be read or is no image; the first such of `names`.
+    InputError: A file cannot be read or is no image; the message names the
+      first such file of `names`.
   """
   cache_file = _cache_file(root, cache_dir) if cache_dir else None
   known = _load(cache_file) if cache_file else {}
@@ -91,7 +92,7 @@ def _load(cache_file: pathlib.Path) -> dict[str, Scanned]:
   try:
     entries = json.loads(cache_file.read_text())
     return {name: Scanned(*map(int, entry)) for name, entry in entries.items()}
-  # A cache that is missing or damaged costs a scan, nothing more.
+  # If the cache is missing or damaged, all headers are read again.
   except (OSError, ValueError, TypeError, AttributeError):
     return {}
 
@@ -100,7 +101,7 @@ def _save(cache_file: pathlib.Path, scanned: dict[str, Scanned]) -> None:
   temporary = ""
   try:
     cache_file.parent.mkdir(parents=True, exist_ok=True)
-    # Several hosts may scan the same folder into the same cache at once.
+    # Several hosts may write the same cache at once, each to a file of its own.
     with tempfile.NamedTemporaryFile(
       "w", dir=cache_file.parent, delete=False
     ) as file:

@@ -1,4 +1,4 @@
-"""Drawings of letters of ten scripts, to learn on."""
+"""Drawings of letters of ten scripts, a small set to pre-train on."""
 
 import dataclasses
 import functools
@@ -14,13 +14,13 @@ from bit_jax.data.source import Source
 
 _NUM_GLYPHS = {"train": 100_000, "test": 4_000}
 
-# 200 letters. The rule: a letter of its own (category L*, no decomposition),
-# in no face close to a digit (which costs O, I, Z, S, B, b, g, q, ... and their
-# look-alikes in every script) and on average over the faces not close to a
-# letter that is already there (so that A is Latin, but not Greek or Cyrillic).
-# Picked once by correlation of blurred masks, then by eye, which is stricter
-# with digits; the tests hold the limits. Scripts written from right to left are
-# spelt in escapes because editors reorder them.
+# 200 letters. The rule: a letter of its own (category L*, no decomposition); in
+# no face close to a digit (which excludes O, I, Z, S, B, b, g, q, ... and their
+# look-alikes in every script); and, on average over the faces, not close to a
+# letter that is already in the list (so that A is Latin, but not Greek or
+# Cyrillic). They were chosen once by the correlation of blurred masks, then by
+# eye, which is stricter with digits; the tests check the limits. Scripts
+# written from right to left are spelt in escapes because editors reorder them.
 _LETTERS = (
   # Latin
   "ACEFHKLMNPRTUVWXYadefhkmnprÆÞŒƔƕƱǶȸȹɄʁʎʞʣʦʧʩʬꜦꜧꜲꜳꜴꜶꜸꜹꜼꜽꝆꟽꟿ"
@@ -59,19 +59,19 @@ _FACES = (
 _MASK_PX = 48
 _LETTER_PX = 40
 
-# Widen the strokes by 0 or 2 pixels of a mask: handwriting is broader than
-# print. Narrower strokes are not drawn since serif hairlines would vanish.
+# Pens widen the strokes by 0 or 2 pixels of a mask: handwriting is broader than
+# print. None narrows them, since serif hairlines would vanish.
 _PENS = tuple(
   cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)) for side in (1, 3)
 )
 
-# Side of the grid that a drawing is reduced to and blown up from, each as
-# often as it stands here: half of them have the resolution of `digits`.
+# Resolutions that a drawing is reduced to before it is enlarged again, each as
+# often as it stands here: half of the drawings have that of `digits`.
 _GRIDS_PX = (8, 8, 16, builtin.IMAGE_PX)
 
-# What varies between two drawings of a letter: (lowest, highest) of a uniform
-# distribution. Lengths are in pixels of the drawing, angles in radians, levels
-# in shares of white, which more ink saturates. Choices are rounded down.
+# The random choices of a drawing: (lowest, highest) of a uniform distribution.
+# Lengths are in pixels of the drawing, angles in radians, grey levels in shares
+# of white (above 1, they saturate). Indices are rounded down.
 _VARIATION = {
   "face": (0, len(_FACES)),
   "pen": (0, len(_PENS)),
@@ -90,21 +90,21 @@ _LOW, _HIGH = np.array(list(_VARIATION.values()), np.float64).T
 
 
 def load(split: str) -> Source:
-  """Returns drawings of 200 letters, made when they are read.
+  """Returns drawings of 200 letters, each made when it is read.
 
-  An image is uint8[32, 32, 3] with equal channels. Like the digits it prepares
-  for, it shows one bright, soft-edged symbol that fills the frame, on black (in
-  a quarter of the examples on dark grey); half of the drawings also have their
-  resolution of 8x8. Face, stroke width, rotation, slant, size, position, blur,
-  resolution and contrast are drawn from a generator keyed by (split, index), so
-  an example is a pure function of the two. Example i has label i % 200.
+  An image is uint8[32, 32, 3] with equal channels. Like the handwritten digits,
+  it shows one bright, soft-edged symbol that fills the frame, on black (in a
+  quarter of the examples on dark grey); half of the drawings also have the
+  digits' resolution of 8x8. Face, stroke width, rotation, slant, size,
+  position, blur, resolution and contrast are random, keyed by (split, index),
+  so that an example is a pure function of the two. Example i has label i % 200.
 
   Args:
     split: `train` (100,000 examples) or `test` (4,000, other drawings of the
       same letters).
 
   Raises:
-    InputError: there is no such split.
+    InputError: There is no such split.
   """
   builtin.check_split("glyphs", split)
   examples = _Glyphs(
@@ -123,14 +123,14 @@ def load(split: str) -> Source:
 def letter_masks() -> np.ndarray:
   """Renders each letter of `glyphs` in eight faces of the DejaVu fonts.
 
-  The Serif faces lack some scripts and the oblique ones a few more: there the
-  nearest face stands in. A letter is centred, its longer side 40 pixels.
+  The Serif faces lack some scripts and the oblique ones a few more; the nearest
+  face takes their place. A letter is centred; its longer side has 40 pixels.
 
   Returns:
-    uint8[8, 200, 48, 48], read-only, 255 for ink, coverage at edges. Its first
-    face is upright Sans.
+    uint8[8, 200, 48, 48], read-only: [face, letter, height, width], 255 for
+    ink, anti-aliased at edges. The first face is upright Sans.
   """
-  # Slow to import, which users of other sets should not wait for.
+  # Imported here because it is slow, and users of other sets do not need it.
   import matplotlib
   from matplotlib.ft2font import FT2Font
 
@@ -140,7 +140,7 @@ def letter_masks() -> np.ndarray:
     font.set_size(_MASK_PX, 72)
 
   def render(face, letter):
-    # The face itself, the same in Sans, the same in upright Sans.
+    # The face itself, then its form in Sans, then its weight in upright Sans.
     candidates = (fonts[face], fonts[face % 4], fonts[face % 2])
     font = next(f for f in candidates if f.get_char_index(ord(letter)))
     font.set_text(letter)
@@ -165,7 +165,13 @@ def letter_masks() -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Glyphs:
-  """Drawings from `masks`; `stream` keeps the splits' random numbers apart."""
+  """Drawings as examples.
+
+  Attributes:
+    masks: The letters, as returned by `letter_masks`.
+    size: Number of examples.
+    stream: Number of the split, part of the key of its random numbers.
+  """
 
   masks: np.ndarray
   size: int
@@ -187,7 +193,7 @@ class _Glyphs:
 
 
 def _draw(faces: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-  """Draws a letter, uint8[faces, 48, 48], at random as uint8[32, 32]."""
+  """Returns a random drawing uint8[32, 32] of a letter's uint8[8, 48, 48]."""
   v = dict(zip(_VARIATION, rng.uniform(_LOW, _HIGH).tolist(), strict=True))
 
   mask = cv2.dilate(faces[int(v["face"])], _PENS[int(v["pen"])])
@@ -208,8 +214,8 @@ def _draw(faces: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     image = cv2.resize(image, (grid_px, grid_px), interpolation=cv2.INTER_AREA)
     image = builtin.enlarge(image)
 
-  # Blur and reduction dim thin strokes more than broad ones; the digits are
-  # all close to white.
+  # Blur and reduction dim thin strokes more than broad ones, but all digits are
+  # close to white: the brightest pixel decides the gain.
   paper = max(v["paper"], 0)
   gain = 255 * (v["ink"] - paper) / int(image.max())
   return cv2.addWeighted(image, gain, image, 0, 255 * paper)
@@ -221,8 +227,8 @@ def _affine(
   origin: tuple[float, float],
   to: tuple[float, float],
 ) -> np.ndarray:
-  """The linear map of these rows about `origin`, which goes to `to`."""
-  # OpenCV has whole numbers at pixel centres; `origin` and `to` at edges.
+  """Returns the 2x3 affine map with these rows that moves `origin` to `to`."""
+  # OpenCV's whole numbers are pixel centres; those of the arguments are edges.
   x, y = origin[0] - 0.5, origin[1] - 0.5
   shift_x = to[0] - 0.5 - row_x[0] * x - row_x[1] * y
   shift_y = to[1] - 0.5 - row_y[0] * x - row_y[1] * y

@@ -1,31 +1,31 @@
-"""What counts as an image, a split and a hidden file in folders of images."""
+"""Finds images, splits and hidden files in folders of images."""
 
 import os
 
 from bit_jax.errors import InputError
 
-# What is evaluated on stands first.
+# The most preferred split for evaluation stands first.
 EVAL_SPLITS = ("test", "validation", "valid", "val")
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def is_hidden(name: str) -> bool:
-  """Tells whether a file or folder is to be passed over."""
+  """Returns True if a file or folder of this name is to be ignored."""
   return name.startswith(".") or name == "__MACOSX"
 
 
 def is_image(path: str) -> bool:
-  """Tells whether a relative path names an image that is not hidden."""
+  """Returns True if a relative path names an image that is not hidden."""
   return path.lower().endswith(_EXTENSIONS) and not any(
     map(is_hidden, path.split("/"))
   )
 
 
 def entries(folder: str) -> list[os.DirEntry[str]]:
-  """Returns what is in a folder and not hidden, sorted by name.
+  """Returns the entries of a folder that are not hidden, sorted by name.
 
   Raises:
-    InputError: the folder cannot be read.
+    InputError: The folder cannot be read.
   """
   try:
     with os.scandir(folder) as found:
@@ -36,25 +36,25 @@ def entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def has_images(folder: str) -> bool:
-  """Tells whether a folder itself holds images."""
+  """Returns True if there are images in a folder, not counting subfolders."""
   return any(
     is_image(entry.name) and not entry.is_dir() for entry in entries(folder)
   )
 
 
 def split_folders(root: str, expected: str) -> dict[str, str]:
-  """Returns the path of each split's folder, train first; {} without splits.
+  """Returns {split: folder}, train first; {} if the folder has no splits.
 
-  The names of split folders may be in upper case. Among folders that are no
-  splits, a folder of images named train is a class that shows trains.
+  The names of split folders may be in upper case. A folder of images named
+  train, among folders that are no splits, is a class: the one of trains.
 
   Args:
-    root: a folder.
-    expected: what should be there, for the message.
+    root: The folder that may be divided into splits.
+    expected: The layout to expect, for the message.
 
   Raises:
-    InputError: there are evaluation splits but no train, or a folder cannot be
-      read.
+    InputError: There are evaluation splits but no train split, or a folder
+      cannot be read.
   """
   folders = {e.name.lower(): e.path for e in entries(root) if e.is_dir()}
   names = ("train", *reversed(EVAL_SPLITS))
@@ -71,12 +71,20 @@ def split_folders(root: str, expected: str) -> dict[str, str]:
 
 
 def images_below(root: str, folder: str) -> list[str]:
-  """Returns the images in and below a folder, relative to `root`, sorted."""
+  """Returns the images in and below a folder, sorted, relative to `root`.
+
+  Args:
+    root: The folder that the paths are relative to.
+    folder: A folder below `root`.
+
+  Raises:
+    InputError: A folder cannot be read.
+  """
   start = len(root.rstrip("/")) + 1
   names, seen, pending = [], set(), [folder]
   while pending:
     current = pending.pop()
-    # A link back to a folder above would never end.
+    # Following a link to a folder above would never end.
     real = os.path.realpath(current)
     if real in seen:
       continue

@@ -1,4 +1,4 @@
-"""Prepared TFDS sets (array_record) as example sources, without TensorFlow."""
+"""Reads prepared TFDS sets (array_record) as sources, without TensorFlow."""
 
 import dataclasses
 import functools
@@ -18,31 +18,35 @@ from bit_jax.errors import InputError, one_line
 
 IMAGE_KEY = "image"
 
-# Headers read to find the typical size where the images differ in size.
+# Image headers read to estimate the typical size, if images differ in size.
 _SIZE_SAMPLE = 256
 
 
 def open_builder(folder: pathlib.Path) -> Any:
   """Opens a prepared version as a `tfds.core.DatasetBuilder`.
 
+  Args:
+    folder: The folder of the version, with its dataset_info.json.
+
   Raises:
-    InputError: the metadata cannot be read, or a file of examples is missing.
+    InputError: The metadata cannot be read, or a file of examples is missing.
   """
   import tensorflow_datasets as tfds
 
   try:
     builder = tfds.builder_from_directory(folder)
-    # A set converted later names tfrecord, its first format.
+    # The metadata of a set converted to array_record still name tfrecord first.
     builder.info.set_file_format(
       "array_record", override=True, override_if_initialized=True
     )
     splits = list(builder.info.splits.values())
     files = [str(file) for split in splits for file in split.filepaths]
-  # Broken metadata makes TFDS raise nearly anything.
+  # For broken metadata, TFDS raises nearly any type of error.
   except Exception as error:
     raise InputError(
       f"{folder}: cannot be read as a TFDS set ({one_line(error)})"
     ) from error
+  # One listing of the folder instead of a query per file.
   there = set(os.listdir(folder))
   for file in files:
     if os.path.basename(file) not in there:
@@ -67,17 +71,18 @@ def read(
   """Returns the examples of `ranges` as one source.
 
   Args:
-    builder: from `open_builder`.
-    ranges: ranges of examples that exist.
-    name: what the source is, for messages.
-    label_key: the feature that holds the label, a class or a sequence of them,
-      or a name of `derived_labels.DERIVED`. A feature goes before a derivation.
-    image_scale: what pixel values are multiplied with; with anything but 1,
-      examples hold decoded images.
+    builder: The set, as returned by `open_builder`.
+    ranges: Ranges of examples, which must exist.
+    name: Name of the source in messages.
+    label_key: The feature that holds the label, a class or a sequence of
+      classes, or a key of `derived_labels.DERIVED`. A feature of the set takes
+      precedence.
+    image_scale: Factor for stored pixel values. With any other than 1, images
+      are decoded here.
 
   Raises:
-    InputError: there is no image, `label_key` is no class label and follows
-      from no feature, or `image_scale` is not positive.
+    InputError: There is no image feature, `label_key` is neither a class label
+      nor derived from a feature of the set, or `image_scale` is not positive.
   """
   import tensorflow_datasets as tfds
 
@@ -93,7 +98,7 @@ def read(
       f"the features are {', '.join(sorted(features))}"
     )
   label, multi_label = _label(features, name, label_key)
-  # All images stay encoded: decoding one that is not used would cost most.
+  # No image is decoded, even one that is not used: decoding is the costly part.
   skipped = {
     key: tfds.decode.SkipDecoding()
     for key, feature in features.items()
@@ -118,7 +123,7 @@ def read(
 def _label(
   features: Mapping[str, Any], name: str, label_key: str
 ) -> tuple[derived_labels.Derived, bool]:
-  """Returns where a label comes from, and whether it is a sequence."""
+  """Returns how to read a label, and True if it is a sequence of classes."""
   import tensorflow_datasets as tfds
 
   derived = derived_labels.DERIVED.get(label_key)
@@ -145,7 +150,7 @@ def _label(
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-  """Examples of a TFDS data source, with nothing but image and label."""
+  """Examples of a TFDS data source, reduced to image and label."""
 
   records: Any
   name: str
@@ -163,13 +168,18 @@ class _Examples:
     return {"image": image, "label": label}
 
   def read(self, index: int) -> tuple[bytes, Any]:
-    """Returns the encoded image as it is stored, and the label."""
+    """Returns the encoded image as it is stored, and the label.
+
+    Raises:
+      IndexError: The index is out of range.
+      InputError: The example cannot be read.
+    """
     if not 0 <= index < len(self.records):
       raise IndexError(index)
     try:
       example = self.records[index]
       return example[IMAGE_KEY], self.label.label(example[self.label.feature])
-    # What a damaged file of examples leads to depends on the damage.
+    # A damaged file of examples raises errors of several libraries.
     except Exception as error:
       raise InputError(
         f"{self.name} example {index}: cannot be read ({one_line(error)})"
@@ -197,6 +207,7 @@ def _read_labels(examples: _Examples) -> np.ndarray:
 def _image_px(
   shape: tuple[int | None, ...], examples: _Examples
 ) -> tuple[int, int]:
+  """Returns the typical (height, width) from the feature or a sample."""
   height, width = shape[:2]
   if height and width:
     return height, width
@@ -219,6 +230,7 @@ def _fingerprint(
   label_key: str,
   image_scale: int,
 ) -> str:
+  # The content is not read: name, version and shard lengths stand for it.
   identity = [info.full_name, label_key, image_scale]
   for part in ranges:
     shards = info.splits[part.split].shard_lengths

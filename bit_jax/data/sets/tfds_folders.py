@@ -1,4 +1,7 @@
-"""Finds prepared TFDS sets on disk; says how to prepare a missing one."""
+"""Finds prepared TFDS sets on disk.
+
+If a set is missing, the error names the command that prepares it.
+"""
 
 import fnmatch
 import json
@@ -13,16 +16,17 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 
 def find(dataset: str, data_dir: str = "") -> pathlib.Path:
-  """Returns the folder of the newest prepared version that fits.
+  """Returns the folder of the newest prepared version that matches.
 
   Args:
-    dataset: `NAME[/CONFIG][:VERSION]`; VERSION may hold `*`, and alternatives
-      separated by `|`. CONFIG may be left out where only one is prepared.
-    data_dir: the folder that holds `NAME[/CONFIG]/VERSION/`; '' means
+    dataset: `NAME[/CONFIG][:VERSION]`; VERSION may contain `*`, and
+      alternatives separated by `|`. CONFIG may be left out if only one is
+      prepared.
+    data_dir: The folder that contains `NAME[/CONFIG]/VERSION/`; '' means
       $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
 
   Raises:
-    InputError: there is no such prepared set, or only one in a format without
+    InputError: There is no such prepared set, or only one in a format without
       random access.
   """
   root = _root(data_dir)
@@ -100,7 +104,7 @@ def _formats(version: pathlib.Path) -> list[str]:
   file = version / "dataset_info.json"
   try:
     info = json.loads(file.read_text())
-    # TFDS wrote no format before it had a second one.
+    # TFDS did not write the format while there was only one.
     first = info.get("fileFormat", "tfrecord")
     return [first, *info.get("alternativeFileFormats", ())]
   except (OSError, ValueError, AttributeError) as error:
@@ -108,6 +112,7 @@ def _formats(version: pathlib.Path) -> list[str]:
 
 
 def _not_prepared(dataset: str, name: str, root: pathlib.Path) -> str:
+  """Returns the error for a set that is not on disk."""
   import tensorflow_datasets as tfds
 
   if name not in tfds.list_builders(with_community_datasets=False):
@@ -140,7 +145,7 @@ def _contents(root: pathlib.Path) -> str:
 
 
 def _prepare_command(dataset: str, root: pathlib.Path) -> str:
-  # Of alternatives, the last is the one that TFDS still builds.
+  # Of several versions, TFDS still builds the last one named.
   name, _, version = dataset.partition(":")
   if version:
     dataset = f"{name}:{version.split('|')[-1]}"

@@ -1,4 +1,4 @@
-"""Derived labels, on sets with the features that TFDS declares for them."""
+"""Tests of derived_labels.py, with sets of the features that TFDS declares."""
 
 import numpy as np
 import pytest

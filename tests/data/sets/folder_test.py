@@ -12,7 +12,7 @@ from bit_jax.errors import InputError
 
 
 def _write(root, *names, size=(8, 6)):
-  """Writes images of (height, width) `size`, each of another colour."""
+  """Writes images of (height, width) `size`, each in a colour of its own."""
   for name in names:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -116,7 +116,7 @@ def load_font(name):
 
 
 def printed_digits():
-  """Digits in upright and bold Sans and Serif, framed like letter masks."""
+  """Renders digits in upright and bold Sans and Serif, framed like letters."""
   printed = []
   for name in ("Sans", "Sans-Bold", "Serif", "Serif-Bold"):
     font = load_font(f"DejaVu{name}")
@@ -135,7 +135,7 @@ def printed_digits():
 
 
 def shapes(images):
-  """Blurred, centred, normalised images: a product of two is a correlation."""
+  """Blurs, centres and normalizes images, so that products are correlations."""
   rows = [
     cv2.GaussianBlur(np.asarray(image, np.float32), (0, 0), 2).ravel()
     for image in images
@@ -145,7 +145,7 @@ def shapes(images):
 
 
 def is_coarse(image):
-  """Whether 8x8 pixels and an interpolation describe an image."""
+  """Returns True if an image is 8x8 pixels, enlarged."""
   grey = image[..., 0]
   small = cv2.resize(grey, (8, 8), interpolation=cv2.INTER_AREA)
   again = cv2.resize(small, (32, 32), interpolation=cv2.INTER_CUBIC)
