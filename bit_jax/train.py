@@ -1,29 +1,35 @@
 """One loop for every recipe: train_and_evaluate, from config to result."""
 
 import contextlib
-import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 from clu import parameter_overview
 from etils import epath
-from jax.sharding import Mesh
 
-from bit_jax import weights
 from bit_jax.data import pipeline
-from bit_jax.parallel import hosts, sharding
-from bit_jax.recipe import check, resolve
+from bit_jax.objectives.objective import Objective
+from bit_jax.parallel import hosts
 from bit_jax.recipe.load import Config
-from bit_jax.run import sources, start, stopping, watchdog, workdir_files
+from bit_jax.run import (
+  describe,
+  evaluations,
+  first_state,
+  start,
+  stopping,
+  watchdog,
+  workdir_files,
+)
+from bit_jax.run.sources import RunData
 from bit_jax.run.step import TrainState, make_abstract_state, make_update_step
 from bit_jax.run.upkeep import Upkeep
-from bit_jax.storage import digest, remote
+from bit_jax.storage import checkpoint
 from bit_jax.writers import writer
 
 
-class _Waits:
+class _Batches:
   """Iterates over batches and adds up the time spent waiting for them."""
 
   def __init__(self, batches: Iterator[pipeline.Batch]):
@@ -33,15 +39,15 @@ class _Waits:
 
   def __iter__(self) -> Iterator[pipeline.Batch]:
     while True:
-      since = time.monotonic()
+      asked = time.monotonic()
       try:
         batch = next(self._batches)
       except StopIteration:
         return
-      self._waited_secs += time.monotonic() - since
+      self._waited_secs += time.monotonic() - asked
       yield batch
 
-  def fraction(self) -> float:
+  def waiting_fraction(self) -> float:
     """Returns the share of time spent waiting since the last call."""
     now = time.monotonic()
     share = self._waited_secs / max(now - self._since, 1e-9)
@@ -53,9 +59,9 @@ class _InFlight(NamedTuple):
   """A step that runs on the devices.
 
   Attributes:
-    step: its number.
-    metrics: of the update step, still to be read.
-    must_stop: whether a host was asked to stop before it, still to be read.
+    step: Its number.
+    metrics: Metrics of the update step, still to be read.
+    must_stop: True if a host was asked to stop before it; still to be read.
   """
 
   step: int
@@ -63,191 +69,167 @@ class _InFlight(NamedTuple):
   must_stop: Any
 
 
-def _first_state(
-  config: Config,
-  folder: epath.Path,
-  mesh: Mesh,
-  say: Callable[[str], None],
-) -> tuple[int, TrainState]:
-  """Returns the step and the state to go on from: the newest saved, or new."""
-  if not start.saved_steps(folder):
-    return 0, start.start_anew(config, mesh)
-  with start.open_checkpoints(folder, config) as checkpointer:
-    return start.restore_newest(checkpointer, folder, config, mesh, say)
-
-
-def _write_weights(
-  workdir: epath.Path, state: TrainState, upkeep: Upkeep
-) -> None:
-  """Writes params.npz on host 0; all hosts must call it."""
-  params = sharding.to_host(state.params, upkeep.mesh)
-  batch_stats = sharding.to_host(state.batch_stats, upkeep.mesh)
-  if jax.process_index() != 0:
-    return
-  weights.save_npz(
-    workdir / "params.npz",
-    weights.Weights(
-      params,
-      batch_stats,
-      upkeep.config.model.variant,
-      upkeep.data.train.class_names,
-      upkeep.metadata["preprocess"],
-      upkeep.metadata["model_options"],
-    ),
-  )
-
-
 def train_and_evaluate(
-  config: Config, workdir: epath.PathLike
+  config: Config,
+  workdir: epath.PathLike,
+  *,
+  objective: Objective | None = None,
+  fixed: Any = (),
+  data: RunData | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe from its config to its result, resuming where it stopped.
 
   Args:
-    config: of `configs/`; rules are resolved here, when the data is known.
-    workdir: made if missing, once all that can be checked was good. At the end
-      it holds config.json, metrics.jsonl, TensorBoard events, checkpoints/,
-      parameters.txt, params.npz and result.json.
+    config: A config of `configs/` or of your own with the same keys. Its rules
+      are resolved here, when the data is known.
+    workdir: Made if missing, once everything that can be checked was good. At
+      the end it holds config.json, metrics.jsonl, TensorBoard events,
+      checkpoints/, parameters.txt, params.npz and result.json.
+    objective: What to learn instead of what config.objective names.
+    fixed: Arrays that this objective reads and never changes.
+    data: Sources to use instead of those that config.data names.
 
   Returns:
-    What result.json holds: `step`, and `eval/NAME/accuracy`,
-    `.../top5_accuracy` and `.../loss` for each evaluation split.
+    What result.json holds: `step`, and the metrics `eval/NAME/...` of the
+    objective for each evaluation split, such as `eval/test/accuracy`.
 
   Raises:
-    InputError: the config, the data, a checkpoint or the work directory is not
+    InputError: The config, the data, a checkpoint or the work directory is not
       usable, or the loss is not finite; the message says what was expected.
-    StoppedError: a signal of `stopping.SIGNALS` came; the state is saved.
+    StoppedError: A signal of `stopping.SIGNALS` came; the state is saved.
   """
-  workdir, started = epath.Path(workdir).expanduser(), time.monotonic()
-  is_lead = jax.process_index() == 0
-  say = functools.partial(print, flush=True) if is_lead else lambda *_: None
-  remote.check(workdir)
-  mesh = sharding.make_mesh()
-  check.check(config, mesh)
-
-  data = sources.load(
-    config.data, seed=config.seed, held_out=workdir_files.read_held_out(workdir)
+  # Check and load. Everything that can fail at the start fails before the work
+  # directory is touched.
+  run = start.load(
+    config, workdir, objective=objective, fixed_arrays=fixed, data=data
   )
-  probes = sources.load_fewshot_sets(config.eval.fewshot, config.data.dir)
-  config = resolve.resolve(config, sources.dataset_info(data))
-  data, probes = sources.hold(data, probes, config)
-  total_steps = config.resolved.total_steps
-  workdir_files.check_unchanged(workdir, config)
-  finished = workdir_files.read_result(workdir)
-  if finished and finished["step"] == total_steps:
-    say(f"{workdir} is finished: {workdir_files.summary(finished)}")
-    return finished
-  hosts.check_same(workdir_files.comparable(config))
-  say(workdir_files.describe(config, data, mesh))
-  data_secs = time.monotonic() - started
-
+  if run.result:
+    summary = describe.summary(run.result)
+    run.log(f"{run.workdir} is finished: {summary}")
+    return run.result
   with contextlib.ExitStack() as stack:
-    stop = stack.enter_context(stopping.StopRequest())
-    dog = stack.enter_context(
-      watchdog.Watchdog(
-        config.watchdog_mins,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-        folder=workdir / "hosts",
-      )
-    )
-    digest.compile_ahead(make_abstract_state(config, mesh))
-    # Nothing is written before all that can be wrong at start was tried.
-    folder = workdir / "checkpoints"
-    start_step, state = _first_state(config, folder, mesh, say)
-    update_step = make_update_step(config, mesh)
-    workdir_files.claim(workdir, config, data.held_out, write=is_lead)
-    hosts.check_workdir(workdir)
-    upkeep = Upkeep(
-      config=config,
-      workdir=workdir,
-      mesh=mesh,
-      data=data,
-      probes=probes,
-      checkpointer=stack.enter_context(start.open_checkpoints(folder, config)),
-      metrics_writer=stack.enter_context(
-        writer.create(
-          workdir,
-          total_steps=total_steps,
-          start_step=start_step,
-          batch_size=config.input.batch_size,
-          is_lead=is_lead,
-        )
-      ),
-      stop=stop,
-      watchdog=dog,
-    )
-    if start_step:
-      say(f"resumed from step {start_step} of {folder}")
-    elif is_lead:
-      overview = parameter_overview.get_parameter_overview(
-        state.params, include_stats=False
-      )
-      (workdir / "parameters.txt").write_text(overview + "\n")
-      say(workdir_files.describe_params(state.params))
-    state_secs = time.monotonic() - started - data_secs
+    # Open and restore.
+    upkeep, state = _open(run, stack)
     batches = stack.enter_context(
       pipeline.train_batches(
-        data.train,
-        resolve.train_preprocess(config),
-        batch_size=config.input.batch_size,
-        seed=config.seed,
-        start_step=start_step,
-        total_steps=total_steps,
-        mesh=mesh,
-        num_threads=config.input.num_threads,
+        run.data.train,
+        run.train_preprocess,
+        batch_size=run.config.input.batch_size,
+        seed=run.config.seed,
+        start_step=upkeep.start_step,
+        total_steps=upkeep.total_steps,
+        mesh=run.spec.mesh,
+        num_threads=run.config.input.num_threads,
       )
     )
-    waits = _Waits(batches)
-
-    def log(step, metrics):
-      scalars = upkeep.check(step, metrics)
-      if step == start_step + 1:
-        secs = time.monotonic() - started
-        say(
-          f"first step after {secs:.1f} s: data {data_secs:.1f}, state "
-          f"{state_secs:.1f}, compiling and running the step "
-          f"{secs - data_secs - state_secs:.1f}"
-        )
-      if step % config.log_every_steps == 0 or step in (1, total_steps):
-        scalars["input_wait"] = waits.fraction()
-        upkeep.metrics_writer.write_scalars(
-          step, {f"train/{k}": v for k, v in scalars.items()}
-        )
-      else:
-        upkeep.metrics_writer.progress(step)
-
-    if upkeep.is_due(start_step, config.eval.every_steps):
-      # It comes after the save it was cut off.
-      upkeep.evaluate(start_step, state, saved=True)
-    last, must_stop = None, False
-    for step, batch in enumerate(waits, start_step + 1):
-      state, metrics = update_step(state, batch)
-      this = _InFlight(step, metrics, upkeep.agree(bool(stop.received)))
-      # Two steps in flight: this one is queued while the last one is read.
-      if last:
-        log(last.step, last.metrics)
-        must_stop = bool(last.must_stop)
-      last = this
-      save = upkeep.is_due(step, config.checkpoint.every_steps)
-      save = save or must_stop or step == total_steps
-      evaluate_now = upkeep.is_due(step, config.eval.every_steps)
-      if save or evaluate_now:
-        log(step, metrics)  # Only a state whose numbers are finite is saved.
-        last, must_stop = None, must_stop or bool(this.must_stop)
-      if save or must_stop:
-        upkeep.save(step, state)
-      if must_stop:
-        raise upkeep.stopped(step)
-      if evaluate_now:
-        upkeep.evaluate(step, state, saved=save)
-    result = {
-      "step": total_steps,
-      **upkeep.evaluate(total_steps, state, saved=True),
-    }
+    # Loop.
+    state = _loop(run, upkeep, state, _Batches(batches))
+    # End.
+    scores = upkeep.evaluate(upkeep.total_steps, state, saved=True)
     upkeep.checkpointer.wait()
-
-  _write_weights(workdir, state, upkeep)
-  if is_lead:
-    workdir_files.write_result(workdir, result)
-  say(f"{workdir}: {workdir_files.summary(result)}")
+  upkeep.write_weights(state)
+  result = {"step": upkeep.total_steps, **scores}
+  if run.is_lead:
+    workdir_files.write_result(run.workdir, result)
+  run.log(f"{run.workdir}: {describe.summary(result)}")
   return result
+
+
+def _open(
+  run: start.Run, stack: contextlib.ExitStack
+) -> tuple[Upkeep, TrainState]:
+  """Restores or makes the state, then opens all that the run writes to."""
+  config, folder = run.config, run.workdir / "checkpoints"
+  stop = stack.enter_context(stopping.StopRequest())
+  dog = stack.enter_context(
+    watchdog.Watchdog(
+      config.watchdog_mins,
+      host=jax.process_index(),
+      num_hosts=jax.process_count(),
+      folder=run.workdir / "hosts",
+    )
+  )
+  checkpoint.prepare(make_abstract_state(run.spec))
+  start_step, state = first_state.load(
+    folder, run.spec, config, run.files, run.log
+  )
+  run.files.write_config(run.data.held_out, write=run.is_lead)
+  hosts.check_workdir(run.workdir)
+  upkeep = Upkeep(
+    run=run,
+    start_step=start_step,
+    evaluations=evaluations.make(
+      config,
+      run.spec,
+      run.data,
+      run.fewshot_sets,
+      run.eval_preprocess,
+      run.fixed,
+    ),
+    checkpointer=stack.enter_context(
+      checkpoint.Checkpointer(
+        folder,
+        keep=config.checkpoint.keep,
+        keep_every_steps=config.checkpoint.keep_every_steps,
+      )
+    ),
+    metrics_writer=stack.enter_context(
+      writer.create(
+        run.workdir,
+        total_steps=config.resolved.total_steps,
+        start_step=start_step,
+        batch_size=config.input.batch_size,
+        is_lead=run.is_lead,
+      )
+    ),
+    stop=stop,
+    watchdog=dog,
+  )
+  if start_step:
+    run.log(f"resumed from step {start_step} of {folder}")
+  elif run.is_lead:
+    overview = parameter_overview.get_parameter_overview(
+      state.params, include_stats=False
+    )
+    (run.workdir / "parameters.txt").write_text(overview + "\n")
+    run.log(describe.describe_params(state.params))
+  run.clock.mark("state")
+  return upkeep, state
+
+
+def _loop(
+  run: start.Run, upkeep: Upkeep, state: TrainState, batches: _Batches
+) -> TrainState:
+  """Makes all updates that are left and returns the last state.
+
+  Step N is dispatched before the numbers of step N-1 are read, so that the
+  devices never wait for the host. A save or an evaluation reads the numbers of
+  its own step first: only a state whose numbers are finite is kept. Whether to
+  stop is agreed upon in the same rhythm, one step late, as a flag on the
+  devices, so that all hosts leave the loop after the same step. A run that was
+  stopped between a save and the evaluation of the same step makes up for the
+  evaluation before it goes on.
+  """
+  update_step = make_update_step(run.spec)
+  if upkeep.evaluation_is_due(upkeep.start_step):
+    upkeep.evaluate(upkeep.start_step, state, saved=True)
+  last, must_stop = None, False
+  for step, batch in enumerate(batches, upkeep.start_step + 1):
+    state, metrics = update_step(state, batch, run.fixed)
+    this = _InFlight(step, metrics, upkeep.asked_to_stop())
+    if last:
+      upkeep.log(last.step, last.metrics, batches)
+      must_stop = bool(last.must_stop)
+    last = this
+    save = must_stop or upkeep.save_is_due(step)
+    evaluate_now = upkeep.evaluation_is_due(step)
+    if save or evaluate_now:
+      upkeep.log(step, metrics, batches)
+      last, must_stop = None, must_stop or bool(this.must_stop)
+    if save or must_stop:
+      upkeep.save(step, state)
+    if must_stop:
+      raise upkeep.stopped(step)
+    if evaluate_now:
+      upkeep.evaluate(step, state, saved=save)
+  return state

@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.seed = 0  # Of initial weights, order, augmentation, mixup and subsets.
   c.num_classes = 0  # 0: as the data set says; else it must agree.
+  c.objective = "classify"  # What is learned: classify or distill.
   c.loss = "softmax"  # softmax, or sigmoid (sum over classes).
   c.mixup_alpha = 0.0  # 0: none; < 0: what the HyperRule says.
   c.hyperrule = ""  # paper or code: gives what schedule and input leave open.
@@ -102,6 +103,11 @@ def get_config() -> ml_collections.ConfigDict:
   c.init.checkpoint = ""  # A .npz, work directory or checkpoint; '': random.
   c.init.keep_head = False  # False: a new head of zeros.
 
+  c.distill = ml_collections.ConfigDict()
+  c.distill.teacher = ""  # Its weights: a .npz, work directory or checkpoint.
+  c.distill.temperature = 1.0  # Softens the outputs of teacher and student.
+  c.distill.label_weight = 0.0  # Share of the labels' own loss, 0 to 1.
+
   c.schedule = s = ml_collections.ConfigDict()
   s.total = ""  # Duration; '': by the HyperRule.
   s.warmup = ""  # Duration; '': by the HyperRule.
@@ -145,6 +151,8 @@ def get_config() -> ml_collections.ConfigDict:
   r.resize_px = 0
   r.crop_px = 0
   r.flip = False
+  r.objective = ""  # An objective that was passed in Python, as text.
+  r.fixed_digest = ""  # Changes with any bit of the objective's fixed arrays.
   return c
 
 

@@ -6,6 +6,7 @@ from bit_jax.data import source
 from bit_jax.data.source import Source
 from bit_jax.parallel import sharding
 from bit_jax.recipe import resolve
+from bit_jax.run import start
 from configs import downstream, upstream
 
 MODEL = "R14x0.25"
@@ -76,6 +77,11 @@ def upstream_config(*, batch_size=16, **overrides):
 def resolved(config, num_classes=4, num_examples=40):
   info = source.DatasetInfo(num_examples, num_classes, (32, 32), native_px=32)
   return resolve.resolve(config, info)
+
+
+def spec(config, mesh):
+  """Returns what the update step of a resolved config depends on."""
+  return start.make_spec(config, mesh)[0]
 
 
 def a_batch(mesh, seed=0, num_classes=4, size=8):

@@ -13,7 +13,7 @@ from bit_jax.data import pipeline
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.evaluate import metrics
 from bit_jax.parallel import sharding
-from bit_jax.run import start, stopping, watchdog
+from bit_jax.run import first_state, sources, stopping, watchdog
 from bit_jax.run.sources import RunData
 from bit_jax.storage import checkpoint
 from bit_jax.writers import metrics_file
@@ -28,7 +28,7 @@ MODEL = fakes.MODEL
 def arrays(monkeypatch):
   """Makes every run train and evaluate on seeded arrays."""
   data = RunData(fakes.array_source(), {"test": fakes.array_source(21, seed=1)})
-  monkeypatch.setattr(train.sources, "load", lambda *_, **__: data)
+  monkeypatch.setattr(sources, "load", lambda *_, **__: data)
   return data
 
 
@@ -198,7 +198,7 @@ def test_weights_are_carried_over_with_a_new_head(arrays, tmp_path):
     make_config(**{"init.checkpoint": str(tmp_path / "up")}), num_classes=7
   )
   mesh = sharding.make_mesh()
-  state = start.start_anew(config, mesh)
+  state = first_state.init_state(fakes.spec(config, mesh), config)
   params = jax.device_get(state.params)
   assert params["head"]["kernel"].shape[-1] == 7
   assert not params["head"]["kernel"].any()
@@ -215,7 +215,7 @@ def test_keeping_a_head_of_another_size_is_refused(arrays, tmp_path):
     num_classes=7,
   )
   with pytest.raises(InputError, match=r"4 classes.*expected \(7,\)"):
-    start.start_anew(config, sharding.make_mesh())
+    first_state.init_state(fakes.spec(config, sharding.make_mesh()), config)
 
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(
@@ -293,8 +293,8 @@ def test_at_most_two_steps_are_in_flight(arrays, tmp_path, monkeypatch):
   def make_step(*args):
     step = real_step(*args)
 
-    def counted(state, batch):
-      state, metrics = step(state, batch)
+    def counted(*inputs):
+      state, metrics = step(*inputs)
       unread.add(id(metrics["loss"]))
       most.append(len(unread))
       return state, metrics
@@ -325,7 +325,7 @@ def test_a_work_directory_of_other_data_is_left_alone(
 ):
   train.train_and_evaluate(make_config(), tmp_path)
   other = RunData(dataclasses.replace(arrays.train, fingerprint="else"), {})
-  monkeypatch.setattr(train.sources, "load", lambda *_, **__: other)
+  monkeypatch.setattr(sources, "load", lambda *_, **__: other)
   with pytest.raises(InputError, match="data_fingerprint: 'arrays.* -> 'else'"):
     train.train_and_evaluate(make_config(), tmp_path)
 
@@ -361,10 +361,12 @@ def test_batch_norm_runs_resume_and_keep_their_statistics(arrays, tmp_path):
       "model.weight_standardization": False,
     }
   )
-  state = start.start_anew(resolved(second), sharding.make_mesh())
+  state = first_state.init_state(
+    fakes.spec(resolved(second), sharding.make_mesh()), resolved(second)
+  )
   jax.tree.map(
     np.testing.assert_array_equal,
-    jax.device_get(state.batch_stats),
+    jax.device_get(state.carried["batch_stats"]),
     saved.batch_stats,
   )
 
@@ -394,7 +396,7 @@ def test_multi_label_upstream(tmp_path, monkeypatch):
   ]
   source = dataclasses.replace(source, examples=examples)
   data = RunData(source, {"train": source})
-  monkeypatch.setattr(train.sources, "load", lambda *_, **__: data)
+  monkeypatch.setattr(sources, "load", lambda *_, **__: data)
   config = upstream.get_config(f"preset=bit_m,model={MODEL}")
   config.total_steps, config.input.batch_size = 2, 8
   result = train.train_and_evaluate(config, tmp_path)
@@ -427,11 +429,11 @@ def test_a_signal_during_evaluation_saves_and_evaluates_again(
   arrays, tmp_path, monkeypatch
 ):
   config = make_config(**{"eval.every_steps": 2, "eval.batch_size": 4})
-  real = metrics.make_eval_step
+  real = metrics.make_score_step
 
   batches = []
 
-  def make_eval_step(*args):
+  def make_score_step(*args):
     step = real(*args)
 
     def run(*batch):
@@ -443,7 +445,7 @@ def test_a_signal_during_evaluation_saves_and_evaluates_again(
     return dataclasses.replace(step, run=run)
 
   with monkeypatch.context() as patch:
-    patch.setattr(metrics, "make_eval_step", make_eval_step)
+    patch.setattr(metrics, "make_score_step", make_score_step)
     with pytest.raises(StoppedError, match="after step 2, which is saved"):
       train.train_and_evaluate(config, tmp_path)
   assert len(batches) == 2  # Of six.

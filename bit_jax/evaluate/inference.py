@@ -36,12 +36,12 @@ class InferenceStep:
     prepare: Folds weight standardization into the variables {"params": ...,
       "batch_stats": ...} and replicates them on all devices; call it once per
       evaluation, not once per batch.
-    run: Jitted; takes what `prepare` returned and a batch of
-      `pipeline.eval_batches`.
+    run: Jitted; takes what `prepare` returned, a batch of
+      `pipeline.eval_batches`, and what else the step needs.
   """
 
   prepare: Callable[[Any], Any]
-  run: Callable[[Any, pipeline.Batch], Any]
+  run: Callable[..., Any]
 
 
 def network(loaded: Weights) -> tuple[Any, dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""Exact metrics over a whole split, on any number of devices and hosts."""
+"""Exact metrics over a whole split, on any number of devices and hosts.
+
+What the metrics are is the objective's: it scores each batch inside jit and
+summarizes the totals on the host.
+"""
 
 import functools
 from collections.abc import Callable
@@ -9,112 +13,94 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import models
 from bit_jax.data import pipeline
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.evaluate import inference
-from bit_jax.objectives import losses
+from bit_jax.objectives.objective import Objective
 from bit_jax.parallel import sharding
-from bit_jax.recipe.load import Config
-
-
-def make_eval_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
-  """Builds the evaluation step of a run.
-
-  Args:
-    config: a resolved one; the same model and loss give the same step, so that
-      runs in one process share the compiled function.
-    mesh: what batches are split over.
-
-  Returns:
-    As `make_step` does.
-  """
-  model: Any = models.create(
-    num_classes=config.resolved.num_classes, **config.model
-  )
-  return make_step(model, config.loss, mesh)
 
 
 @functools.lru_cache(maxsize=16)
-def make_step(model: Any, loss: str, mesh: Mesh) -> inference.InferenceStep:
-  """Builds the step that counts right guesses.
+def make_score_step(
+  objective: Objective, mesh: Mesh
+) -> inference.InferenceStep:
+  """Builds the step that scores one batch.
 
   Args:
-    model: a network of `models.create`.
-    loss: a key of `losses.LOSSES`.
-    mesh: what batches are split over.
+    objective: Says what is scored; equal ones share the compiled function.
+    mesh: The devices that batches are split over.
 
   Returns:
-    A step whose outputs are `count`, `correct` and `correct_top5` (int32) and
-    `loss` (float32), each summed over the examples with mask 1; and for each
-    row of the batch `index` (int32) and `right` (bool): whether it is an
-    example whose first guess is right.
+    A step whose `prepare` takes (params, carried) and whose `run` takes what it
+    returned, a batch of `pipeline.eval_batches` and the fixed arrays. It
+    returns (sums, rows): the objective's, the number of `examples` in sums,
+    `index` and `mask` of each in rows.
   """
-  top = min(5, model.num_classes)
-  model, prepare = inference.for_inference(model, mesh)
+  whole = sharding.replicated(mesh)
+  fold: Any = jax.jit(objective.fold, out_shardings=whole)
 
-  def step(variables, batch):
-    logits: Any = model.apply(variables, models.scale_images(batch["images"]))
-    targets = losses.dense_targets(batch["labels"], logits.shape[-1])
-    mask = batch["mask"]
-    # A multi-label example counts as right if its first guess is among them.
-    guesses = jax.lax.top_k(logits, top)[1]
-    hits = jnp.take_along_axis(targets, guesses, axis=1) * mask[:, None] > 0
-    return {
-      "count": mask.astype(jnp.int32).sum(),
-      "loss": (losses.LOSSES[loss](logits, targets) * mask).sum(),
-      "correct": hits[:, 0].sum(dtype=jnp.int32),
-      "correct_top5": hits.any(-1).sum(dtype=jnp.int32),
-      "index": batch["index"],
-      "right": hits[:, 0],
-    }
+  def prepare(variables):
+    params, carried = sharding.to_devices(variables, mesh)
+    return fold(params), carried
 
-  return inference.InferenceStep(
-    prepare, jax.jit(step, out_shardings=sharding.replicated(mesh))
-  )
+  def step(prepared, batch, fixed=()):
+    params, carried = prepared
+    scores = objective.score(params, carried, batch, fixed)
+    examples = batch["mask"].astype(jnp.int32).sum()
+    sums = {**scores.sums, "examples": examples}
+    # The rows that fill the last batch up are told by their mask.
+    place = {"index": batch["index"], "mask": batch["mask"]}
+    return sums, {**scores.rows, **place}
+
+  return inference.InferenceStep(prepare, jax.jit(step, out_shardings=whole))
 
 
-def evaluate_split(
-  eval_step: inference.InferenceStep,
-  variables: Any,
+def score_split(
+  score_step: inference.InferenceStep,
+  prepared: Any,
   source: Source,
   preprocess: Preprocess,
   *,
   batch_size: int,
   mesh: Mesh,
+  fixed: Any = (),
   num_threads: int = 0,
   after_batch: Callable[[], None] = lambda: None,
-  right: np.ndarray | None = None,
-) -> dict[str, float]:
-  """Computes metrics over every example of a source, none dropped or doubled.
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Scores every example of a source, none dropped or doubled.
 
   Args:
-    eval_step: of `make_eval_step` or `make_step`.
-    variables: {"params": ..., "batch_stats": ...}.
-    source: the split.
-    preprocess: a deterministic one.
-    batch_size: global; 0 for `default_batch_size`.
-    mesh: what batches are split over.
-    num_threads: that decode; 0: one for each core.
-    after_batch: called after each batch; what it raises ends the evaluation.
-    right: bool[examples] to be set where the first guess is right.
+    score_step: From `make_score_step`.
+    prepared: What its `prepare` returned.
+    source: The split.
+    preprocess: A deterministic preprocessing.
+    batch_size: Global number of rows; 0 for `inference.default_batch_size`.
+    mesh: The devices that batches are split over.
+    fixed: The fixed arrays of the objective.
+    num_threads: Decoding threads; 0 means one per core.
+    after_batch: Called after each batch; what it raises ends the evaluation.
 
   Returns:
-    `loss` (mean), `accuracy` and `top5_accuracy` (0 to 1; the latter counts
-    the top min(5, classes) guesses) and `examples`.
+    (sums, rows): float64 totals with `examples`, and arrays [examples, ...] in
+    the order of the source.
   """
   batch_size = batch_size or inference.default_batch_size(len(source), mesh)
   sharding.check_batch_size(batch_size, mesh, "config.eval.batch_size")
-  totals = dict.fromkeys(("count", "loss", "correct", "correct_top5"), 0.0)
-  variables, in_flight = eval_step.prepare(variables), []
+  sums: dict[str, Any] = {}
+  rows: dict[str, np.ndarray] = {}
+  in_flight = []
 
   def read_oldest():
-    outputs = jax.device_get(in_flight.pop(0))
-    for key in totals:
-      totals[key] += np.float64(outputs[key])
-    if right is not None:
-      right[outputs["index"][outputs["right"]]] = True
+    part, columns = jax.device_get(in_flight.pop(0))
+    for key, value in part.items():
+      sums[key] = sums.get(key, 0.0) + np.float64(value)
+    real = columns.pop("mask") > 0
+    index = columns.pop("index")[real]
+    for key, values in columns.items():
+      if key not in rows:
+        rows[key] = np.zeros((len(source), *values.shape[1:]), values.dtype)
+      rows[key][index] = values[real]
 
   with pipeline.eval_batches(
     source,
@@ -124,17 +110,49 @@ def evaluate_split(
     num_threads=num_threads,
   ) as batches:
     for batch in batches:
-      in_flight.append(eval_step.run(variables, batch))
+      in_flight.append(score_step.run(prepared, batch, fixed))
+      # One batch is read while the next one is computed.
       if len(in_flight) > 1:
         read_oldest()
       after_batch()
   while in_flight:
     read_oldest()
-  count = totals["count"]
+  count = sums["examples"]
   assert count == len(source), f"evaluated {count} of {len(source)} examples"
-  return {
-    "loss": float(totals["loss"] / count),
-    "accuracy": float(totals["correct"] / count),
-    "top5_accuracy": float(totals["correct_top5"] / count),
-    "examples": int(count),
-  }
+  return sums, rows
+
+
+def evaluate_split(
+  objective: Objective,
+  params: Any,
+  carried: Any,
+  source: Source,
+  preprocess: Preprocess,
+  *,
+  mesh: Mesh,
+  batch_size: int = 0,
+  **kwargs: Any,
+) -> dict[str, float]:
+  """Returns the metrics of an objective over every example of a source.
+
+  Args:
+    objective: Says what is measured.
+    params: Parameters of its network, not folded.
+    carried: As in the train state.
+    source: The split.
+    preprocess: A deterministic preprocessing.
+    mesh: The devices that batches are split over.
+    batch_size: Global number of rows; 0 for `inference.default_batch_size`.
+    **kwargs: Others of `score_split`.
+  """
+  score_step = make_score_step(objective, mesh)
+  sums, rows = score_split(
+    score_step,
+    score_step.prepare((params, carried)),
+    source,
+    preprocess,
+    batch_size=batch_size,
+    mesh=mesh,
+    **kwargs,
+  )
+  return objective.summarize(sums, rows)

@@ -108,6 +108,23 @@ def spell_options(options: Mapping[str, Any], keys: Iterable[str]) -> str:
   return ", ".join(f"{key}={value!r}" for key, value in values.items())
 
 
+# Names at the top of the parameters; everything else there is a head.
+_ENCODER = (
+  *("root_block", "block1", "block2", "block3", "block4"),
+  "norm-pre-head",
+)
+
+
+def is_encoder(path: str) -> bool:
+  """Returns True for the path of a parameter that belongs to no head."""
+  return path.split("/", 1)[0] in _ENCODER
+
+
+def extra_heads(params: Mapping[str, Any]) -> list[str]:
+  """Returns the names of the heads beside the classifier's `head`."""
+  return sorted(set(params) - {*_ENCODER, "head"})
+
+
 class ResidualUnit(nn.Module):
   """Pre-activation bottleneck unit; its 3x3 convolution has the stride.
 

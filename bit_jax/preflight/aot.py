@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from bit_jax.errors import InputError, one_line
 from bit_jax.recipe.load import Config
-from bit_jax.run import step
+from bit_jax.run import start, step
 
 GIB = 2**30
 
@@ -165,22 +165,34 @@ def device_bytes(tree: Any) -> int:
 
 def argument_bytes(config: Config, mesh: Mesh) -> int:
   """Returns the bytes of state and batch on one device, without compiling."""
-  return device_bytes(
-    (
-      step.make_abstract_state(config, mesh),
-      step.make_abstract_batch(config, mesh),
-    )
-  )
+  return device_bytes(_abstract_step(config, mesh)[1])
 
 
 def compile_step(config: Config, mesh: Mesh) -> StepCost:
   """Compiles the update step of a resolved config for the devices of a mesh."""
+  spec, arguments = _abstract_step(config, mesh)
   return compile_function(
-    step.make_update_step(config, mesh),
-    step.make_abstract_state(config, mesh),
-    step.make_abstract_batch(config, mesh),
-    accum_steps=config.optim.accum_steps,
+    step.make_update_step(spec), *arguments, accum_steps=spec.accum_steps
   )[1]
+
+
+def _abstract_step(
+  config: Config, mesh: Mesh
+) -> tuple[step.StepSpec, tuple[Any, ...]]:
+  """Returns the spec of an update step, and its arguments without arrays."""
+  spec, fixed = start.make_spec(config, mesh, abstract=True)
+  return spec, (
+    step.make_abstract_state(spec),
+    abstract_batch(config, spec),
+    fixed,
+  )
+
+
+def abstract_batch(config: Config, spec: step.StepSpec) -> Any:
+  """Returns the batch of a resolved config as jax.ShapeDtypeStruct."""
+  return step.make_abstract_batch(
+    spec, config.input.batch_size, config.resolved.crop_px
+  )
 
 
 def compile_function(

@@ -16,7 +16,7 @@ from bit_jax.data.source import DatasetInfo
 from bit_jax.preflight import aot
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.load import Config
-from bit_jax.run import step
+from bit_jax.run import start
 
 # While a step holds its own batch, `pipeline` keeps two more on the devices and
 # transfers a third.
@@ -74,7 +74,8 @@ class Preflight:
     self._config, self._info = config, info
     self._compiler = compiler
     self.config = self._resolve({})
-    batch = step.make_abstract_batch(self.config, mesh)
+    spec, _ = start.make_spec(self.config, mesh, abstract=True)
+    batch = aot.abstract_batch(self.config, spec)
     self.waiting_bytes = _WAITING_BATCHES * aot.device_bytes(batch)
 
   def _resolve(self, overrides: Mapping[str, Any]) -> Config:

@@ -1,5 +1,6 @@
 """Learning-rate schedules, SGD with momentum, weight decay and freezing."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,3 +108,70 @@ def make_tx(
     return jax.tree.map(lambda f: "frozen" if f else "trained", mask)
 
   return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """The optimiser of a run as a value: equal ones share compiled functions.
+
+  Attributes:
+    peak_lr: Learning rate after the warm-up.
+    warmup_steps: Steps of linear warm-up.
+    decay_steps: Finished updates at which the rate falls.
+    decay_factor: Factor it falls by.
+    one_late: True for the official code's schedule; see `step_schedule`.
+    momentum: In [0, 1).
+    momentum_dtype: Dtype of the stored momentum.
+    weight_decay: Coupled coefficient.
+    decoupled: True to apply the decay outside the momentum.
+    frozen: Patterns of the paths of parameters that are not trained.
+  """
+
+  peak_lr: float
+  warmup_steps: int = 0
+  decay_steps: tuple[int, ...] = ()
+  decay_factor: float = 0.1
+  one_late: bool = False
+  momentum: float = 0.9
+  momentum_dtype: str = "float32"
+  weight_decay: float = 0.0
+  decoupled: bool = False
+  frozen: tuple[str, ...] = ()
+
+  @classmethod
+  def of(cls, config: Any) -> "Optimizer":
+    """Returns the optimiser of a resolved config."""
+    resolved, optim = config.resolved, config.optim
+    return cls(
+      peak_lr=resolved.peak_lr,
+      warmup_steps=resolved.warmup_steps,
+      decay_steps=tuple(resolved.decay_steps),
+      decay_factor=config.schedule.decay_factor,
+      one_late=config.hyperrule == "code",
+      momentum=optim.momentum,
+      momentum_dtype=optim.momentum_dtype,
+      weight_decay=optim.weight_decay,
+      decoupled=optim.decoupled,
+      frozen=tuple(optim.freeze),
+    )
+
+  def schedule(self) -> Callable[[Any], jax.Array]:
+    """Returns the function from finished updates to the next one's rate."""
+    return step_schedule(
+      self.peak_lr,
+      self.warmup_steps,
+      self.decay_steps,
+      self.decay_factor,
+      one_late=self.one_late,
+    )
+
+  def tx(self) -> optax.GradientTransformation:
+    """Returns the Optax transformation; its state's structure is saved."""
+    return make_tx(
+      self.schedule(),
+      momentum=self.momentum,
+      momentum_dtype=self.momentum_dtype,
+      weight_decay=self.weight_decay,
+      decoupled=self.decoupled,
+      frozen=self.frozen,
+    )

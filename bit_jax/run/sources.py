@@ -122,14 +122,14 @@ def load_fewshot_sets(names: str, data_dir: str) -> dict[str, FewshotSet]:
   return fewshot_sets
 
 
-def hold(
-  data: RunData, probes: Mapping[str, FewshotSet], config: Config
+def cache_in_memory(
+  data: RunData, fewshot_sets: Mapping[str, FewshotSet], config: Config
 ) -> tuple[RunData, dict[str, FewshotSet]]:
   """Has what a run reads more than once held decoded, as far as it fits.
 
   Args:
     data: of the run.
-    probes: of `load_fewshot_sets`.
+    fewshot_sets: of `load_fewshot_sets`.
     config: resolved; `config.input.cache_mb` bounds all of it together. The
       training set comes first, then the evaluation splits in their order.
 
@@ -148,8 +148,8 @@ def hold(
   again = 0 < every < total_steps
   evals = {name: choose(source, again) for name, source in data.evals.items()}
   return dataclasses.replace(data, train=train, evals=evals), {
-    name: FewshotSet(choose(probe.train, again), choose(probe.test, again))
-    for name, probe in probes.items()
+    name: FewshotSet(choose(sets.train, again), choose(sets.test, again))
+    for name, sets in fewshot_sets.items()
   }
 
 

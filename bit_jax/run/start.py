@@ -1,192 +1,172 @@
-"""The state a run starts from: checkpoint, carried-over weights, or chance."""
+"""The start of a run: checks its config and loads all that it reads.
 
-from collections.abc import Callable, Mapping
+Nothing is written here, and nothing compiled.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import models, weights
-from bit_jax.errors import InputError
-from bit_jax.models import paths
-from bit_jax.parallel import hosts
+from bit_jax.data.preprocess import Preprocess
+from bit_jax.objectives import named
+from bit_jax.objectives.objective import Objective
+from bit_jax.parallel import hosts, sharding
+from bit_jax.recipe import check, resolve
 from bit_jax.recipe.load import Config
-from bit_jax.run import workdir_files
-from bit_jax.run.step import TrainState, make_abstract_state, make_init
-from bit_jax.storage import checkpoint
+from bit_jax.run import describe, fixed, sources, workdir_files
+from bit_jax.run.step import StepSpec
+from bit_jax.run.workdir_files import RunFiles
+from bit_jax.storage import remote
 
-_MOST_CHECKPOINTS = 1000  # That are tried.
+
+class Clock:
+  """Measures the parts of the time to the first step, in seconds."""
+
+  def __init__(self):
+    self._started = self._last = time.monotonic()
+    self._parts: list[str] = []
+
+  def mark(self, part: str) -> None:
+    """Ends a part of the start, which began when the last one ended."""
+    now = time.monotonic()
+    self._parts.append(f"{part} {now - self._last:.1f}")
+    self._last = now
+
+  def __str__(self) -> str:
+    secs = self._last - self._started
+    return f"first step after {secs:.1f} s: {', '.join(self._parts)}"
 
 
-def open_checkpoints(
-  folder: epath.Path, config: Config
-) -> checkpoint.Checkpointer:
-  """Opens the folder of a run's checkpoints, making it if it is not there."""
-  return checkpoint.Checkpointer(
-    folder,
-    keep=config.checkpoint.keep,
-    keep_every_steps=config.checkpoint.keep_every_steps,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """A run whose config is checked and whose data is open.
+
+  Attributes:
+    config: Resolved.
+    workdir: Work directory; need not exist.
+    files: The config, and the files of the work directory.
+    data: The training and evaluation sources.
+    fewshot_sets: Data sets for few-shot linear evaluation, by name.
+    train_preprocess: Preprocessing of training.
+    eval_preprocess: Preprocessing of evaluation.
+    spec: What the jitted functions depend on.
+    fixed: Arrays that the objective reads and never changes.
+    result: The result of a run that is finished already, else None.
+    clock: Measures the start.
+    log: Prints a line on host 0.
+  """
+
+  config: Config
+  workdir: epath.Path
+  files: RunFiles
+  data: sources.RunData
+  fewshot_sets: Mapping[str, sources.FewshotSet]
+  train_preprocess: Preprocess
+  eval_preprocess: Preprocess
+  spec: StepSpec
+  fixed: Any
+  result: dict[str, Any] | None
+  clock: Clock
+  log: Callable[[str], None]
+
+  @property
+  def is_lead(self) -> bool:
+    """True on the host that writes."""
+    return jax.process_index() == 0
+
+
+def load(
+  config: Config,
+  workdir: epath.PathLike,
+  *,
+  objective: Objective | None = None,
+  fixed_arrays: Any = (),
+  data: sources.RunData | None = None,
+) -> Run:
+  """Checks a config, opens its data and resolves its rules.
+
+  Args:
+    config: A config of `configs/`, not resolved.
+    workdir: The work directory; need not exist.
+    objective: Instead of the one that the config names.
+    fixed_arrays: What that objective reads and never changes.
+    data: Instead of the sources that the config names.
+
+  Raises:
+    InputError: The config, the data or the work directory is not usable.
+  """
+  clock, workdir = Clock(), epath.Path(workdir).expanduser()
+  remote.check(workdir)
+  mesh = sharding.make_mesh()
+  check.check(config, mesh)
+  if data is None:
+    data = sources.load(
+      config.data,
+      seed=config.seed,
+      held_out=workdir_files.read_held_out(workdir),
+    )
+  fewshot_sets = sources.load_fewshot_sets(config.eval.fewshot, config.data.dir)
+  config = resolve.resolve(config, sources.dataset_info(data))
+  if objective is None:
+    spec, fixed_arrays = make_spec(
+      config, mesh, class_names=data.train.class_names
+    )
+  else:
+    spec = StepSpec.of(config, mesh, objective)
+    fixed_arrays = sharding.to_devices(fixed_arrays, mesh)
+    config.resolved.objective = " ".join(repr(objective).split())
+  config.resolved.fixed_digest = fixed.digest_of(fixed_arrays)
+  data, fewshot_sets = sources.cache_in_memory(data, fewshot_sets, config)
+  run = Run(
+    config=config,
+    workdir=workdir,
+    files=RunFiles(workdir, config),
+    data=data,
+    fewshot_sets=fewshot_sets,
+    train_preprocess=resolve.train_preprocess(config),
+    eval_preprocess=resolve.eval_preprocess(config),
+    spec=spec,
+    fixed=fixed_arrays,
+    result=workdir_files.read_result(workdir),
+    clock=clock,
+    log=functools.partial(print, flush=True)
+    if jax.process_index() == 0
+    else lambda *_: None,
   )
+  run.files.check_unchanged()
+  if run.result and run.result["step"] == config.resolved.total_steps:
+    return run
+  hosts.check_same(run.files.comparable())
+  run.log(describe.describe(config, data, mesh))
+  clock.mark("data")
+  return dataclasses.replace(run, result=None)
 
 
-def restore_newest(
-  checkpointer: checkpoint.Checkpointer,
-  folder: epath.Path,
+def make_spec(
   config: Config,
   mesh: Mesh,
-  say: Callable[[str], None],
-) -> tuple[int, TrainState]:
-  """Restores the newest checkpoint that is whole.
-
-  Damaged ones that are newer are named and set aside.
-
-  Args:
-    checkpointer: of folder.
-    folder: holds at least one checkpoint.
-    config: resolved.
-    mesh: need not be the one it was saved on.
-    say: prints a line.
-
-  Returns:
-    Its step, and the state.
-
-  Raises:
-    InputError: the checkpoint belongs to a run of another config, is further
-      than this one goes, or none is whole.
-  """
-  damaged = {}
-  abstract_state = make_abstract_state(config, mesh)
-  for step in saved_steps(folder):
-    path = folder / str(step)
-    try:
-      saved = _on_all_hosts(path, checkpointer.metadata, step)
-      workdir_files.check_checkpoint(path, saved, config)
-      if step > config.resolved.total_steps:
-        raise InputError(
-          f"{folder} is at step {step}, further than the "
-          f"{config.resolved.total_steps} steps of this config"
-        )
-      state = _on_all_hosts(path, checkpointer.restore, step, abstract_state)
-      checkpointer.check(step, state)
-    except checkpoint.DamagedError as error:
-      damaged[step] = str(error)
-      state = None  # There may be no room for two.
-      continue
-    for bad, problem in damaged.items():
-      aside = checkpointer.set_aside(bad)
-      say(f"{problem}; it is now {aside}, going back to step {step}")
-    return step, state
-  first = next(iter(damaged.values()))
-  raise InputError(
-    f"{first}; no other checkpoint is whole: restore one from a copy, or start "
-    f"anew in another --workdir"
-  )
-
-
-def _on_all_hosts(
-  path: epath.Path, read: Callable[..., Any], *args: Any
-) -> Any:
-  """Returns read(*args) if each host can read its part; else raises on all.
-
-  Raises:
-    DamagedError: this host or another one cannot.
-  """
-  result, problem = None, None
-  try:
-    result = read(*args)
-  except checkpoint.DamagedError as error:
-    problem = error
-  if not hosts.from_all(problem is None).all():
-    raise problem or checkpoint.DamagedError(
-      f"checkpoint {path} is damaged: another host cannot read it"
-    )
-  return result
-
-
-def saved_steps(folder: epath.Path) -> list[int]:
-  """Returns the steps of the checkpoints in a folder, the newest first.
-
-  All hosts must call it, and get what host 0 sees: listings of shared folders
-  may lag behind.
-  """
-  found = np.full(_MOST_CHECKPOINTS, -1, np.int32)
-  seen = checkpoint.steps(folder)[:_MOST_CHECKPOINTS]
-  found[: len(seen)] = seen
-  return [int(step) for step in hosts.from_lead(found) if step >= 0]
-
-
-def start_anew(config: Config, mesh: Mesh) -> TrainState:
-  """Returns the state at step 0: weights that are carried over, or random ones.
-
-  Raises:
-    InputError: config.init.checkpoint cannot be used.
-  """
-  # A bad file is found before anything is compiled.
-  path = config.init.checkpoint
-  loaded = weights.load(path) if path else None
-  if loaded is not None:
-    check_options(loaded, config.model)
-  state = make_init(config, mesh)(config.seed)
-  if loaded is None:
-    return state
-  params = with_head(loaded, state.params, keep=config.init.keep_head)
-  state = state.replace(params=_placed(params, state.params))
-  if loaded.batch_stats and state.batch_stats:
-    stats = _placed(loaded.batch_stats, state.batch_stats)
-    state = state.replace(batch_stats=stats)
-  return state
-
-
-def check_options(loaded: weights.Weights, model: Mapping[str, Any]) -> None:
-  """Raises InputError if weights mean another network, whatever their shapes.
+  *,
+  class_names: Sequence[str] = (),
+  abstract: bool = False,
+) -> tuple[StepSpec, Any]:
+  """Returns what the step of a resolved config depends on, and fixed arrays.
 
   Args:
-    loaded: the weights.
-    model: config.model.
-  """
-  have, want = loaded.model_options, models.non_default_options(model)
-  keys = [key for key in models.OPTIONS if have.get(key) != want.get(key)]
-  if keys:
-    raise InputError(
-      f"config.init.checkpoint holds weights of a network with "
-      f"{models.spell_options(have, keys)}, but config.model has "
-      f"{models.spell_options(want, keys)}"
-    )
-
-
-def with_head(
-  loaded: weights.Weights, params: Any, *, keep: bool
-) -> dict[str, Any]:
-  """Returns a fresh network's params with everything taken from weights.
-
-  Args:
-    loaded: the weights.
-    params: of a new network; says what the head must look like.
-    keep: True to take the head too; False to leave it as it is in params.
+    config: Resolved.
+    mesh: The devices of the step.
+    class_names: Names of the classes of the training set; () if unknown.
+    abstract: True for devices that only compile; the fixed arrays are then
+      jax.ShapeDtypeStruct.
 
   Raises:
-    InputError: the weights belong to another variant, or the head is to be
-      kept but has another number of classes.
+    InputError: The fixed weights that the config names cannot be used.
   """
-  fresh, carried = paths.flatten(params), paths.flatten(loaded.params)
-  merged = {}
-  for key, value in fresh.items():
-    if key.startswith("head/") and not keep:
-      merged[key] = value
-    elif key not in carried or carried[key].shape != value.shape:
-      have = carried[key].shape if key in carried else "nothing"
-      raise InputError(
-        f"config.init.checkpoint holds {loaded.variant} with "
-        f"{loaded.num_classes} classes, which does not fit this model: {key} "
-        f"is {have}, expected {value.shape}"
-      )
-    else:
-      merged[key] = carried[key].astype(value.dtype)
-  return paths.unflatten(merged)
-
-
-def _placed(arrays, like):
-  """Puts arrays where those of `like` are."""
-  return jax.device_put(arrays, jax.tree.map(lambda x: x.sharding, like))
+  loaded = fixed.load(config, class_names, mesh, abstract=abstract)
+  objective = named.make(config, loaded.networks)
+  return StepSpec.of(config, mesh, objective), loaded.arrays

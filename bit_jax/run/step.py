@@ -1,140 +1,132 @@
-"""The train state and the jitted functions that make and update it."""
+"""The train state and the jitted functions that make and update it.
 
+They depend on a `StepSpec` alone, and know nothing of what a batch means: that
+is the objective's.
+"""
+
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from bit_jax import models
-from bit_jax.data import pipeline
-from bit_jax.models import init
-from bit_jax.objectives import losses
+from bit_jax.objectives.objective import Batch, Objective
 from bit_jax.parallel import sharding
-from bit_jax.recipe.load import Config
 from bit_jax.run import optim
 from bit_jax.storage import digest
 
 
 class TrainState(struct.PyTreeNode):
-  """All that changes from step to step, and the key that does not.
+  """Everything that changes from step to step, and the key that does not.
 
   Attributes:
     step: int32 scalar, finished updates.
-    params: nested dict of float32 arrays.
-    batch_stats: running statistics of BatchNorm; {} without it.
-    opt_state: of Optax.
+    params: Nested dict of float32 arrays.
+    carried: Dict of what changes without a gradient; {} for most objectives,
+      `batch_stats` in it are BatchNorm's running statistics.
+    opt_state: State of the Optax transformation.
     rng: uint32[2], key data; step t draws from it folded with t.
   """
 
   step: Any
   params: Any
-  batch_stats: Any
+  carried: Any
   opt_state: Any
   rng: Any
 
   @property
   def variables(self) -> dict[str, Any]:
-    """What the model is applied to."""
-    return {"params": self.params, "batch_stats": self.batch_stats}
+    """The Flax variables of the network."""
+    stats = self.carried.get("batch_stats", {})
+    return {"params": self.params, "batch_stats": stats}
 
 
-def _step_config(config) -> Config:
-  """Returns the part of a resolved config that the update step depends on."""
-  keys = ("model", "loss", "optim", "schedule", "hyperrule", "resolved")
-  keys += ("parallel",)
-  part = {k: v for k, v in config.to_dict().items() if k in keys}
-  # What changes no number of the step: runs that differ in it alone share one
-  # compiled step.
-  for key in (
-    *("train_examples", "data_fingerprint", "total_steps"),
-    *("resize_px", "flip"),
-  ):
-    del part["resolved"][key]
-  return ml_collections.FrozenConfigDict(part)
+@dataclasses.dataclass(frozen=True)
+class StepSpec:
+  """Everything that the jitted functions of a run depend on.
+
+  It is their cache key: runs in one process with equal ones (other data, seed
+  or length) share the compiled functions.
+
+  Attributes:
+    objective: Says what is learned.
+    optimizer: Turns gradients into updates.
+    mesh: The devices; batches are split over them.
+    accum_steps: Parts of a batch that gradients are summed over.
+    shard_state: True to split parameters and momentum over the devices.
+  """
+
+  objective: Objective
+  optimizer: optim.Optimizer
+  mesh: Mesh
+  accum_steps: int = 1
+  shard_state: bool = False
+
+  @classmethod
+  def of(cls, config: Any, mesh: Mesh, objective: Objective) -> "StepSpec":
+    """Returns the one of a resolved config."""
+    return cls(
+      objective,
+      optim.Optimizer.of(config),
+      mesh,
+      config.optim.accum_steps,
+      config.parallel.shard_state,
+    )
 
 
-def make_model(config: Config) -> Any:
-  """Returns the network of a resolved config."""
-  return models.create(num_classes=config.resolved.num_classes, **config.model)
-
-
-def _schedule(config) -> Callable[[Any], jax.Array]:
-  r = config.resolved
-  return optim.step_schedule(
-    r.peak_lr,
-    r.warmup_steps,
-    r.decay_steps,
-    config.schedule.decay_factor,
-    one_late=config.hyperrule == "code",
-  )
-
-
-def _tx(config) -> optax.GradientTransformation:
-  return optim.make_tx(
-    _schedule(config),
-    momentum=config.optim.momentum,
-    momentum_dtype=config.optim.momentum_dtype,
-    weight_decay=config.optim.weight_decay,
-    decoupled=config.optim.decoupled,
-    frozen=config.optim.freeze,
-  )
-
-
-def make_init(config: Config, mesh: Mesh) -> Callable[[Any], TrainState]:
+def make_init(spec: StepSpec) -> Callable[[Any], TrainState]:
   """Builds the jitted function from a seed to a random state on the mesh."""
-  config = _step_config(config)
-  return jax.jit(_init_fn(config), out_shardings=_sharding(config, mesh))
+  return jax.jit(_init_fn(spec), out_shardings=_sharding(spec))
 
 
-def make_abstract_state(config: Config, mesh: Mesh) -> TrainState:
+def make_abstract_state(spec: StepSpec) -> TrainState:
   """Returns the state as jax.ShapeDtypeStruct with shardings; no arrays."""
-  config = _step_config(config)
   return jax.tree.map(
     lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-    jax.eval_shape(_init_fn(config), 0),
-    _sharding(config, mesh),
+    jax.eval_shape(_init_fn(spec), 0),
+    _sharding(spec),
   )
 
 
-def make_abstract_batch(config: Config, mesh: Mesh) -> pipeline.Batch:
-  """Returns a batch of class ids as jax.ShapeDtypeStruct with shardings."""
-  rows, px = config.input.batch_size, config.resolved.crop_px
-  shapes = {
-    "images": ((rows, px, px, 3), jnp.uint8),
-    "labels": ((rows,), jnp.int32),
-    "index": ((rows,), jnp.int32),
-  }
-  return {
-    key: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.split(mesh))
-    for key, (shape, dtype) in shapes.items()
-  }
+def make_abstract_batch(spec: StepSpec, rows: int, image_px: int) -> Any:
+  """Returns a batch as jax.ShapeDtypeStruct with shardings.
+
+  Args:
+    spec: Of the step that takes it.
+    rows: Rows of the global batch.
+    image_px: Side of the images.
+  """
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding.split(spec.mesh)
+    ),
+    spec.objective.batch_spec(rows, image_px),
+  )
 
 
 @functools.lru_cache(maxsize=8)
-def _sharding(config, mesh):
+def _sharding(spec):
   return sharding.state_sharding(
-    jax.eval_shape(_init_fn(config), 0), mesh, shard=config.parallel.shard_state
+    jax.eval_shape(_init_fn(spec), 0), spec.mesh, shard=spec.shard_state
   )
 
 
 @functools.lru_cache(maxsize=8)
-def _init_fn(config):
-  model, tx = make_model(config), _tx(config)
+def _init_fn(spec):
+  tx = spec.optimizer.tx()
 
   def init_state(seed):
     rng = jax.random.key(seed)
-    variables = init.init_variables(model, jax.random.fold_in(rng, 0))
-    params = variables["params"]
+    params, carried = spec.objective.init(jax.random.fold_in(rng, 0))
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      batch_stats=variables.get("batch_stats", {}),
+      carried=carried,
       opt_state=tx.init(params),
       rng=jax.random.key_data(jax.random.fold_in(rng, 1)),
     )
@@ -142,56 +134,45 @@ def _init_fn(config):
   return init_state
 
 
-def make_update_step(
-  config: Config, mesh: Mesh
-) -> Callable[[TrainState, pipeline.Batch], tuple[TrainState, Any]]:
-  """Builds the jitted function (state, batch) -> (state, metrics).
-
-  Args:
-    config: a resolved one. Configs with the same model, loss, optimiser and
-      numbers give the same function, so that runs in one process share the
-      compiled step.
-    mesh: batches are split over it.
-
-  Returns:
-    A function that takes a state, whose memory it reuses, and a batch of
-    `pipeline.train_batches`, and returns the next state and float32 scalars:
-    `loss` (mean over the batch), `grad_norm`, `update_norm` (of what was added
-    to the parameters), `learning_rate`, and `example_hash` (uint32) of the
-    batch's examples and their order.
-  """
-  return _make_update_step(_step_config(config), mesh)
+def example_hash(batch: Batch) -> jax.Array:
+  """Returns a uint32 of a batch's examples and their order."""
+  streams = [batch] if "index" in batch else list(batch.values())
+  index = jnp.concatenate([stream["index"] for stream in streams])
+  return digest.weighted_sum(index.astype(jnp.uint32))
 
 
 @functools.lru_cache(maxsize=8)
-def _make_update_step(config, mesh):
-  model, tx, schedule = make_model(config), _tx(config), _schedule(config)
-  folded_model = model.clone(weight_standardization=False)
-  loss_fn = losses.LOSSES[config.loss]
+def make_update_step(
+  spec: StepSpec,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """Builds the jitted function (state, batch, fixed) -> (state, metrics).
 
-  accum_steps = config.optim.accum_steps
+  Args:
+    spec: Everything it depends on.
 
-  def fold(params):
-    return models.fold(model, params)[1]
+  Returns:
+    A function of a state, whose memory it reuses, a batch of
+    `pipeline.train_batches`, and the objective's fixed arrays (() for none),
+    which it never changes. It returns the next state and float32 scalars:
+    `loss` (mean over the batch), `grad_norm`, `update_norm` (of what was added
+    to the parameters), `learning_rate`, what the objective logs, and
+    `example_hash` (uint32).
+  """
+  objective, mesh, accum_steps = spec.objective, spec.mesh, spec.accum_steps
+  tx, schedule = spec.optimizer.tx(), spec.optimizer.schedule()
 
-  def mean_loss(params, batch_stats, images, targets):
-    params = optim.freeze(params, config.optim.freeze)
-    logits, updated = folded_model.apply(
-      {"params": params, "batch_stats": batch_stats},
-      images,
-      train=True,
-      mutable=["batch_stats"],
-    )
-    return loss_fn(logits, targets).mean(), updated.get("batch_stats", {})
+  def loss_of_part(folded, carried, batch, fixed, rng):
+    folded = optim.freeze(folded, spec.optimizer.frozen)
+    return objective.loss(folded, carried, batch, fixed, rng)
 
-  def whole_loss(params, *args):
-    return mean_loss(fold(params), *args)
+  def loss_of_whole(params, *args):
+    return loss_of_part(objective.fold(params), *args)
 
-  grad_fn = jax.value_and_grad(mean_loss, has_aux=True)
-  whole_grad_fn = jax.value_and_grad(whole_loss, has_aux=True)
+  grad_of_part = jax.value_and_grad(loss_of_part, has_aux=True)
+  grad_of_whole = jax.value_and_grad(loss_of_whole, has_aux=True)
 
-  def accumulate(params, images, targets):
-    """Returns the mean of loss and gradients over parts of the batch."""
+  def accumulate(folded, carried, batch, fixed, rng):
+    """Returns the means of `grad_of_part` over parts, and the last carried."""
 
     def parts(x):
       # Part j has the rows j, j + accum_steps, ...: every device keeps its own.
@@ -201,55 +182,65 @@ def _make_update_step(config, mesh):
       )
 
     def add(total, part):
-      (loss, _), grads = grad_fn(params, {}, *part)
-      return jax.tree.map(jnp.add, total, (loss, grads)), None
+      sums, carried, number = total
+      key = jax.random.fold_in(rng, number)
+      (loss, aux), grads = grad_of_part(folded, carried, part, fixed, key)
+      sums = jax.tree.map(jnp.add, sums, ((loss, aux.scalars), grads))
+      return (sums, aux.carried, number + 1), None
 
-    zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
-    total, _ = jax.lax.scan(add, zeros, (parts(images), parts(targets)))
-    return jax.tree.map(lambda x: x / accum_steps, total)
-
-  def update_step(state, batch):
-    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    images = models.scale_images(batch["images"])
-    targets = losses.dense_targets(batch["labels"], model.num_classes)
-    images, targets = losses.mixup(
-      rng, images, targets, config.resolved.mixup_alpha
+    batch = jax.tree.map(parts, batch)
+    first = jax.tree.map(lambda x: x[0], batch)
+    (loss, aux), grads = jax.eval_shape(
+      grad_of_part, folded, carried, first, fixed, rng
     )
-    params, batch_stats = state.params, state.batch_stats
-    if config.parallel.shard_state:
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), ((loss, aux.scalars), grads)
+    )
+    (sums, carried, _), _ = jax.lax.scan(add, (zeros, carried, 0), batch)
+    (value, scalars), grads = jax.tree.map(lambda x: x / accum_steps, sums)
+    return (value, scalars), carried, grads
+
+  def update_step(state, batch, fixed=()):
+    rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    prepared = objective.prepare(batch, rng)
+    params = state.params
+    if spec.shard_state:
       params = sharding.gathered(params, mesh)
+    # There are two ways to the gradient, with the same result up to rounding.
     if accum_steps > 1:
-      # Weights are standardized once a step, not once for each part.
-      folded, pull_back = jax.vjp(fold, params)
-      loss, grads = accumulate(folded, images, targets)
+      # Folding (weight standardization) is done once a step, not once for each
+      # part: gradients are summed in folded parameters, then pulled back.
+      folded, pull_back = jax.vjp(objective.fold, params)
+      (loss, scalars), carried, grads = accumulate(
+        folded, state.carried, prepared, fixed, rng
+      )
       (grads,) = pull_back(grads)
     else:
       # In one piece: in two, XLA's order of the step takes more temporaries.
-      (loss, batch_stats), grads = whole_grad_fn(
-        params, batch_stats, images, targets
+      (loss, aux), grads = grad_of_whole(
+        params, state.carried, prepared, fixed, jax.random.fold_in(rng, 0)
       )
+      scalars, carried = aux
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {
       "loss": loss,
+      **scalars,
       "grad_norm": optax.tree.norm(grads),
       # Not of `updates`: XLA then takes two more passes over the parameters.
       "update_norm": optax.tree.norm(
         jax.tree.map(jnp.subtract, params, state.params)
       ),
       "learning_rate": schedule(state.step),
-      "example_hash": digest.weighted_sum(batch["index"].astype(jnp.uint32)),
+      "example_hash": example_hash(batch),
     }
     state = state.replace(
-      step=state.step + 1,
-      params=params,
-      batch_stats=batch_stats,
-      opt_state=opt_state,
+      step=state.step + 1, params=params, carried=carried, opt_state=opt_state
     )
     return state, metrics
 
   return jax.jit(
     update_step,
     donate_argnums=0,
-    out_shardings=(_sharding(config, mesh), sharding.replicated(mesh)),
+    out_shardings=(_sharding(spec), sharding.replicated(mesh)),
   )

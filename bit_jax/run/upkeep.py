@@ -1,22 +1,21 @@
-"""What happens around the updates: checks, saves, evaluations and stopping."""
+"""Hooks of the training loop: checks, logs, saves, evaluations, stopping."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from etils import epath
-from jax.sharding import Mesh
 
+from bit_jax import models, weights
 from bit_jax.errors import InputError, StoppedError
-from bit_jax.evaluate import fewshot, inference, metrics
-from bit_jax.models import paths
-from bit_jax.recipe import resolve
-from bit_jax.recipe.load import Config
-from bit_jax.run import sources, stopping, watchdog, workdir_files
-from bit_jax.run.step import TrainState, make_model
+from bit_jax.parallel import sharding
+from bit_jax.run import stopping, watchdog
+from bit_jax.run.evaluations import Evaluate
+from bit_jax.run.start import Run
+from bit_jax.run.step import TrainState
 from bit_jax.storage import checkpoint
 from bit_jax.writers.base import MetricWriter
 
@@ -35,43 +34,24 @@ def _check_finite(
       )
 
 
-def has_fixed_features(state: TrainState, frozen: Sequence[str]) -> bool:
-  """Tells whether training changes nothing before the head.
-
-  Args:
-    state: the train state.
-    frozen: patterns of parameters that are not trained.
-  """
-  matched = paths.flatten(paths.match(state.params, frozen))
-  # Running statistics move, whatever is frozen.
-  return not state.batch_stats and all(
-    is_frozen or path.startswith("head/") for path, is_frozen in matched.items()
-  )
-
-
 @dataclasses.dataclass(kw_only=True)
 class Upkeep:
-  """What a run needs besides its state and batches.
+  """What a run needs besides its state, its batches and its update step.
 
   Attributes:
-    config: resolved.
-    workdir: of the run.
-    mesh: of all devices.
-    data: its sources.
-    probes: sets for few-shot linear evaluation, by name.
-    checkpointer: of WORKDIR/checkpoints.
-    metrics_writer: of all metrics.
-    stop: asked by signals.
-    watchdog: told of all progress.
-    agree: of `stopping.make_agreement`.
-    metadata: saved with each checkpoint.
+    run: The run, loaded.
+    start_step: Finished updates it goes on from.
+    evaluations: Every way the state is evaluated, by name.
+    checkpointer: Writes WORKDIR/checkpoints.
+    metrics_writer: Takes all metrics.
+    stop: Remembers signals that ask to stop.
+    watchdog: Hears of all progress.
+    agree: From `stopping.make_agreement`.
   """
 
-  config: Config
-  workdir: epath.Path
-  mesh: Mesh
-  data: sources.RunData
-  probes: Mapping[str, sources.FewshotSet]
+  run: Run
+  start_step: int
+  evaluations: Mapping[str, Evaluate]
   checkpointer: checkpoint.Checkpointer
   metrics_writer: MetricWriter
   stop: stopping.StopRequest
@@ -79,32 +59,67 @@ class Upkeep:
 
   def __post_init__(self):
     self._flag: Any = False
-    self._probed: dict[str, dict[str, float]] = {}
-    self.agree = stopping.make_agreement(self.mesh)
-    self.metadata = workdir_files.checkpoint_metadata(
-      self.config,
-      self.data.train.class_names,
-      resolve.eval_preprocess(self.config),
+    self.agree = stopping.make_agreement(self.run.spec.mesh)
+    self.total_steps = self.run.config.resolved.total_steps
+    self._save_every = self.run.config.checkpoint.every_steps
+    self._evaluate_every = self.run.config.eval.every_steps
+    self._log_every = self.run.config.log_every_steps
+
+  def _is_due(self, step: int, every_steps: int) -> bool:
+    return (
+      0 < step < self.total_steps
+      and every_steps > 0
+      and step % every_steps == 0
     )
 
-  def is_due(self, step: int, every_steps: int) -> bool:
-    """Tells whether something that happens now and then does at a step."""
-    total = self.config.resolved.total_steps
-    return 0 < step < total and every_steps > 0 and step % every_steps == 0
+  def save_is_due(self, step: int) -> bool:
+    """Returns True for the steps whose state is saved."""
+    return step == self.total_steps or self._is_due(step, self._save_every)
 
-  def check(self, step: int, metrics: Any) -> dict[str, float]:
-    """Waits for a step; returns its numbers once they are found finite."""
+  def evaluation_is_due(self, step: int) -> bool:
+    """Returns True for the steps before the last that are evaluated."""
+    return self._is_due(step, self._evaluate_every)
+
+  def asked_to_stop(self) -> Any:
+    """Returns a flag, the same on all hosts, that is read with bool later."""
+    return self.agree(bool(self.stop.received))
+
+  def log(self, step: int, metrics: Any, batches: Any) -> None:
+    """Waits for a step; checks that its numbers are finite, and writes them.
+
+    Args:
+      step: Number of the step.
+      metrics: What the update step returned.
+      batches: Knows the share of time spent waiting for it.
+
+    Raises:
+      InputError: A number is not finite.
+    """
     scalars = {k: float(v) for k, v in jax.device_get(metrics).items()}
     self.watchdog.progress(step)
     if not all(map(math.isfinite, scalars.values())):
       self.checkpointer.wait()
-    _check_finite(scalars, step, self.workdir)
-    return scalars
+    _check_finite(scalars, step, self.run.workdir)
+    if step == self.start_step + 1:
+      self.run.clock.mark("compiling and running the step")
+      self.run.log(str(self.run.clock))
+    if step % self._log_every == 0 or step in (1, self.total_steps):
+      scalars["input_wait"] = batches.waiting_fraction()
+      self.metrics_writer.write_scalars(
+        step, {f"train/{k}": v for k, v in scalars.items()}
+      )
+    else:
+      self.metrics_writer.progress(step)
 
   def save(self, step: int, state: TrainState) -> None:
     """Starts saving a state whose numbers are finite."""
     started = time.monotonic()
-    self.checkpointer.save(step, state, self.metadata)
+    metadata = self.run.files.checkpoint_metadata(
+      self.run.data.train.class_names,
+      self.run.eval_preprocess,
+      models.extra_heads(state.params),
+    )
+    self.checkpointer.save(step, state, metadata)
     secs = time.monotonic() - started
     self.metrics_writer.write_scalars(step, {"checkpoint/stall_secs": secs})
     self.metrics_writer.flush()
@@ -118,11 +133,12 @@ class Upkeep:
       f"command again to go on"
     )
 
-  def _heed_stop(self, step: int) -> None:
+  def _check_stop(self, step: int) -> None:
     """Between evaluation batches: raises StoppedError if asked to stop."""
     self.watchdog.progress(step)
-    # The last batch's: waiting for this one's would stop the next batch.
-    flag, self._flag = self._flag, self.agree(bool(self.stop.received))
+    # The flag of the batch before: waiting for this one's would keep the next
+    # batch from starting.
+    flag, self._flag = self._flag, self.asked_to_stop()
     if bool(flag):
       raise StoppedError
 
@@ -132,50 +148,37 @@ class Upkeep:
     """Returns all metrics `eval/NAME/...` of a state, and writes them.
 
     Raises:
-      StoppedError: a signal came; the state is saved.
+      StoppedError: A signal came; the state is saved.
     """
-    self._flag = False
+    self._flag, scalars = False, {}
     try:
-      scalars = self._evaluate(step, state)
+      for name, evaluate in self.evaluations.items():
+        values = evaluate(state, lambda: self._check_stop(step))
+        scalars |= {f"eval/{name}/{k}": v for k, v in values.items()}
     except StoppedError:
       if not saved:
         self.save(step, state)
       raise self.stopped(step) from None
-    _check_finite(scalars, step, self.workdir)
+    _check_finite(scalars, step, self.run.workdir)
     if scalars:
       self.metrics_writer.write_scalars(step, scalars)
     return scalars
 
-  def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-    config, mesh, scalars = self.config, self.mesh, {}
-    eval_step = metrics.make_eval_step(config, mesh)
-    # One size for all splits: one compiled step.
-    longest = max(map(len, self.data.evals.values()), default=0)
-    batch_size = config.eval.batch_size
-    batch_size = batch_size or inference.default_batch_size(longest, mesh)
-    for name, source in self.data.evals.items():
-      values = metrics.evaluate_split(
-        eval_step,
-        state.variables,
-        source,
-        resolve.eval_preprocess(config),
-        batch_size=batch_size,
-        mesh=mesh,
-        num_threads=config.input.num_threads,
-        after_batch=lambda: self._heed_stop(step),
-      )
-      scalars |= {f"eval/{name}/{k}": v for k, v in values.items()}
-    for name, probe in self.probes.items():
-      values = self._probed.get(name) or fewshot.evaluate_few_shot(
-        inference.make_feature_step(make_model(config), mesh),
-        state.variables,
-        probe.train,
-        probe.test,
-        fewshot.default_preprocess(probe.train, config.resolved.crop_px),
-        mesh,
-        shots=config.eval.fewshot_shots,
-      )
-      if has_fixed_features(state, config.optim.freeze):
-        self._probed[name] = values
-      scalars |= {f"eval/fewshot_{name}/{k}": v for k, v in values.items()}
-    return scalars
+  def write_weights(self, state: TrainState) -> None:
+    """Writes params.npz on host 0; all hosts must call it."""
+    run, mesh = self.run, self.run.spec.mesh
+    params = sharding.to_host(state.params, mesh)
+    batch_stats = sharding.to_host(state.variables["batch_stats"], mesh)
+    if not run.is_lead:
+      return
+    weights.save_npz(
+      run.workdir / "params.npz",
+      weights.Weights(
+        params,
+        batch_stats,
+        run.config.model.variant,
+        run.data.train.class_names,
+        dataclasses.asdict(run.eval_preprocess),
+        models.non_default_options(run.config.model),
+      ),
+    )

@@ -1,28 +1,21 @@
-"""What a work directory says of its run: config.json and result.json.
-
-A work directory belongs to one run. Going on in it with a config that would
-give other numbers is refused, key by key.
-"""
+"""The files of a work directory, and whether a run may continue in it."""
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
-from jax.sharding import Mesh
 
 from bit_jax import models
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError
 from bit_jax.recipe.load import GONE, Config
-from bit_jax.run.sources import RunData
 from bit_jax.storage import files
 
 CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
 
-# What may differ when a run goes on: it changes no number.
+# Keys that may differ when a run goes on: they change no number.
 _FREE_KEYS = (
   "checkpoint.",
   *("data.dir", "data.class_list", "data.subset_file"),
@@ -36,15 +29,18 @@ _FREE_KEYS = (
   "watchdog_mins",
 )
 
-# What keys that came later were as good as before.
+# Defaults for keys that older config.json files lack.
 _MOMENTUM_DTYPE = "optim.momentum_dtype"
-_ADDED = {_MOMENTUM_DTYPE: "float32"}
+_ADDED = {
+  _MOMENTUM_DTYPE: "float32",
+  "objective": "classify",
+  "distill.teacher": "",
+  "distill.temperature": 1.0,
+  "distill.label_weight": 0.0,
+  "resolved.objective": "",
+  "resolved.fixed_digest": "",
+}
 _ABSENT = "absent"
-
-
-def _plain(config) -> dict[str, Any]:
-  """Returns the config as JSON would read it back."""
-  return json.loads(config.to_json())
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -93,77 +89,98 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def comparable(config: Config) -> str:
-  """Returns all of a resolved config that changes a run's numbers, as text."""
-  return json.dumps(_compared(_plain(config)), sort_keys=True)
+class RunFiles:
+  """The config of a run, and its files in a work directory.
 
+  A work directory belongs to one run: going on in it with a config that would
+  give other numbers is refused, key by key.
 
-def _refuse(what: object, changed: list[str]) -> InputError:
-  return InputError(
-    f"{what} belongs to a run with another config ({'; '.join(changed)}); use "
-    f"another --workdir, or --config.resume_changed=true to go on with the "
-    f"changes"
-  )
-
-
-def check_unchanged(workdir: epath.Path, config: Config) -> None:
-  """Raises InputError if workdir belongs to another config; writes nothing.
-
-  Args:
-    workdir: need not exist.
-    config: resolved.
+  Attributes:
+    workdir: The work directory; need not exist.
   """
-  path = workdir / CONFIG
-  if not workdir.exists() or not _exists(path):
-    return
-  changed = differences(files.read_json(path), _plain(config))
-  if changed and not config.resume_changed:
-    raise _refuse(workdir, changed)
 
+  def __init__(self, workdir: epath.Path, config: Config):
+    """Takes a resolved config; reads and writes nothing."""
+    self.workdir = workdir
+    self._config = json.loads(config.to_json())
+    self._model_options = models.non_default_options(config.model)
 
-def check_checkpoint(
-  path: epath.Path, metadata: Mapping[str, Any], config: Config
-) -> None:
-  """Raises InputError if a checkpoint was saved by a run of another config."""
-  changed = differences(metadata.get("config", {}), _plain(config))
-  for line in changed:
-    if line.startswith(_MOMENTUM_DTYPE):
-      # Restored in another type, its bits would not be those that were saved.
+  def comparable(self) -> str:
+    """Returns everything of the config that changes numbers, as text."""
+    return json.dumps(_compared(self._config), sort_keys=True)
+
+  def check_unchanged(self) -> None:
+    """Raises InputError if workdir belongs to another config."""
+    path = self.workdir / CONFIG
+    if not self.workdir.exists() or not _exists(path):
+      return
+    self._check(self.workdir, files.read_json(path))
+
+  def check_checkpoint(
+    self, path: epath.Path, metadata: Mapping[str, Any]
+  ) -> None:
+    """Raises InputError if a checkpoint was saved with another config."""
+    saved = metadata.get("config", {})
+    for line in differences(saved, self._config):
+      if line.startswith(_MOMENTUM_DTYPE):
+        # Restored in another type, its bits would not be those that were saved.
+        raise InputError(
+          f"{path} cannot be gone on from with {line}; use another --workdir, "
+          f"with --config.init.checkpoint={path}"
+        )
+    self._check(path, saved)
+
+  def _check(self, owner: object, old: Mapping[str, Any]) -> None:
+    changed = differences(old, self._config)
+    if changed and not self._config["resume_changed"]:
       raise InputError(
-        f"{path} cannot be gone on from with {line}; use another --workdir, "
-        f"with --config.init.checkpoint={path}"
+        f"{owner} belongs to a run with another config ({'; '.join(changed)}); "
+        f"use another --workdir, or --config.resume_changed=true to go on with "
+        f"the changes"
       )
-  if changed and not config.resume_changed:
-    raise _refuse(path, changed)
 
+  def write_config(self, held_out: Collection[str], *, write: bool) -> None:
+    """Writes config.json, which ties the work directory to this run.
 
-def claim(
-  workdir: epath.Path,
-  config: Config,
-  held_out: Collection[str],
-  *,
-  write: bool,
-) -> None:
-  """Makes a work directory this run's: writes config.json.
+    Args:
+      held_out: Files of an image folder that are not trained on; see
+        `read_held_out`.
+      write: False on hosts that leave it to another one.
 
-  Args:
-    workdir: made if missing.
-    config: resolved.
-    held_out: see `read_held_out`.
-    write: False on hosts that leave it to another one.
+    Raises:
+      InputError: workdir is not a folder or cannot be written to.
+    """
+    if not write:
+      return
+    try:
+      self.workdir.mkdir(parents=True, exist_ok=True)
+      _write_json(self.workdir / CONFIG, self._config)
+      if held_out:
+        _write_json(self.workdir / _HELD_OUT, list(held_out))
+    except OSError as e:
+      raise InputError(f"--workdir={self.workdir} cannot be used: {e}") from e
 
-  Raises:
-    InputError: workdir is not a folder or cannot be written to.
-  """
-  if not write:
-    return
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    _write_json(workdir / CONFIG, _plain(config))
-    if held_out:
-      _write_json(workdir / _HELD_OUT, list(held_out))
-  except OSError as e:
-    raise InputError(f"--workdir={workdir} cannot be used: {e}") from e
+  def checkpoint_metadata(
+    self,
+    class_names: Sequence[str],
+    preprocess: Preprocess,
+    heads: Sequence[str] = (),
+  ) -> dict[str, Any]:
+    """Returns the JSON object that is saved with each checkpoint.
+
+    Args:
+      class_names: One name for each output of the classifier.
+      preprocess: The preprocessing of evaluation.
+      heads: Names of parameters beside BiT's own, such as a second head.
+    """
+    return {
+      "config": self._config,
+      "variant": self._config["model"]["variant"],
+      "class_names": list(class_names),
+      "preprocess": dataclasses.asdict(preprocess),
+      "model_options": self._model_options,
+      "heads": list(heads),
+    }
 
 
 def _exists(path: epath.Path) -> bool:
@@ -192,80 +209,3 @@ def read_result(workdir: epath.Path) -> dict[str, Any] | None:
 def write_result(workdir: epath.Path, result: Mapping[str, Any]) -> None:
   """Writes result.json, the sign that a run is finished."""
   _write_json(workdir / _RESULT, result)
-
-
-def summary(result: Mapping[str, Any]) -> str:
-  """Returns a result as one line."""
-  scalars = ", ".join(
-    f"{key.removeprefix('eval/')} {value:.4g}"
-    for key, value in result.items()
-    if key.endswith(("accuracy", "loss"))
-  )
-  return f"step {result['step']}" + (f", {scalars}" if scalars else "")
-
-
-def checkpoint_metadata(
-  config: Config,
-  class_names: tuple[str, ...],
-  preprocess: Preprocess,
-) -> dict[str, Any]:
-  """Returns the JSON object that is saved with each checkpoint."""
-  return {
-    "config": _plain(config),
-    "variant": config.model.variant,
-    "class_names": list(class_names),
-    "preprocess": dataclasses.asdict(preprocess),
-    "model_options": models.non_default_options(config.model),
-  }
-
-
-def describe(
-  config: Config,
-  data: RunData,
-  mesh: Mesh,
-) -> str:
-  """Returns what a person wants to read before a run starts."""
-  r, train = config.resolved, data.train
-  held = ", ".join(f"{s.name} ({len(s):,})" for s in data.evals.values())
-  held = held or "nothing (config.data.eval_splits can say what)"
-  device = mesh.devices.flat[0]
-  weights = f"random, seed {config.seed}"
-  if config.init.checkpoint:
-    head = "with their head" if config.init.keep_head else "with a new head"
-    weights = f"of {config.init.checkpoint}, {head}"
-  return "\n".join(
-    (
-      f"{config.model.variant} on {mesh.size} x {device.device_kind}, "
-      f"{config.model.dtype}; first weights: {weights}",
-      f"train: {train.name} ({len(train):,} examples, {r.num_classes} classes)"
-      f"; evaluate: {held}",
-      f"images: {r.crop_px} px, {config.input.train} preprocessing, "
-      f"{'random flip' if r.flip else 'no flip'}",
-      f"steps: {r.total_steps:,} of {config.input.batch_size} examples, "
-      f"learning rate {r.peak_lr:g} after {r.warmup_steps} steps of warm-up, "
-      f"x {config.schedule.decay_factor:g} after "
-      f"{', '.join(map(str, r.decay_steps)) or 'none'}; mixup "
-      f"{r.mixup_alpha:g}; weight decay {config.optim.weight_decay:g}"
-      + _schedule_warning(r),
-    )
-  )
-
-
-def _schedule_warning(resolved: Config) -> str:
-  """Returns a line about a schedule that never reaches its rate, or ''."""
-  if 1 < resolved.total_steps <= resolved.warmup_steps:
-    return (
-      "\nwarning: the warm-up is as long as the run or longer; "
-      "config.schedule.warmup='10 %' may be meant"
-    )
-  return ""
-
-
-def describe_params(params: Any) -> str:
-  """Returns the number of parameters, in all and by part, as one line."""
-  parts = {
-    name: sum(x.size for x in jax.tree.leaves(part))
-    for name, part in params.items()
-  }
-  shares = ", ".join(f"{name} {size:,}" for name, size in parts.items())
-  return f"parameters: {sum(parts.values()):,} ({shares})"

@@ -9,7 +9,7 @@ flipped bits without a word.
 import contextlib
 import itertools
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,20 @@ _DIGESTS = "digests"  # The key of the metadata that is ours.
 
 class DamagedError(InputError):
   """A checkpoint that is there but cannot be restored as it was saved."""
+
+
+class Saved(NamedTuple):
+  """Description of a checkpoint, saved with it.
+
+  Attributes:
+    metadata: The JSON object that was passed to `Checkpointer.save`.
+    digests: Digest of each array by its path; {} in other programs' files.
+    fields: Names at the top of the saved tree, such as `params`.
+  """
+
+  metadata: dict[str, Any]
+  digests: dict[str, int]
+  fields: frozenset[str]
 
 
 class Checkpointer:
@@ -67,77 +81,6 @@ class Checkpointer:
       if exc_type is None:  # Else the first error is the one to show.
         raise
 
-  def metadata(self, step: int) -> dict[str, Any]:
-    """Returns the JSON object that was saved with a step.
-
-    Raises:
-      DamagedError: it cannot be read.
-    """
-    metadata = self._metadata(step)
-    return {k: v for k, v in metadata.items() if k != _DIGESTS}
-
-  def _metadata(self, step: int) -> dict[str, Any]:
-    try:
-      with _reading_context():
-        info: Any = ocp.metadata(self._directory / str(step))
-    except Exception as e:
-      raise _unreadable(self._directory / str(step), e) from e
-    if not info.custom_metadata:  # All that we save have some.
-      path = self._directory / str(step)
-      raise DamagedError(f"checkpoint {path} has lost its metadata")
-    return info.custom_metadata
-
-  def restore(self, step: int, abstract_state: Any) -> Any:
-    """Returns the state of a step; `check` says whether it is what was saved.
-
-    Waits for no other host: damage may be in a part that only one of them
-    reads.
-
-    Args:
-      step: of a complete checkpoint.
-      abstract_state: tree of jax.ShapeDtypeStruct with the shardings wanted,
-        which need not be those it was saved with.
-
-    Raises:
-      DamagedError: the checkpoint cannot be read, or has other arrays.
-    """
-    path = self._directory / str(step)
-    try:
-      with _reading_context():
-        return ocp.load(path, abstract_state)
-    except _OUT_OF_MEMORY:
-      raise
-    except Exception as e:
-      raise _unreadable(path, e) from e
-
-  def check(self, step: int, state: Any) -> None:
-    """Compares a restored state with what was saved; all hosts must call it.
-
-    Raises:
-      DamagedError: on every host; some bits are others.
-    """
-    saved = self._metadata(step).get(_DIGESTS, {})
-    path = self._directory / str(step)
-    _check_digests(path, saved, digest.compute(state))
-
-  def set_aside(self, step: int) -> epath.Path:
-    """Renames a damaged checkpoint, so that its step can be saved again.
-
-    All hosts must call it.
-
-    Returns:
-      Where it is now.
-    """
-    path = self._directory / str(step)
-    names = (f"{step}.damaged{i or ''}" for i in itertools.count())
-    aside = next(p for p in map(path.with_name, names) if not p.exists())
-    hosts.wait_for_all("checkpoint found damaged")
-    if jax.process_index() == 0:
-      path.rename(aside)
-    hosts.wait_for_all("checkpoint set aside")
-    self._manager.reload()
-    return aside
-
   def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
     """Starts saving; arrays are copied before it returns, written after.
 
@@ -173,6 +116,85 @@ class Checkpointer:
       raise InputError(
         f"checkpoints cannot be written to {self._directory}: {_reason(e)}"
       ) from e
+
+
+def prepare(abstract_state: Any) -> None:
+  """Starts compiling what saving and restoring need, in another thread.
+
+  Args:
+    abstract_state: Tree of jax.ShapeDtypeStruct with shardings.
+  """
+  digest.compile_ahead(abstract_state)
+
+
+def read_saved(path: epath.Path) -> Saved:
+  """Reads what a checkpoint says of itself, not its arrays.
+
+  Raises:
+    DamagedError: It cannot be read.
+  """
+  try:
+    with _reading_context():
+      info: Any = ocp.metadata(path)
+  except Exception as e:
+    raise _unreadable(path, e) from e
+  if not info.custom_metadata:  # All that we save have some.
+    raise DamagedError(f"checkpoint {path} has lost its metadata")
+  if info.metadata is None:  # Orbax logs the reason instead of raising.
+    raise DamagedError(
+      f"checkpoint {path} cannot be read: its list of arrays is damaged"
+    )
+  metadata = dict(info.custom_metadata)
+  digests = metadata.pop(_DIGESTS, {})
+  return Saved(metadata, digests, frozenset(info.metadata))
+
+
+def restore(path: epath.Path, abstract_state: Any) -> Any:
+  """Returns the state of a checkpoint; `check` compares it with what was saved.
+
+  Waits for no other host: damage may be in a part that only one of them reads.
+
+  Args:
+    path: A complete checkpoint.
+    abstract_state: Tree of jax.ShapeDtypeStruct with the shardings wanted,
+      which need not be those it was saved with.
+
+  Raises:
+    DamagedError: The checkpoint cannot be read, or has other arrays.
+  """
+  try:
+    with _reading_context():
+      return ocp.load(path, abstract_state)
+  except _OUT_OF_MEMORY:
+    raise
+  except Exception as e:
+    raise _unreadable(path, e) from e
+
+
+def check(path: epath.Path, saved: Saved, state: Any) -> None:
+  """Compares a restored state with what was saved; all hosts must call it.
+
+  Raises:
+    DamagedError: On every host; some bits are others.
+  """
+  _check_digests(path, saved.digests, digest.compute(state))
+
+
+def set_aside(path: epath.Path) -> epath.Path:
+  """Renames a damaged checkpoint, so that its step can be saved again.
+
+  All hosts must call it, before a `Checkpointer` is opened.
+
+  Returns:
+    Its new path.
+  """
+  names = (f"{path.name}.damaged{i or ''}" for i in itertools.count())
+  aside = next(p for p in map(path.with_name, names) if not p.exists())
+  hosts.wait_for_all("checkpoint found damaged")
+  if jax.process_index() == 0:
+    path.rename(aside)
+  hosts.wait_for_all("checkpoint set aside")
+  return aside
 
 
 def _saving_context() -> Any:
@@ -258,8 +280,10 @@ def load_weights(
     DamagedError: the checkpoint cannot be read, or has other bits than it was
       saved with.
   """
-  state, metadata = _load_on_host(path, ("params", "batch_stats"))
-  return state["params"], state.get("batch_stats") or {}, metadata
+  state, metadata = _load_on_host(path, ("params", "batch_stats", "carried"))
+  # Up to 3d9ff30 the statistics had no `carried` around them.
+  carried = state.get("carried") or state
+  return state["params"], carried.get("batch_stats") or {}, metadata
 
 
 def load_arrays(path: epath.Path) -> dict[str, np.ndarray]:

@@ -17,14 +17,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from bit_jax import weights
 from bit_jax.data import class_names, datasets, preprocess
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError, exit_status, some
 from bit_jax.evaluate import inference, metrics, robustness
 from bit_jax.evaluate.robustness import Benchmark
+from bit_jax.objectives.classify import Classify
 from bit_jax.parallel import sharding
 from bit_jax.storage import cache
 
@@ -85,17 +84,19 @@ def run(
   mesh = sharding.make_mesh()
   if batch_size:
     sharding.check_batch_size(batch_size, mesh, "--batch_size")
-  right = np.zeros(len(benchmark), bool)
-  values = metrics.evaluate_split(
-    # A benchmark's labels give no meaningful loss, so any loss will do.
-    metrics.make_step(model, "softmax", mesh),
-    variables,
+  # A benchmark's labels give no meaningful loss, so any loss will do.
+  objective = Classify(model)
+  score_step = metrics.make_score_step(objective, mesh)
+  params = variables.pop("params")
+  sums, rows = metrics.score_split(
+    score_step,
+    score_step.prepare((params, variables)),
     benchmark,
     prepare,
     batch_size=batch_size,
     mesh=mesh,
-    right=right,
   )
+  values, right = objective.summarize(sums, rows), rows["right"]
   keys = ("accuracy", "top5_accuracy", "examples")
   result: dict[str, Any] = {key: values[key] for key in keys}
   for key in ("left_out", "unmatched", "assumed_order"):

@@ -56,7 +56,7 @@ def abstract_params(
   variant: str, num_classes: int, norm: str = "gn"
 ) -> dict[str, Any]:
   """Returns {path: jax.ShapeDtypeStruct} of a variant; computes nothing."""
-  model = models.create(variant, num_classes=num_classes, norm=norm)
+  model: Any = models.create(variant, num_classes=num_classes, norm=norm)
   return paths.flatten(init.trace(model).shapes["params"])
 
 

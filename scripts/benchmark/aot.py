@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from bit_jax.errors import InputError
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
-from bit_jax.run import step
 from scripts.benchmark import steps
 from scripts.benchmark.flags import Case
 
@@ -59,7 +58,7 @@ def compile_case(case: Case, mesh: Mesh) -> aot.StepCost:
   return aot.compile_function(
     steps.make_infer_step(config, mesh).run,
     steps.make_abstract_prepared(config, mesh),
-    step.make_abstract_batch(config, mesh),
+    aot.abstract_batch(config, steps.make_spec(config, mesh)),
   )[1]
 
 

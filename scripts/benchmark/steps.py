@@ -21,7 +21,7 @@ from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.recipe import check, load, resolve
 from bit_jax.recipe.load import Config
-from bit_jax.run import step
+from bit_jax.run import start, step
 from scripts.benchmark import mfu
 from scripts.benchmark.flags import Case
 
@@ -52,6 +52,11 @@ def make_config(case: Case, mesh: Mesh) -> Config:
   return resolve.resolve(config, info)
 
 
+def make_spec(config: Config, mesh: Mesh) -> step.StepSpec:
+  """Returns what the update step of a resolved config depends on."""
+  return start.make_spec(config, mesh, abstract=True)[0]
+
+
 def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
   """Builds what makes logits of a batch, as in an evaluation.
 
@@ -59,7 +64,8 @@ def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
     config: a resolved one.
     mesh: batches, and the logits, are split over it.
   """
-  model, prepare = inference.for_inference(step.make_model(config), mesh)
+  network = make_spec(config, mesh).objective.network
+  model, prepare = inference.for_inference(network, mesh)
 
   def infer(variables, batch):
     return model.apply(variables, models.scale_images(batch["images"]))
@@ -71,12 +77,12 @@ def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
 
 def make_abstract_prepared(config: Config, mesh: Mesh) -> Any:
   """Returns what inference is prepared with as jax.ShapeDtypeStruct."""
-  model = step.make_model(config)
+  spec = make_spec(config, mesh)
 
   def fold(variables):
-    return {**variables, "params": models.fold(model, variables["params"])[1]}
+    return {**variables, "params": spec.objective.fold(variables["params"])}
 
-  variables = step.make_abstract_state(config, mesh).variables
+  variables = step.make_abstract_state(spec).variables
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding.replicated(mesh)
@@ -87,7 +93,9 @@ def make_abstract_prepared(config: Config, mesh: Mesh) -> Any:
 
 def forward_flops(config: Config) -> int:
   """Returns the model FLOPs of a forward pass of one batch."""
-  model: Any = step.make_model(config)
+  model: Any = models.create(
+    num_classes=config.resolved.num_classes, **config.model
+  )
   px, rows = config.resolved.crop_px, config.input.batch_size
   image = jax.ShapeDtypeStruct((1, px, px, 3), np.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -97,7 +105,7 @@ def forward_flops(config: Config) -> int:
 def make_batch(config: Config, mesh: Mesh) -> dict[str, jax.Array]:
   """Returns a batch of noise on the devices, the same on every call."""
   rng, batch = np.random.default_rng(0), {}
-  for key, x in step.make_abstract_batch(config, mesh).items():
+  for key, x in aot.abstract_batch(config, make_spec(config, mesh)).items():
     limits = {"images": 256, "labels": config.resolved.num_classes}
     values = rng.integers(0, limits.get(key, 2**31), x.shape).astype(x.dtype)
     batch[key] = jax.device_put(values, x.sharding)
@@ -134,9 +142,10 @@ class Ours:
     Raises:
       InputError: the compiler finds too little memory.
     """
-    state: Any = step.make_init(config, mesh)(0)
+    spec = make_spec(config, mesh)
+    state: Any = step.make_init(spec)(0)
     if train:
-      self._function, self._state = step.make_update_step(config, mesh), state
+      self._function, self._state = step.make_update_step(spec), state
     else:
       infer = make_infer_step(config, mesh)
       self._function = infer.run

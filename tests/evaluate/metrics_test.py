@@ -1,7 +1,6 @@
 import dataclasses
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
@@ -10,20 +9,16 @@ from bit_jax.data import preprocess
 from bit_jax.errors import InputError
 from bit_jax.evaluate import inference, metrics
 from bit_jax.models import init
+from bit_jax.objectives.classify import Classify
 from bit_jax.parallel import sharding
 from tests import fakes
 
 PLAIN = preprocess.Preprocess("none", 32)
 
 
-def make_config(num_classes, loss="softmax"):
-  return ml_collections.ConfigDict(
-    {
-      "model": {"variant": "R14x0.25", "dtype": "float32", "head_bias": 0.0},
-      "loss": loss,
-      "resolved": {"num_classes": num_classes},
-    }
-  )
+def objective(num_classes, loss="softmax"):
+  network = models.create("R14x0.25", num_classes=num_classes)
+  return Classify(network, loss)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +49,9 @@ def test_metrics_of_a_whole_split(params, mesh, batch_size):
   # 21 is no multiple of any batch size here.
   source = fakes.array_source(21, 7)
   got = metrics.evaluate_split(
-    metrics.make_eval_step(make_config(7), mesh),
-    {"params": params},
+    objective(7),
+    params,
+    {},
     source,
     PLAIN,
     batch_size=batch_size,
@@ -88,8 +84,9 @@ def test_multi_label_counts_any_right_first_guess(params, one_device):
     for image, label in zip(source.examples.images, labels, strict=True)
   ]
   got = metrics.evaluate_split(
-    metrics.make_eval_step(make_config(7, "sigmoid"), one_device),
-    {"params": params},
+    objective(7, "sigmoid"),
+    params,
+    {},
     dataclasses.replace(source, examples=examples),
     PLAIN,
     batch_size=0,
@@ -105,29 +102,15 @@ def test_short_splits_are_not_padded_to_a_large_batch(mesh):
 
 
 def test_the_same_model_shares_one_compiled_step(mesh, one_device):
-  step = metrics.make_eval_step(make_config(7), mesh)
-  assert metrics.make_eval_step(make_config(7), mesh) is step
-  assert metrics.make_eval_step(make_config(7), one_device) is not step
-  assert metrics.make_eval_step(make_config(7, "sigmoid"), mesh) is not step
+  step = metrics.make_score_step(objective(7), mesh)
+  assert metrics.make_score_step(objective(7), mesh) is step
+  assert metrics.make_score_step(objective(7), one_device) is not step
+  assert metrics.make_score_step(objective(7, "sigmoid"), mesh) is not step
 
 
-def test_weights_are_standardized_once_an_evaluation(params, mesh):
-  step, calls = metrics.make_eval_step(make_config(7), mesh), []
-
-  def prepare(variables):
-    calls.append(variables)
-    return step.prepare(variables)
-
-  metrics.evaluate_split(
-    dataclasses.replace(step, prepare=prepare),
-    {"params": params},
-    fakes.array_source(21, 7),
-    PLAIN,
-    batch_size=8,
-    mesh=mesh,
-  )
-  assert len(calls) == 1
-  prepared = step.prepare({"params": params})["params"]
+def test_weights_are_standardized_when_they_are_prepared(params, mesh):
+  step = metrics.make_score_step(objective(7), mesh)
+  prepared, _ = step.prepare((params, {}))
   kernel = prepared["block1"]["unit01"]["conv1"]["kernel"]
   np.testing.assert_allclose(kernel.mean((0, 1, 2)), 0, atol=1e-5)
   assert kernel.sharding.is_fully_replicated
@@ -136,26 +119,26 @@ def test_weights_are_standardized_once_an_evaluation(params, mesh):
 
 def test_which_examples_are_right(params, mesh):
   source = fakes.array_source(21, 7)
-  right = np.zeros(21, bool)
-  got = metrics.evaluate_split(
-    metrics.make_eval_step(make_config(7), mesh),
-    {"params": params},
+  step = metrics.make_score_step(objective(7), mesh)
+  sums, rows = metrics.score_split(
+    step,
+    step.prepare((params, {})),
     source,
     PLAIN,
     batch_size=8,
     mesh=mesh,
-    right=right,
   )
   wanted = logits_of(params, source).argmax(-1) == source.examples.labels
-  np.testing.assert_array_equal(right, wanted)
-  assert got["accuracy"] == right.mean()
+  np.testing.assert_array_equal(rows["right"], wanted)
+  assert sums["correct"] / 21 == wanted.mean()
 
 
 def test_batch_size_that_devices_cannot_share(params, mesh):
   with pytest.raises(InputError, match=r"config.eval.batch_size=6.*devices, 4"):
     metrics.evaluate_split(
-      metrics.make_eval_step(make_config(7), mesh),
-      {"params": params},
+      objective(7),
+      params,
+      {},
       fakes.array_source(21, 7),
       PLAIN,
       batch_size=6,
@@ -167,8 +150,9 @@ def test_fewer_than_five_classes(one_device):
   model = models.create("R14x0.25", num_classes=2)
   params = init.init_variables(model, jax.random.key(0))["params"]
   got = metrics.evaluate_split(
-    metrics.make_eval_step(make_config(2), one_device),
-    {"params": params},
+    objective(2),
+    params,
+    {},
     fakes.array_source(6, 2),
     PLAIN,
     batch_size=0,

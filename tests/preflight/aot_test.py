@@ -8,7 +8,6 @@ from bit_jax.data.source import DatasetInfo
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.recipe import resolve
-from bit_jax.run import step
 from tests import fakes
 
 MIB = 2**20
@@ -74,7 +73,8 @@ def test_bytes_accessed_tell_the_number_of_passes():
 
 
 def test_device_bytes_with_and_without_sharding(mesh):
-  batch = step.make_abstract_batch(make_config(), mesh)
+  config = make_config()
+  batch = aot.abstract_batch(config, fakes.spec(config, mesh))
   assert aot.device_bytes(batch) == 64 * IMAGE_BYTES
   whole = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
   assert aot.device_bytes(whole) == 256 * IMAGE_BYTES

@@ -142,7 +142,7 @@ def held_parts(cache_mb=64, **keys):
     config.update_from_flattened_dict(keys)
   data = sources.load(make_data("digits"), seed=0)
   fewshot_sets = sources.load_fewshot_sets("digits", "")
-  new_data, new_sets = sources.hold(data, fewshot_sets, config)
+  new_data, new_sets = sources.cache_in_memory(data, fewshot_sets, config)
   assert new_data.train.fingerprint == data.train.fingerprint
   pairs = {
     "train": (data.train, new_data.train),

@@ -4,16 +4,28 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from bit_jax import models, train
+from bit_jax import models
 from bit_jax.models import paths
 from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
 from bit_jax.run import optim
-from bit_jax.run.step import make_abstract_state, make_init
+from bit_jax.run.step import (
+  make_abstract_state,
+  make_init,
+  make_update_step,
+)
 from tests import fakes
 from tests.fakes import a_batch, make_config, resolved
 
 MODEL = fakes.MODEL
+
+
+def init_of(config, mesh):
+  return make_init(fakes.spec(config, mesh))
+
+
+def update_of(config, mesh):
+  return make_update_step(fakes.spec(config, mesh))
 
 
 def reference_updates(config, state, batches):
@@ -61,12 +73,12 @@ def reference_updates(config, state, batches):
 )
 def test_update_steps_are_sgd_on_the_mean_loss(mesh, overrides, tolerance):
   config = resolved(make_config(**overrides))
-  state = make_init(config, mesh)(0)
+  state = init_of(config, mesh)(0)
   # From step 5 on: random choices belong to the step.
   state = state.replace(step=state.step + 5)
   batches = [a_batch(mesh, seed) for seed in range(3)]
   want_losses, want = reference_updates(config, jax.device_get(state), batches)
-  update, got_losses = train.make_update_step(config, mesh), []
+  update, got_losses = update_of(config, mesh), []
   for batch in batches:
     state, metrics = update(state, batch)
     got_losses.append(float(metrics["loss"]))
@@ -77,7 +89,7 @@ def test_update_steps_are_sgd_on_the_mean_loss(mesh, overrides, tolerance):
 
 
 def test_two_seeds_give_two_networks(mesh):
-  init = make_init(resolved(make_config()), mesh)
+  init = init_of(resolved(make_config()), mesh)
   a, b = (init(seed).params["root_block"]["conv_root"] for seed in (0, 1))
   assert (np.asarray(a["kernel"]) != b["kernel"]).all()
 
@@ -99,7 +111,7 @@ def test_the_number_of_devices_changes_nothing_but_rounding(mesh, num_devices):
 def test_pmap_with_pmean_gives_the_same_update(mesh):
   """The textbook's data parallelism; mixup is applied before splitting."""
   config = resolved(make_config(mixup_alpha=0.3))
-  state = jax.device_get(make_init(config, mesh)(0))
+  state = jax.device_get(init_of(config, mesh)(0))
   batch = a_batch(mesh)
   model = models.create(MODEL, num_classes=4)
   rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), 0)
@@ -126,7 +138,7 @@ def test_pmap_with_pmean_gives_the_same_update(mesh):
 
   params = jax.tree.map(lambda x: np.stack([x] * 4), state.params)
   params, loss = jax.pmap(step, "batch")(params, split(images), split(targets))
-  ours, metrics = train.make_update_step(config, mesh)(
+  ours, metrics = update_of(config, mesh)(
     jax.device_put(state, sharding.replicated(mesh)), batch
   )
   np.testing.assert_allclose(metrics["loss"], loss[0], rtol=1e-5)
@@ -139,9 +151,9 @@ def test_pmap_with_pmean_gives_the_same_update(mesh):
 
 def test_frozen_parameters_stay(mesh):
   config = resolved(make_config(**{"optim.freeze": ("root_block", "block1/")}))
-  state = make_init(config, mesh)(0)
+  state = init_of(config, mesh)(0)
   before = jax.device_get(state.params)
-  state, _ = train.make_update_step(config, mesh)(state, a_batch(mesh))
+  state, _ = update_of(config, mesh)(state, a_batch(mesh))
   for path, value in paths.flatten(jax.device_get(state.params)).items():
     same = np.array_equal(value, paths.flatten(before)[path])
     # The head's kernel is zero at first, so nothing else moves in one step.
@@ -151,15 +163,15 @@ def test_frozen_parameters_stay(mesh):
 
 def test_runs_that_differ_in_data_and_seed_share_compiled_steps(mesh):
   a, b = resolved(make_config()), resolved(make_config(seed=3), num_examples=80)
-  assert train.make_update_step(a, mesh) is train.make_update_step(b, mesh)
+  assert update_of(a, mesh) is make_update_step(fakes.spec(b, mesh))
   c = resolved(make_config(**{"optim.lr": 0.5}))
-  assert train.make_update_step(a, mesh) is not train.make_update_step(c, mesh)
+  assert update_of(a, mesh) is not make_update_step(fakes.spec(c, mesh))
 
 
 def test_schedule_counts_finished_updates(mesh):
   config = resolved(make_config())
-  state = make_init(config, mesh)(0)
-  update = train.make_update_step(config, mesh)
+  state = init_of(config, mesh)(0)
+  update = update_of(config, mesh)
   rates = []
   for _ in range(3):
     state, metrics = update(state, a_batch(mesh))
@@ -175,8 +187,8 @@ def test_schedule_counts_finished_updates(mesh):
 
 def run_steps(config, mesh, steps=2):
   """Returns losses, example hashes and the last state on the host."""
-  state = make_init(config, mesh)(0)
-  update, seen = train.make_update_step(config, mesh), []
+  state = init_of(config, mesh)(0)
+  update, seen = update_of(config, mesh), []
   for seed in range(steps):
     state, metrics = update(state, a_batch(mesh, seed))
     seen.append(jax.device_get((metrics["loss"], metrics["example_hash"])))
@@ -224,8 +236,8 @@ def test_a_split_state_gives_the_same_updates(mesh, one_device):
 def test_the_abstract_state_is_that_of_the_real_one(mesh):
   for shard in (False, True):
     config = resolved(make_config(**{"parallel.shard_state": shard}))
-    state = make_init(config, mesh)(0)
-    abstract = make_abstract_state(config, mesh)
+    state = init_of(config, mesh)(0)
+    abstract = make_abstract_state(fakes.spec(config, mesh))
     jax.tree.map(
       lambda x, y: (
         np.testing.assert_equal(x.shape, y.shape),
@@ -241,13 +253,13 @@ def test_the_abstract_state_is_that_of_the_real_one(mesh):
 
 def test_the_example_hash_tells_examples_and_their_order(mesh):
   config = resolved(make_config())
-  update = train.make_update_step(config, mesh)
+  update = update_of(config, mesh)
 
   def hash_of(index):
     batch = a_batch(mesh) | sharding.to_global(
       {"index": np.array(index, np.int32)}, mesh
     )
-    return int(update(make_init(config, mesh)(0), batch)[1]["example_hash"])
+    return int(update(init_of(config, mesh)(0), batch)[1]["example_hash"])
 
   order = [5, 6, 7, 8, 1, 2, 3, 4]
   assert hash_of(order) == hash_of(order)
@@ -265,8 +277,8 @@ def eqns(jaxpr):
 
 def test_weights_are_standardized_once_a_step(mesh):
   config = resolved(make_config(**{"optim.accum_steps": 2}))
-  step = train.make_update_step(config, mesh)
-  jaxpr = step.trace(make_init(config, mesh)(0), a_batch(mesh)).jaxpr
+  step = update_of(config, mesh)
+  jaxpr = step.trace(init_of(config, mesh)(0), a_batch(mesh)).jaxpr
   parts = [e for e in eqns(jaxpr.jaxpr) if e.primitive.name == "scan"]
   assert len(parts) == 1
 
@@ -295,7 +307,7 @@ def test_momentum_in_bf16_takes_half_and_rounds(mesh):
     for _, _, state in (exact, rounded)
   ]
   assert sizes[1] < 0.51 * sizes[0]
-  init = jax.device_get(make_init(resolved(make_config()), mesh)(0).params)
+  init = jax.device_get(init_of(resolved(make_config()), mesh)(0).params)
   moved, want = (
     np.concatenate(
       [
@@ -313,9 +325,9 @@ def test_momentum_in_bf16_takes_half_and_rounds(mesh):
 
 def test_update_norm_is_that_of_what_the_parameters_moved_by(mesh):
   config = resolved(make_config())
-  state = make_init(config, mesh)(0)
+  state = init_of(config, mesh)(0)
   before = jax.device_get(state.params)
-  state, metrics = train.make_update_step(config, mesh)(state, a_batch(mesh))
+  state, metrics = update_of(config, mesh)(state, a_batch(mesh))
   moved = jax.tree.map(jnp.subtract, jax.device_get(state.params), before)
   want = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(moved)))
   np.testing.assert_allclose(metrics["update_norm"], want, rtol=1e-5)

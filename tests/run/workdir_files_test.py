@@ -7,8 +7,9 @@ from etils import epath
 from bit_jax.data import source
 from bit_jax.errors import InputError
 from bit_jax.recipe import resolve
-from bit_jax.run import workdir_files
+from bit_jax.run import describe, workdir_files
 from bit_jax.run.sources import RunData
+from bit_jax.run.workdir_files import RunFiles
 from configs import common, downstream
 from tests import fakes
 
@@ -22,8 +23,9 @@ def make(**overrides):
 
 
 def claim(workdir, config, held_out=()):
-  workdir_files.check_unchanged(epath.Path(workdir), config)
-  workdir_files.claim(epath.Path(workdir), config, held_out, write=True)
+  run_files = RunFiles(epath.Path(workdir), config)
+  run_files.check_unchanged()
+  run_files.write_config(held_out, write=True)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +71,11 @@ def test_hosts_compare_data_but_not_where_it_is():
   here, there, other = make(), make(), make()
   there.data.name = "folder:/mnt/photos"
   other.resolved.data_fingerprint = "xyz"
-  text = workdir_files.comparable(here)
-  assert workdir_files.comparable(there) == text
-  assert workdir_files.comparable(other) != text
+  here, there, other = (
+    RunFiles(epath.Path("/w"), config).comparable()
+    for config in (here, there, other)
+  )
+  assert here == there != other
 
 
 @pytest.mark.parametrize(("value", "is_refused"), [("", 0), ("a=train", 1)])
@@ -122,7 +126,7 @@ def test_damaged_files_are_named(tmp_path, name, text):
   (tmp_path / name).write_text(text, encoding="latin1")
   workdir = epath.Path(tmp_path)
   read = {
-    "config.json": lambda: workdir_files.check_unchanged(workdir, make()),
+    "config.json": RunFiles(workdir, make()).check_unchanged,
     "result.json": lambda: workdir_files.read_result(workdir),
   }[name]
   with pytest.raises(InputError, match=name):
@@ -130,13 +134,13 @@ def test_damaged_files_are_named(tmp_path, name, text):
 
 
 def test_a_checkpoint_of_another_config_is_refused():
-  saved = workdir_files.checkpoint_metadata(
-    make(), (), resolve.eval_preprocess(make())
-  )
-  path = epath.Path("/w/checkpoints/5")
-  workdir_files.check_checkpoint(path, saved, make())
+  workdir = epath.Path("/w")
+  own = RunFiles(workdir, make())
+  saved = own.checkpoint_metadata((), resolve.eval_preprocess(make()))
+  path = workdir / "checkpoints" / "5"
+  own.check_checkpoint(path, saved)
   with pytest.raises(InputError, match="/w/checkpoints/5 .*seed: 0 -> 1"):
-    workdir_files.check_checkpoint(path, saved, make(seed=1))
+    RunFiles(workdir, make(seed=1)).check_checkpoint(path, saved)
 
 
 def test_result_and_summary(tmp_path):
@@ -145,27 +149,27 @@ def test_result_and_summary(tmp_path):
   result = {"step": 3, "eval/test/accuracy": 0.51234, "eval/test/examples": 8}
   workdir_files.write_result(workdir, result)
   assert workdir_files.read_result(workdir) == result
-  assert workdir_files.summary(result) == "step 3, test/accuracy 0.5123"
+  assert describe.summary(result) == "step 3, test/accuracy 0.5123"
 
 
 def test_description_says_what_will_happen(mesh):
   source = fakes.array_source()
-  text = workdir_files.describe(make(), RunData(source, {"test": source}), mesh)
+  text = describe.describe(make(), RunData(source, {"test": source}), mesh)
   assert "R50x1 on 4 x" in text
   assert "40 examples, 4 classes" in text
   assert "evaluate: arrays (40)" in text
   assert "learning rate 0.003 after 100 steps of warm-up" in text
   assert "x 0.1 after 150, 300, 450" in text
   params = {"a": {"x": jax.numpy.zeros((3, 4))}, "b": jax.numpy.zeros(2000)}
-  assert workdir_files.describe_params(params) == (
+  assert describe.describe_params(params) == (
     "parameters: 2,012 (a 12, b 2,000)"
   )
 
 
 def test_checkpoint_metadata_is_json():
   config = make()
-  metadata = workdir_files.checkpoint_metadata(
-    config, ("a", "ü"), resolve.eval_preprocess(config)
+  metadata = RunFiles(epath.Path("/w"), config).checkpoint_metadata(
+    ("a", "ü"), resolve.eval_preprocess(config)
   )
   assert json.loads(json.dumps(metadata)) == metadata
   assert metadata["class_names"] == ["a", "ü"]
@@ -179,7 +183,7 @@ def test_checkpoint_metadata_is_json():
 def test_a_warm_up_as_long_as_the_run_is_told(total, warmup, warned):
   resolved = common.get_config().resolved
   resolved.total_steps, resolved.warmup_steps = total, warmup
-  text = workdir_files._schedule_warning(resolved)
+  text = describe._schedule_warning(resolved)
   assert ("warning: the warm-up" in text) is warned
 
 
@@ -195,9 +199,10 @@ def test_keys_that_came_later_do_not_stop_older_runs():
 
 def test_momentum_of_another_type_is_refused_whatever_is_asked():
   config = make(**{"optim.momentum_dtype": "bfloat16", "resume_changed": True})
-  saved = {"config": workdir_files._plain(config)}
+  run_files = RunFiles(epath.Path("/w"), config)
+  saved = {"config": json.loads(config.to_json())}
   saved["config"]["optim"]["momentum_dtype"] = "float32"
   with pytest.raises(
     InputError, match="momentum_dtype: 'float32' -> 'bfloat16'"
   ):
-    workdir_files.check_checkpoint(epath.Path("saved"), saved, config)
+    run_files.check_checkpoint(epath.Path("saved"), saved)

@@ -33,14 +33,15 @@ def test_round_trip_to_another_number_of_devices(tmp_path, mesh, one_device):
   writer = checkpoint.Checkpointer(tmp_path, keep=1)
   writer.save(3, state, {"variant": "R50x1", "names": ["a", "ü"]})
   writer.close()
-  reader = checkpoint.Checkpointer(tmp_path, keep=1)
-  assert reader.metadata(3) == {"variant": "R50x1", "names": ["a", "ü"]}
-  restored = reader.restore(3, abstract(state, one_device))
+  path = tmp_path / "3"
+  saved = checkpoint.read_saved(path)
+  assert saved.metadata == {"variant": "R50x1", "names": ["a", "ü"]}
+  assert saved.fields == set(state)
+  restored = checkpoint.restore(path, abstract(state, one_device))
   assert_equal(restored, state)
-  reader.check(3, restored)
+  checkpoint.check(path, saved, restored)
   for leaf in jax.tree.leaves(restored):
     assert leaf.sharding == sharding.replicated(one_device)
-  reader.close()
 
 
 def test_keeps_the_newest_and_writes_every_one_asked_for(tmp_path, mesh):
@@ -102,10 +103,8 @@ def test_damaged_checkpoint_is_named(tmp_path, mesh):
       path.write_bytes(path.read_bytes()[:-10])
   with pytest.raises(InputError, match=f"{tmp_path}/1 cannot be read"):
     checkpoint.load_weights(tmp_path / "1")
-  reader = checkpoint.Checkpointer(tmp_path, keep=1)
   with pytest.raises(InputError, match=f"{tmp_path}/1 cannot be read"):
-    reader.restore(1, abstract(state, mesh))
-  reader.close()
+    checkpoint.restore(tmp_path / "1", abstract(state, mesh))
 
 
 def test_a_failed_write_names_the_folder(tmp_path, mesh, monkeypatch):
@@ -158,16 +157,17 @@ def test_flipped_bits_are_found(tmp_path, mesh):
   noise = jax.random.normal(jax.random.key(0), (100, 100))
   state = jax.device_put({"params": {"x": noise}}, sharding.replicated(mesh))
   message = f"{tmp_path}/3 is damaged: the bits of params/x are not those"
+  path = tmp_path / "3"
   with checkpoint.Checkpointer(tmp_path, keep=9) as manager:
     manager.save(3, state, {})
-    manager.wait()
-    flip_a_bit(tmp_path / "3")
-    restored = manager.restore(3, abstract(state, mesh))
-    with pytest.raises(checkpoint.DamagedError, match=message):
-      manager.check(3, restored)
-    aside = manager.set_aside(3)
-    assert aside.name == "3.damaged"
-    assert checkpoint.steps(tmp_path) == []
+  flip_a_bit(path)
+  restored = checkpoint.restore(path, abstract(state, mesh))
+  with pytest.raises(checkpoint.DamagedError, match=message):
+    checkpoint.check(path, checkpoint.read_saved(path), restored)
+  aside = checkpoint.set_aside(path)
+  assert aside.name == "3.damaged"
+  assert checkpoint.steps(tmp_path) == []
+  with checkpoint.Checkpointer(tmp_path, keep=9) as manager:
     manager.save(3, state, {})  # The step can be saved again.
   with pytest.raises(checkpoint.DamagedError, match="damaged: the bits of"):
     checkpoint.load_weights(aside)

@@ -413,22 +413,24 @@ def test_a_run_claims_its_work_directory(bucket):
   config = resolve.resolve(
     downstream.get_config(), source.DatasetInfo(40, 4, (32, 32))
   )
-  workdir_files.check_unchanged(RUN, config)
+  run_files = workdir_files.RunFiles(RUN, config)
+  run_files.check_unchanged()
   assert workdir_files.read_result(RUN) is None
-  workdir_files.claim(RUN, config, ["a.jpg"], write=True)
-  workdir_files.check_unchanged(RUN, config)
+  run_files.write_config(["a.jpg"], write=True)
+  run_files.check_unchanged()
   assert workdir_files.read_held_out(RUN) == ["a.jpg"]
   workdir_files.write_result(RUN, {"step": 3})
   assert workdir_files.read_result(RUN) == {"step": 3}
   assert names(bucket) == ["config.json", "held_out.json", "result.json"]
   config.seed += 1
+  run_files = workdir_files.RunFiles(RUN, config)
   with pytest.raises(InputError, match=f"{RUN} belongs to a run with another"):
-    workdir_files.check_unchanged(RUN, config)
+    run_files.check_unchanged()
   bucket.error = HttpError("no access")
   with pytest.raises(
     InputError, match=f"--workdir={RUN} cannot be used: no access"
   ):
-    workdir_files.claim(RUN, config, (), write=True)
+    run_files.write_config((), write=True)
 
 
 def test_weights_come_back(bucket, tmp_path):
@@ -475,18 +477,19 @@ def test_checkpoints_are_kept_found_and_restored(mesh):
   assert checkpoint.find(RUN) == folder / "2"
   (folder / "3" / "commit_success.txt").write_text("")
 
+  path = folder / "3"
+  assert checkpoint.read_saved(path).metadata == {"step": 3}
+  restored = checkpoint.restore(path, abstract)
+  jax.tree.map(np.testing.assert_array_equal, restored, state(3))
+  aside = checkpoint.set_aside(path)
+  assert aside == folder / "3.damaged"
+  assert (aside / "commit_success.txt").exists()
+  assert checkpoint.steps(folder) == [2]
   with checkpoint.Checkpointer(folder, keep=2) as again:
-    assert again.metadata(3) == {"step": 3}
-    restored = again.restore(3, abstract)
-    jax.tree.map(np.testing.assert_array_equal, restored, state(3))
-    aside = again.set_aside(3)
-    assert aside == folder / "3.damaged"
-    assert (aside / "commit_success.txt").exists()
-    assert checkpoint.steps(folder) == [2]
     again.save(3, state(7), {})
     again.wait()
     assert checkpoint.steps(folder) == [3, 2]
-    assert again.restore(3, abstract)["step"] == 7
+    assert checkpoint.restore(path, abstract)["step"] == 7
   params, _, metadata = checkpoint.load_weights(checkpoint.find(folder / "2"))
   np.testing.assert_array_equal(params["head"]["bias"], np.arange(8) + 2.0)
   assert metadata == {"step": 2}

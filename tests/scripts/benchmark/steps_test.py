@@ -139,7 +139,7 @@ def test_training_goes_on_from_step_to_step(one_device):
 
 def test_inference_gives_logits(mesh):
   config = steps.make_config(TINY, mesh)
-  state = steps.step.make_init(config, mesh)(0)
+  state = steps.step.make_init(steps.make_spec(config, mesh))(0)
   # The head starts with zeros, which would hide the rest.
   kernel = jnp.sin(jnp.arange(10240.0)).reshape(1024, 10)
   state.params["head"]["kernel"] = kernel

@@ -4,7 +4,7 @@ import pytest
 from bit_jax import weights
 from bit_jax.errors import InputError
 from bit_jax.models import paths
-from bit_jax.run import start
+from bit_jax.run import first_state
 from bit_jax.weights import param_shapes
 
 
@@ -21,27 +21,27 @@ def test_weights_of_a_network_with_other_options():
     {}, {}, "R14x0.25", model_options={"weight_standardization": False}
   )
   standard = {"norm": "gn", "weight_standardization": True, "variant": "R50x1"}
-  start.check_options(weights.Weights({}, {}, "R14x0.25"), standard)
-  start.check_options(plain, standard | {"weight_standardization": False})
+  first_state.check_options(weights.Weights({}, {}, "R14x0.25"), standard)
+  first_state.check_options(plain, standard | {"weight_standardization": False})
   with pytest.raises(
     InputError,
     match="with weight_standardization=False, but config.model has "
     "weight_standardization=True$",
   ):
-    start.check_options(plain, standard)
+    first_state.check_options(plain, standard)
   with pytest.raises(
     InputError,
     match="with norm='gn', weight_standardization=False, but config.model has "
     "norm='bn', weight_standardization=True$",
   ):
-    start.check_options(plain, standard | {"norm": "bn"})
+    first_state.check_options(plain, standard | {"norm": "bn"})
 
 
 def test_head_is_reset_or_kept():
   loaded = weights.Weights(small_params(3, seed=1), {}, "R14x0.25")
   fresh = small_params(3, seed=2)
-  reset = start.with_head(loaded, fresh, keep=False)
-  kept = start.with_head(loaded, fresh, keep=True)
+  reset = first_state.carry_over(loaded, fresh, keep_head=False)
+  kept = first_state.carry_over(loaded, fresh, keep_head=True)
   for key in ("kernel", "bias"):
     np.testing.assert_array_equal(reset["head"][key], fresh["head"][key])
     np.testing.assert_array_equal(kept["head"][key], loaded.params["head"][key])
@@ -51,21 +51,21 @@ def test_head_is_reset_or_kept():
       loaded.params["block4"]["unit01"]["conv2"]["kernel"],
     )
   other_classes = small_params(4)
-  assert start.with_head(loaded, other_classes, keep=False)
+  assert first_state.carry_over(loaded, other_classes, keep_head=False)
   with pytest.raises(InputError, match="3 classes.*head/"):
-    start.with_head(loaded, other_classes, keep=True)
+    first_state.carry_over(loaded, other_classes, keep_head=True)
 
 
 def test_weights_without_a_head_get_one():
   loaded = weights.Weights(small_params(0), {}, "R14x0.25")
-  merged = start.with_head(loaded, small_params(3), keep=False)
+  merged = first_state.carry_over(loaded, small_params(3), keep_head=False)
   assert merged["head"]["bias"].shape == (3,)
   with pytest.raises(InputError, match="0 classes.*head/"):
-    start.with_head(loaded, small_params(3), keep=True)
+    first_state.carry_over(loaded, small_params(3), keep_head=True)
 
 
 def test_weights_of_another_variant():
   loaded = weights.Weights(small_params(), {}, "R14x0.25")
   shapes = param_shapes.abstract_params("R14x0.5", 3)
   with pytest.raises(InputError, match="R14x0.25 with 3 classes"):
-    start.with_head(loaded, paths.unflatten(shapes), keep=False)
+    first_state.carry_over(loaded, paths.unflatten(shapes), keep_head=False)

@@ -1,0 +1,111 @@
+"""Classification, the objective of the paper's recipes."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bit_jax import models
+from bit_jax.models.folding import unstandardized
+from bit_jax.objectives import losses
+from bit_jax.objectives.objective import Aux, Batch, Objective, Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify(Objective):
+  """Learns the classes of images, one or several for each (paper section 3.3).
+
+  Attributes:
+    loss_name: A key of `losses.LOSSES`.
+    mixup_alpha: Parameter of mixup's Beta distribution; 0 for no mixup.
+  """
+
+  loss_name: str = "softmax"
+  mixup_alpha: float = 0.0
+
+  def batch_spec(self, rows: int, image_px: int) -> dict[str, Any]:
+    """Returns uint8 images, int32 class ids and the examples' indices."""
+    return {
+      "images": jax.ShapeDtypeStruct((rows, image_px, image_px, 3), jnp.uint8),
+      "labels": jax.ShapeDtypeStruct((rows,), jnp.int32),
+      "index": jax.ShapeDtypeStruct((rows,), jnp.int32),
+    }
+
+  def prepare(self, batch: Batch, rng: jax.Array) -> Batch:
+    """Returns float32 mixed `images` [N, H, W, 3] and `targets` [N, C]."""
+    images = models.scale_images(batch["images"])
+    targets = losses.dense_targets(batch["labels"], self.network.num_classes)
+    images, targets = losses.mixup(rng, images, targets, self.mixup_alpha)
+    return {"images": images, "targets": targets}
+
+  def label_loss(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the loss [N] of float[N, C] logits and targets."""
+    return losses.LOSSES[self.loss_name](logits, targets)
+
+  def train_logits(
+    self, params: Any, carried: Any, images: jax.Array
+  ) -> tuple[jax.Array, Any]:
+    """Returns the logits of training, and the next running statistics."""
+    return unstandardized(self.network).apply(
+      {"params": params, **carried},
+      images,
+      train=True,
+      mutable=list(carried),
+    )
+
+  def logits(self, params: Any, carried: Any, batch: Batch) -> jax.Array:
+    """Returns the float32[N, C] logits of an evaluation batch."""
+    return unstandardized(self.network).apply(
+      {"params": params, **carried}, models.scale_images(batch["images"])
+    )
+
+  def loss(
+    self, params: Any, carried: Any, batch: Batch, fixed: Any, rng: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    """Returns the mean of the loss on the mixed targets."""
+    del fixed, rng
+    logits, carried = self.train_logits(params, carried, batch["images"])
+    value = self.label_loss(logits, batch["targets"]).mean()
+    return value, Aux({}, carried)
+
+  def score(
+    self, params: Any, carried: Any, batch: Batch, fixed: Any
+  ) -> Scores:
+    """Counts right guesses; `right` says for each row if the first one is."""
+    del fixed
+    return self.score_logits(self.logits(params, carried, batch), batch)
+
+  def score_logits(self, logits: jax.Array, batch: Batch) -> Scores:
+    """Returns the scores of logits that are computed already."""
+    targets = losses.dense_targets(batch["labels"], logits.shape[-1])
+    mask = batch["mask"]
+    # A multi-label example counts as right if its first guess is among them.
+    guesses = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
+    hits = jnp.take_along_axis(targets, guesses, axis=1) * mask[:, None] > 0
+    return Scores(
+      {
+        "loss": (self.label_loss(logits, targets) * mask).sum(),
+        "correct": hits[:, 0].sum(dtype=jnp.int32),
+        "correct_top5": hits.any(-1).sum(dtype=jnp.int32),
+      },
+      {"right": hits[:, 0]},
+    )
+
+  def summarize(
+    self, sums: Mapping[str, float], rows: Mapping[str, np.ndarray]
+  ) -> dict[str, float]:
+    """Returns the mean loss, accuracy and top-5 accuracy (0 to 1), examples.
+
+    The latter counts the top min(5, classes) guesses.
+    """
+    del rows
+    count = sums["examples"]
+    return {
+      "loss": float(sums["loss"] / count),
+      "accuracy": float(sums["correct"] / count),
+      "top5_accuracy": float(sums["correct_top5"] / count),
+      "examples": int(count),
+    }

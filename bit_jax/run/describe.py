@@ -1,0 +1,72 @@
+"""Describes a run to people, in lines of text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from bit_jax.recipe.load import Config
+from bit_jax.run.sources import RunData
+
+
+def summary(result: Mapping[str, Any]) -> str:
+  """Returns a result as one line."""
+  scalars = ", ".join(
+    f"{key.removeprefix('eval/')} {value:.4g}"
+    for key, value in result.items()
+    if key.endswith(("accuracy", "loss"))
+  )
+  return f"step {result['step']}" + (f", {scalars}" if scalars else "")
+
+
+def describe(
+  config: Config,
+  data: RunData,
+  mesh: Mesh,
+) -> str:
+  """Returns what a person wants to read before a run starts."""
+  r, train = config.resolved, data.train
+  held = ", ".join(f"{s.name} ({len(s):,})" for s in data.evals.values())
+  held = held or "nothing (config.data.eval_splits can say what)"
+  device = mesh.devices.flat[0]
+  weights = f"random, seed {config.seed}"
+  if config.init.checkpoint:
+    head = "with their head" if config.init.keep_head else "with a new head"
+    weights = f"of {config.init.checkpoint}, {head}"
+  return "\n".join(
+    (
+      f"{config.model.variant} on {mesh.size} x {device.device_kind}, "
+      f"{config.model.dtype}; first weights: {weights}",
+      f"train: {train.name} ({len(train):,} examples, {r.num_classes} classes)"
+      f"; evaluate: {held}",
+      f"images: {r.crop_px} px, {config.input.train} preprocessing, "
+      f"{'random flip' if r.flip else 'no flip'}",
+      f"steps: {r.total_steps:,} of {config.input.batch_size} examples, "
+      f"learning rate {r.peak_lr:g} after {r.warmup_steps} steps of warm-up, "
+      f"x {config.schedule.decay_factor:g} after "
+      f"{', '.join(map(str, r.decay_steps)) or 'none'}; mixup "
+      f"{r.mixup_alpha:g}; weight decay {config.optim.weight_decay:g}"
+      + _schedule_warning(r),
+    )
+  )
+
+
+def _schedule_warning(resolved: Config) -> str:
+  """Returns a line about a schedule that never reaches its rate, or ''."""
+  if 1 < resolved.total_steps <= resolved.warmup_steps:
+    return (
+      "\nwarning: the warm-up is as long as the run or longer; "
+      "config.schedule.warmup='10 %' may be meant"
+    )
+  return ""
+
+
+def describe_params(params: Any) -> str:
+  """Returns the number of parameters, in all and by part, as one line."""
+  parts = {
+    name: sum(x.size for x in jax.tree.leaves(part))
+    for name, part in params.items()
+  }
+  shares = ", ".join(f"{name} {size:,}" for name, size in parts.items())
+  return f"parameters: {sum(parts.values()):,} ({shares})"

@@ -1,0 +1,219 @@
+"""The state a run starts from: a checkpoint, given weights, or random ones."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import struct
+
+from bit_jax import models, weights
+from bit_jax.errors import InputError
+from bit_jax.models import paths
+from bit_jax.parallel import hosts
+from bit_jax.recipe.load import Config
+from bit_jax.run.step import (
+  StepSpec,
+  TrainState,
+  make_abstract_state,
+  make_init,
+)
+from bit_jax.run.workdir_files import RunFiles
+from bit_jax.storage import checkpoint
+
+# Most checkpoints considered when looking for an intact one.
+_MAX_CHECKPOINTS = 1000
+
+
+class _FlatState(struct.PyTreeNode):
+  """The train state up to 3d9ff30: `batch_stats` had no `carried` around it."""
+
+  step: Any
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  rng: Any
+
+
+def load(
+  folder: epath.Path,
+  spec: StepSpec,
+  config: Config,
+  run_files: RunFiles,
+  log: Callable[[str], None],
+) -> tuple[int, TrainState]:
+  """Returns the step and the state to go on from; all hosts must call it.
+
+  The newest checkpoint that is intact, else the weights of the config, else
+  random ones. Damaged checkpoints that are newer are named and renamed.
+
+  Args:
+    folder: WORKDIR/checkpoints; need not exist.
+    spec: Of the run's step.
+    config: Resolved.
+    run_files: The config, to be compared with that of the checkpoint.
+    log: Prints a line.
+
+  Raises:
+    InputError: The checkpoint belongs to a run of another config, is further
+      than this one goes, none is intact, or the weights cannot be used.
+  """
+  steps = saved_steps(folder)
+  if not steps:
+    return 0, init_state(spec, config)
+  damaged = {}
+  abstract_state = make_abstract_state(spec)
+  for step in steps:
+    path = folder / str(step)
+    try:
+      saved = _on_all_hosts(path, checkpoint.read_saved, path)
+      run_files.check_checkpoint(path, saved.metadata)
+      if step > config.resolved.total_steps:
+        raise InputError(
+          f"{folder} is at step {step}, further than the "
+          f"{config.resolved.total_steps} steps of this config"
+        )
+      state = _restore(path, saved, abstract_state)
+    except checkpoint.DamagedError as error:
+      damaged[step] = str(error)
+      continue
+    for bad, problem in damaged.items():
+      aside = checkpoint.set_aside(folder / str(bad))
+      log(f"{problem}; it is now {aside}, going back to step {step}")
+    return step, state
+  first = next(iter(damaged.values()))
+  raise InputError(
+    f"{first}; no other checkpoint is whole: restore one from a copy, or start "
+    f"anew in another --workdir"
+  )
+
+
+def _restore(
+  path: epath.Path, saved: checkpoint.Saved, abstract_state: TrainState
+) -> TrainState:
+  """Restores a checkpoint of this or an older commit, and checks its bits."""
+  if "carried" in saved.fields:
+    state = _on_all_hosts(path, checkpoint.restore, path, abstract_state)
+    checkpoint.check(path, saved, state)
+    return state
+  fields = {**vars(abstract_state)}
+  stats = fields.pop("carried").get("batch_stats", {})
+  flat = _FlatState(**fields, batch_stats=stats)
+  flat = _on_all_hosts(path, checkpoint.restore, path, flat)
+  checkpoint.check(path, saved, flat)
+  fields = {**vars(flat)}
+  stats = fields.pop("batch_stats")
+  return TrainState(**fields, carried={"batch_stats": stats} if stats else {})
+
+
+def _on_all_hosts(
+  path: epath.Path, read: Callable[..., Any], *args: Any
+) -> Any:
+  """Returns read(*args) if each host can read its part; else raises on all.
+
+  Raises:
+    DamagedError: This host or another one cannot.
+  """
+  result, problem = None, None
+  try:
+    result = read(*args)
+  except checkpoint.DamagedError as error:
+    problem = error
+  if not hosts.from_all(problem is None).all():
+    raise problem or checkpoint.DamagedError(
+      f"checkpoint {path} is damaged: another host cannot read it"
+    )
+  return result
+
+
+def saved_steps(folder: epath.Path) -> list[int]:
+  """Returns the steps of the checkpoints in a folder, the newest first.
+
+  All hosts must call it, and get what host 0 sees: listings of shared folders
+  may lag behind.
+  """
+  found = np.full(_MAX_CHECKPOINTS, -1, np.int32)
+  seen = checkpoint.steps(folder)[:_MAX_CHECKPOINTS]
+  found[: len(seen)] = seen
+  return [int(step) for step in hosts.from_lead(found) if step >= 0]
+
+
+def init_state(spec: StepSpec, config: Config) -> TrainState:
+  """Returns the state at step 0: carried-over weights, or random ones.
+
+  Raises:
+    InputError: config.init.checkpoint cannot be used.
+  """
+  # A bad file is found before anything is compiled.
+  path = config.init.checkpoint
+  loaded = weights.load(path) if path else None
+  if loaded is not None:
+    check_options(loaded, config.model)
+  state = make_init(spec)(config.seed)
+  if loaded is None:
+    return state
+  params = carry_over(loaded, state.params, keep_head=config.init.keep_head)
+  state = state.replace(params=_placed(params, state.params))
+  if loaded.batch_stats and state.carried.get("batch_stats"):
+    stats = _placed(loaded.batch_stats, state.carried["batch_stats"])
+    state = state.replace(carried={**state.carried, "batch_stats": stats})
+  return state
+
+
+def check_options(loaded: weights.Weights, model: Mapping[str, Any]) -> None:
+  """Raises InputError if weights mean another network, whatever their shapes.
+
+  Args:
+    loaded: The weights.
+    model: The section `config.model`.
+  """
+  have, want = loaded.model_options, models.non_default_options(model)
+  keys = [key for key in models.OPTIONS if have.get(key) != want.get(key)]
+  if keys:
+    raise InputError(
+      f"config.init.checkpoint holds weights of a network with "
+      f"{models.spell_options(have, keys)}, but config.model has "
+      f"{models.spell_options(want, keys)}"
+    )
+
+
+def carry_over(
+  loaded: weights.Weights, params: Any, *, keep_head: bool
+) -> dict[str, Any]:
+  """Returns a fresh network's params with those of weights put in.
+
+  The encoder must be the same. A head, which is everything beside the encoder,
+  stays as it is in params unless it is to be kept and the weights have it.
+
+  Args:
+    loaded: The weights.
+    params: Parameters of a new network.
+    keep_head: True to take heads too, at least the classifier's.
+
+  Raises:
+    InputError: The weights belong to another variant, or the head is to be
+      kept but has another number of classes.
+  """
+  fresh, carried = paths.flatten(params), paths.flatten(loaded.params)
+  merged = {}
+  for key, value in fresh.items():
+    if not models.is_encoder(key) and not (
+      keep_head and (key in carried or key.startswith("head/"))
+    ):
+      merged[key] = value
+    elif key not in carried or carried[key].shape != value.shape:
+      have = carried[key].shape if key in carried else "nothing"
+      raise InputError(
+        f"config.init.checkpoint holds {loaded.variant} with "
+        f"{loaded.num_classes} classes, which does not fit this model: {key} "
+        f"is {have}, expected {value.shape}"
+      )
+    else:
+      merged[key] = carried[key].astype(value.dtype)
+  return paths.unflatten(merged)
+
+
+def _placed(arrays, like):
+  """Puts arrays where those of `like` are."""
+  return jax.device_put(arrays, jax.tree.map(lambda x: x.sharding, like))
