@@ -196,6 +196,9 @@ def understand(monkeypatch, tmp_path, mesh):
     else:
       assert name in ("setup_env", "check", "run"), script
       assert not words
+      named = r"(?:scripts|measured)/[\w/]+\.\w+"
+      for file in re.findall(named, pathlib.Path(script).read_text()):
+        assert pathlib.Path(file).exists(), f"{script}: {file}"
 
   def install(words):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
