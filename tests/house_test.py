@@ -2,8 +2,11 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
+
+import bit_jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A package imports those of later rows and itself; those of one row stand
@@ -61,3 +64,44 @@ def test_imports_go_down(room, path):
     assert LEVEL[other] > LEVEL[room] or (room, other) in BESIDE, (
       f"{path.relative_to(ROOT)} imports {module}, which stands above it"
     )
+
+
+def packages():
+  """Returns the packages and top modules of bit_jax, data.sets as well."""
+  top = ROOT / "bit_jax"
+  found = {p.parent for p in top.rglob("__init__.py")} - {top}
+  found |= {p for p in top.glob("*.py") if p.stem != "__init__"}
+  names = {
+    ".".join(path.relative_to(top).with_suffix("").parts) for path in found
+  }
+  # Commands with parts are one command to everybody else.
+  return {n for n in names if not n.startswith("tools.")}
+
+
+def test_the_map_in_the_package_is_true():
+  rows = re.findall(r"^  ([a-z.]+) +\S", bit_jax.__doc__ or "", re.MULTILINE)
+  assert sorted(rows) == sorted(packages())
+  levels = [LEVEL[row.split(".")[0]] for row in rows if row != "main"]
+  assert levels == sorted(levels), "imports go down, and so does the map"
+
+
+def test_the_map_in_the_readme_is_true():
+  text = (ROOT / "README.md").read_text()
+  development = text.partition("\n## Development\n")[2]
+  plan = re.search(r"```text\n(.*?)```", development, re.DOTALL)[1]
+  folder, paths = [], []
+  for line in plan.splitlines():
+    indent, name = re.match(r"( *)(\S+)", line).groups()
+    folder = [*folder[: len(indent) // 2], name]
+    paths.append("".join(folder))
+  for path in paths:
+    assert (ROOT / path).exists(), f"README names {path}"
+  assert {p for p in paths if p.startswith("bit_jax/")} == {"bit_jax/"} | {
+    f"bit_jax/{name.replace('.', '/')}"
+    + ("/" if (ROOT / "bit_jax" / name.replace(".", "/")).is_dir() else ".py")
+    for name in packages()
+  }
+
+
+def test_the_front_page_can_be_finished():
+  assert len((ROOT / "README.md").read_text().splitlines()) < 250
