@@ -21,9 +21,10 @@ and reports the full test split. The names are those of `Splits.named`.
 The sets are TFDS ones, prepared with `python -m bit_jax.tools.prepare`;
 resisc45 and diabetic_retinopathy_detection need a manual download first.
 
-Work directories that came before slices of slices say the same examples in
-another way (config.data.splits). They are refused, finished ones too;
---config.resume_changed=true goes on in them. Their weights load as ever.
+Work directories of commits that had config.data.splits name the same examples
+in another way. They are refused, finished ones too, unless
+--config.resume_changed=true is given; their weights load. Metrics are named by
+the split text: eval/train[80%:]/accuracy where test is cut from train.
 
 Hardware and time: any accelerator that holds batch 512 of the model; 19 x 500
 steps. Expected, R152x4, mean of the 19 accuracies in %:
@@ -83,11 +84,11 @@ class Task:
   """One of the 19 tasks.
 
   Attributes:
-    group: one of GROUPS.
+    group: One of GROUPS.
     dataset: TFDS name, config and the versions the benchmark accepts.
-    num_classes: of the labels.
-    splits: of the benchmark, in terms of the set's own.
-    label_key: a feature, or a derivation of data/sets/derived_labels.py.
+    num_classes: The number of labels.
+    splits: The benchmark's splits, in terms of the set's own.
+    label_key: A feature, or a derivation of data/sets/derived_labels.py.
     crop: False where a crop may cut off or rescale what is asked for.
     flip: False where mirroring changes the class.
     image_scale: 255 where pixels are stored as 0 and 1.

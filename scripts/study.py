@@ -75,7 +75,7 @@ def missing_data(run: study.Run) -> str:
 def is_finished(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> bool:
-  """Tells whether a run of the same rules is finished, without its data."""
+  """Returns True if a run of the same config is finished; reads no data."""
   stored = workdir / workdir_files.CONFIG
   if not stored.exists() or workdir_files.read_result(workdir) is None:
     return False

@@ -1,4 +1,4 @@
-"""Says which command makes the VTAB-1k runs now, and fails."""
+"""Names the command that replaces this one, and exits with code 2."""
 
 import sys
 

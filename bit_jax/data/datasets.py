@@ -1,4 +1,4 @@
-"""Every image set by its name, and every way to take a part of one."""
+"""Opens image sets by name and loads parts of their splits."""
 
 import bisect
 import dataclasses
@@ -29,12 +29,12 @@ class Dataset:
   """An image set whose splits can be loaded.
 
   Attributes:
-    name: as it was asked for.
-    split_sizes: the number of examples of each split.
-    read: returns ranges of examples as a source of the given name.
-    held_out: the files of an image folder held out of train, for
+    name: The name that was given to `open_dataset`.
+    split_sizes: The number of examples of each split.
+    read: Returns ranges of examples as a source of the given name.
+    held_out: The files of an image folder held out of train, for
       `open_dataset` when the run is resumed; empty for everything else.
-    percent_floor: percentages of a split round down, not to the closest count.
+    percent_floor: Round percentages of a split down, not to the closest count.
   """
 
   name: str
@@ -47,7 +47,7 @@ class Dataset:
     """Returns the examples of a split text such as `train[:98%]+validation`.
 
     Raises:
-      InputError: the text is not understood (see `split_text.parse`), or the
+      InputError: The text is malformed (see `split_text.parse`), or the
         examples cannot be used.
     """
     try:
@@ -101,11 +101,11 @@ def open_dataset(
     data_dir: where TFDS sets are; '': $TFDS_DATA_DIR or ~/tensorflow_datasets.
     label_key: the feature of a TFDS set that holds the label, or a name of
       `derived_labels.DERIVED`.
-    image_scale: what the pixel values of a TFDS set are multiplied with.
-    percent_floor: percentages of a split round down, not to the closest count.
-    seed: of the images held out of a folder that has no evaluation split.
-    held_out: instead, the files to hold out; see `Dataset.held_out`.
-    cache_dir: where the scan of a folder is remembered; '': nowhere.
+    image_scale: Factor for the pixel values of a TFDS set.
+    percent_floor: Round percentages of a split down, not to the closest count.
+    seed: Draws the images held out of a folder without an evaluation split.
+    held_out: The files to hold out instead; see `Dataset.held_out`.
+    cache_dir: Where to store the scan of a folder; '': nowhere.
 
   Raises:
     InputError: there is no such set, or it cannot be used.

@@ -21,11 +21,11 @@ class Run:
   """One run of a study.
 
   Attributes:
-    name: its folder in the study's work directory.
-    config: of `configs/`.
-    factors: what tells it from the others.
-    init: the name of an earlier run whose weights it starts from; '' where
-      config.init.checkpoint says it.
+    name: The folder of the run in the study's work directory.
+    config: A config as those of `configs/`.
+    factors: Names and values that distinguish the run from the others.
+    init: The earlier run whose weights this one starts from; '' to use
+      config.init.checkpoint.
   """
 
   name: str
@@ -36,18 +36,18 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """What a table shows: one number for all runs that share a cell.
+  """A table with one statistic of all runs that share a cell.
 
   Attributes:
-    title: the heading.
-    rows: the factors that tell rows apart.
-    columns: the factors that tell columns apart.
-    metric: of result.json, a share of 1; the first key that this pattern
-      matches.
-    where: the factors that runs must have to count.
-    statistic: median (with the range) or mean.
-    total: the name of a last row over all runs of the table; '' for none.
-    decimals: the number of decimals of the percentages.
+    title: The heading.
+    rows: The factors whose values name a row.
+    columns: The factors whose values name a column.
+    metric: A pattern of keys in result.json; the first that matches is shown,
+      a share of 1.
+    where: The factors that runs must have to count.
+    statistic: "median" (with the range) or "mean".
+    total: The name of a last row over all runs of the table; '' for none.
+    decimals: The number of decimals of the percentages.
   """
 
   title: str
@@ -65,10 +65,10 @@ class Chart:
   """A chart of one metric over the steps.
 
   Attributes:
-    title: the heading.
-    metric: of metrics.jsonl; a pattern, as in `Table`.
-    lines: the factors that name a line.
-    where: the factors that runs must have to be drawn.
+    title: The heading.
+    metric: A pattern of keys in metrics.jsonl, as in `Table`.
+    lines: The factors whose values name a line.
+    where: The factors that runs must have to be drawn.
   """
 
   title: str
@@ -79,14 +79,14 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """Runs, in an order in which they can be made, and what they show.
+  """Runs, and the tables and charts that compare them.
 
   Attributes:
-    title: what is compared.
-    notes: paragraphs of plain text: source, expected result.
-    runs: names are unique.
-    tables: made of finished runs.
-    charts: made of what runs have written so far.
+    title: What is compared; a work directory belongs to studies of one title.
+    notes: Paragraphs of plain text, such as source and expected result.
+    runs: Runs of unique names, each after the run it starts from.
+    tables: Tables of the finished runs.
+    charts: Charts of the metrics written so far.
   """
 
   title: str
@@ -97,7 +97,7 @@ class Study:
 
 
 def matches(factors: Factors, where: Factors) -> bool:
-  """Tells whether a run has all the factors asked for."""
+  """Returns whether a run has all the factors in `where`."""
   return all(factors.get(key) == value for key, value in where.items())
 
 
@@ -108,7 +108,7 @@ def value(metric: str, scalars: Mapping[str, Any]) -> float | None:
 
 
 def label(factors: Factors, keys: Sequence[str]) -> str:
-  """Returns what a row, column or line is called."""
+  """Returns the name of a row, column or line: the values of its factors."""
   return ", ".join(factors[key] for key in keys)
 
 
@@ -120,9 +120,9 @@ def cells(
   """Sorts the results of finished runs into rows and columns.
 
   Args:
-    table: what to show.
-    runs: of the study; those without all factors of the table are left out.
-    results: result.json of finished runs, by name.
+    table: The table; runs without all of its factors are left out.
+    runs: The runs of the study.
+    results: The result.json of each finished run, by name.
 
   Returns:
     {row: {column: values}}, all rows with all columns in the order of the runs.
@@ -171,7 +171,7 @@ def text(table: Table, values: Sequence[float | None]) -> str:
 def markdown(
   table: Table, rows: Mapping[str, Mapping[str, Sequence[float | None]]]
 ) -> str:
-  """Returns what `cells` gave as a Markdown table under its title."""
+  """Returns the result of `cells` as a Markdown table under its title."""
   columns = list(next(iter(rows.values()), {}))
   lines = [
     f"{table.title} (%)",

@@ -1,14 +1,10 @@
-import dataclasses
-from typing import Any
-
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from bit_jax.data import datasets, subset
+from bit_jax.data import datasets
 from bit_jax.data.sets import folder
-from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from tests.data.tiny_tfds import noisy_png, write_tiny_tfds
 
@@ -140,67 +136,6 @@ def test_default_splits_without_train(tmp_path):
   dataset = datasets.open_dataset("tiny", data_dir=str(tmp_path))
   with pytest.raises(InputError, match="tiny: there is no train split, only p"):
     dataset.default_splits()
-
-
-def _source(labels):
-  examples: Any = [{"image": b"", "label": label} for label in labels]
-  return Source(
-    "all", examples, ("a", "b"), (9, 9), "f00d", lambda: np.array(labels)
-  )
-
-
-def test_subset():
-  source = _source([0, 1, 0, 1])
-  part = subset.take(source, [3, 0], "part")
-  assert part.name == "part"
-  assert len(part) == 2
-  assert [part.examples[i]["label"] for i in range(2)] == [1, 0]
-  assert part.read_labels().tolist() == [1, 0]
-  assert part.class_names == source.class_names
-  fingerprints = {
-    source.fingerprint,
-    part.fingerprint,
-    subset.take(source, [0, 3], "part").fingerprint,
-  }
-  assert len(fingerprints) == 3
-  other = dataclasses.replace(source, fingerprint="beef")
-  assert subset.take(other, [3, 0], "part").fingerprint != part.fingerprint
-  again = subset.take(source, np.array([3, 0], np.int32), "other name")
-  assert again.fingerprint == part.fingerprint
-
-
-@pytest.mark.parametrize("indices", [[4], [-1], [0, 9]])
-def test_subset_outside_the_source(indices):
-  with pytest.raises(IndexError, match=r"^part: an index is outside \[0, 4\)"):
-    subset.take(_source([0, 1, 0, 1]), indices, "part")
-
-
-def test_few_shot_indices():
-  labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 20))
-  labels[3] = -1
-
-  def draw(k, seed=0):
-    return subset.few_shot_indices(labels, k, seed, 5)
-
-  for k in (1, 3, 19):
-    chosen = draw(k)
-    assert np.bincount(labels[chosen]).tolist() == [k] * 5
-    assert (np.diff(chosen) > 0).all()
-    assert chosen.dtype == np.int64
-  np.testing.assert_array_equal(draw(3), draw(3))
-  assert not np.array_equal(draw(3), draw(3, seed=1))
-  assert set(draw(1)) < set(draw(3)) < set(draw(10))
-
-
-@pytest.mark.parametrize(
-  ("class_names", "name"), [((), "1"), (("cat", "dog"), "'dog'")]
-)
-def test_few_shot_of_too_small_a_class(class_names, name):
-  with pytest.raises(InputError) as error:
-    subset.few_shot_indices(np.array([0, 0, 1]), 2, 0, 2, class_names)
-  assert str(error.value) == (
-    f"class {name} has 1 examples, fewer than the 2 examples_per_class asks for"
-  )
 
 
 @pytest.mark.parametrize("kind", ["folder", "builtin", "tfds"])

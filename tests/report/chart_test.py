@@ -1,4 +1,4 @@
-"""Tests of tools/chart.py."""
+"""Tests of the line charts of reports."""
 
 import math
 import re

@@ -82,10 +82,10 @@ SMALL = "model=R14x0.25,dataset=digits"
 # A study of two runs, the second from the weights of the first.
 STUDY = f"""
 from bit_jax.report.study import Chart, Run, Study, Table
-from configs import downstream, upstream
+from configs import downstream
 
 def get_study(arg):
-  up = upstream.get_config("preset=small,{SMALL}")
+  up = downstream.get_config("preset=quick,{SMALL}")
   down = downstream.get_config("preset=quick,examples_per_class=1,{SMALL}")
   down.data.subset_file = "subsets/1.json"
   absent = downstream.get_config("dataset=cifar10,data_dir=/no/such")
