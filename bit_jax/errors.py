@@ -1,13 +1,13 @@
-"""What ends a command in one clear line, and the code it exits with.
+"""Errors that end a command in one clear line, and exit codes.
 
 | code | meaning                                                              |
 |------|----------------------------------------------------------------------|
 | 0    | done                                                                 |
 | 1    | bad input; the same command would fail again                         |
 | 2    | unknown flag, config key or argument                                 |
-| 70   | a defect, or a failure of the machine or of others                   |
-| 75   | stopped by a signal, all is saved: the same command goes on          |
-| 130  | interrupted where there is nothing to save                           |
+| 70   | a defect, or a failure of the machine or of another host or service  |
+| 75   | stopped by a signal and saved; the same command resumes              |
+| 130  | interrupted with nothing to save                                     |
 """
 
 import sys
@@ -24,35 +24,38 @@ class UsageError(ValueError):
 
 
 class StoppedError(RuntimeError):
-  """A signal asked the run to stop and its state is saved; exit code 75."""
+  """The run was stopped by a signal and its state is saved; exit code 75."""
 
 
 class UnavailableError(RuntimeError):
-  """Something outside the program fails; it may work again; exit code 70."""
+  """Something outside the program failed; a retry may work; exit code 70."""
 
 
 CRASHED = 70
-# sysexits.h calls it "temporary failure": launchers run the command again.
+# "Temporary failure" in sysexits.h; launchers run the command again.
 STOPPED = 75
 
 
 def one_line(message: object) -> str:
-  """Returns a message, or that of an error, without line breaks."""
+  """Returns a message, or an error's message, without line breaks."""
   return " ".join(str(message).split()) or type(message).__name__
 
 
 def some(names: Iterable[str]) -> str:
-  """Returns the first few names, sorted, and how many more there are."""
+  """Returns the first three names, sorted, and the number of others."""
   names = sorted(names)
   more = f" and {len(names) - 3} more" if len(names) > 3 else ""
   return ", ".join(names[:3]) + more
 
 
 def exit_status(command: Callable[[], object]) -> int:
-  """Runs a command; bad input ends in one line on stderr.
+  """Runs a command; prints bad input as one line on stderr.
+
+  Args:
+    command: The command, without arguments; its result is ignored.
 
   Returns:
-    What the process exits with.
+    The exit code of the process.
   """
   try:
     command()

@@ -1,7 +1,7 @@
 """The layers of BiT's network: standardized convolutions and normalizations.
 
-Statistics are in float32 at least, whatever the input: bf16 is promoted,
-float64 never demoted.
+Statistics are computed in at least float32: bfloat16 is promoted, float64 is
+never demoted.
 """
 
 import dataclasses
@@ -14,30 +14,32 @@ import jax.numpy as jnp
 from bit_jax.models import ops
 from bit_jax.models.ops import at_least_float32
 
-GROUPS = 32  # Paper section 3.1; fewer only where a layer has fewer channels.
+# Paper section 3.1; a layer with fewer channels has one group per channel.
+GROUPS = 32
 
 
 def _compute_dtype(dtype: Any, param: jax.Array) -> Any:
-  """The layer's own dtype, unless the parameters are float64."""
+  """Returns the layer's dtype, or float64 if the parameters are float64."""
   return jnp.float64 if param.dtype == jnp.float64 else jnp.dtype(dtype)
 
 
 def standardize(kernel: jax.Array, eps: float = 1e-10) -> jax.Array:
-  """Gives each output channel of a kernel zero mean and unit variance.
+  """Returns a kernel with zero mean and unit variance per output channel.
 
-  Weight standardization (arXiv 1903.10520) as BiT uses it: population variance
-  over (height, width, input channels), eps inside the root.
+  Weight standardization (arXiv 1903.10520) as in BiT: population variance over
+  (height, width, input channels), eps inside the root.
 
   Args:
-    kernel: [H, W, I, O], any float dtype.
-    eps: added to the variance.
+    kernel: Kernel [H, W, I, O] of any float dtype.
+    eps: Added to the variance.
 
   Returns:
     [H, W, I, O] in float32, or float64 for a float64 kernel.
   """
   kernel = kernel.astype(at_least_float32(kernel.dtype))
-  # One pass, from the sums of kernel - shift and of its square. The result does
-  # not depend on the shift, so neither does the gradient.
+  # Mean and variance in one pass, from the sums of kernel - shift and of its
+  # square; the shift avoids cancellation. The result does not depend on the
+  # shift, so neither does the gradient.
   centred = kernel - jax.lax.stop_gradient(kernel[:1, :1, :1])
   mean = centred.mean((0, 1, 2))
   variance = jnp.square(centred).mean((0, 1, 2)) - jnp.square(mean)
@@ -48,11 +50,11 @@ class StdConv(nn.Module):
   """Convolution without bias whose kernel is standardized on every use.
 
   Attributes:
-    features: output channels.
-    kernel_px: side of the square kernel; the image is padded with
+    features: Number of output channels.
+    kernel_px: Side of the square kernel; the image is padded with
       (kernel_px - 1) // 2 zeros on each side.
-    stride: in both directions.
-    dtype: of the multiplication; the standardization is in float32 at least.
+    stride: Stride in both directions.
+    dtype: Dtype of the convolution; the standardization is in at least float32.
     standardized: False for a plain convolution (the paper's ablation).
   """
 
@@ -74,10 +76,13 @@ class StdConv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """Group normalization (arXiv 1803.08494) over 32 groups, eps 1e-5.
+  """Group normalization (arXiv 1803.08494).
 
-  Statistics are in float32 at least, whatever the input; the output has the
-  input's dtype.
+  Statistics are computed in at least float32; the output has the input's dtype.
+
+  Attributes:
+    groups: Number of groups; with fewer channels, each is a group.
+    eps: Added to the variance.
   """
 
   groups: int = GROUPS
@@ -97,13 +102,14 @@ class BatchNorm(nn.Module):
   """Batch normalization (arXiv 1502.03167), for the paper's ablation.
 
   In training, statistics are those of `group` consecutive examples of the
-  global batch: what a device would see alone, on any number of devices.
+  global batch, as if a device had these alone, on any number of devices.
   Running averages, for evaluation, are in the collection `batch_stats`.
 
   Attributes:
-    group: examples that share statistics; 0 for the whole global batch.
-    momentum: of the running averages (not in the paper).
-    eps: added to the variance.
+    group: Number of examples that share statistics; 0 for the whole global
+      batch.
+    momentum: Momentum of the running averages (not in the paper).
+    eps: Added to the variance.
   """
 
   group: int = 0
@@ -135,13 +141,14 @@ class BatchNorm(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-  """Which convolution and which normalization a network is made of.
+  """Builds a network's convolutions and normalizations, all of one kind.
 
   Attributes:
-    dtype: of the convolutions.
-    norm: `gn`, or `bn` for the ablation.
-    weight_standardization: False for plain convolutions, for the ablation.
-    batch_group: see `BatchNorm.group`.
+    dtype: Dtype of the convolutions.
+    norm: `gn` for GroupNorm, or `bn` for BatchNorm (the paper's ablation).
+    weight_standardization: False for plain convolutions (the paper's ablation).
+    batch_group: Number of examples that share statistics in BatchNorm; 0 for
+      the whole global batch.
   """
 
   dtype: Any = jnp.float32
@@ -152,7 +159,7 @@ class Layers:
   def conv(
     self, features: int, name: str, *, kernel_px: int = 1, stride: int = 1
   ) -> StdConv:
-    """Returns a convolution; see `StdConv`."""
+    """Returns a convolution; the arguments are `StdConv`'s attributes."""
     return StdConv(
       features,
       kernel_px,

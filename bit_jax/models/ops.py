@@ -1,10 +1,11 @@
-"""Operations whose best form depends on the kind of device.
+"""Operations that are implemented differently for each kind of device.
 
-This is the only place where code asks for it, with `jax.lax.platform_dependent`
-(when a function is lowered, so also when it is compiled for a device that is
-not there). The forms of an operation differ by rounding, and statistics on TPUs
-by what `_one_pass` says. README, "Notes on speed", has what was measured. For
-`jax.export`, the batch may be a symbol, height and width may not.
+Only this file depends on the kind of device, by `jax.lax.platform_dependent`.
+It selects the implementation when a function is lowered, so that functions can
+be compiled for devices that are not attached. The implementations of an
+operation differ by rounding; on TPUs, statistics differ by what the docstring
+of `_one_pass` says. README, "Notes on speed", has the measurements. For
+`jax.export`, the batch size may be symbolic, height and width may not.
 """
 
 import functools
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# What rematerialization may be told to keep: see `models.REMAT`.
+# Names of results that rematerialization can keep; `models.REMAT` uses them.
 CONVOLUTION, STATISTICS = "convolution", "statistics"
 
 
@@ -25,12 +26,12 @@ def at_least_float32(dtype: Any) -> Any:
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """Convolves with a border of (side of the kernel - 1) // 2 zeros.
+  """Convolves images that are padded with (k - 1) // 2 zeros on each side.
 
   Args:
-    x: [N, H, W, I].
-    kernel: [k, k, I, O] of x's dtype, k odd.
-    stride: in both directions.
+    x: Images [N, H, W, I].
+    kernel: Kernel [k, k, I, O] of x's dtype, k odd.
+    stride: Stride in both directions.
 
   Returns:
     [N, H / stride, W / stride, O] of x's dtype.
@@ -59,27 +60,28 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-  """Takes the maxima of 3x3 windows, stride 2, with a border of zeros.
+  """Returns the maxima of 3x3 windows, stride 2, with zero padding.
 
-  As in the official code: a border of -inf, the default of most frameworks, is
-  a different network.
+  The zeros are as in the official code: padding with -inf, the default of most
+  frameworks, is a different network.
 
   Args:
-    x: [N, H, W, C].
+    x: Images [N, H, W, C].
 
   Returns:
-    [N, (H + 1) // 2, (W + 1) // 2, C].
+    [N, (H + 1) // 2, (W + 1) // 2, C] of x's dtype.
   """
   return jax.lax.platform_dependent(x, cpu=_pool_slices, default=_pool_windows)
 
 
 def _pool_windows(x: jax.Array) -> jax.Array:
-  # The zeros are put in afterwards: no copy of x with a border is made.
+  # The zeros are applied to the result, which avoids a padded copy of x.
   def sees_border(size, pooled):
     first = 2 * jnp.arange(pooled) - 1
     return (first < 0) | (first + 2 >= size)
 
-  border: Any = ((1, 1), (1, 1))  # Flax's own annotation wants a name.
+  # Any, because Flax's annotation allows only names such as "SAME".
+  border: Any = ((1, 1), (1, 1))
   y = nn.max_pool(x, (3, 3), strides=(2, 2), padding=border)
   rows = sees_border(x.shape[1], y.shape[1])[:, None, None]
   columns = sees_border(x.shape[2], y.shape[2])[:, None]
@@ -87,8 +89,10 @@ def _pool_windows(x: jax.Array) -> jax.Array:
 
 
 def _pool_slices(x: jax.Array) -> jax.Array:
-  # XLA's gradient of a pool takes a CPU longer than the root's convolution.
-  def larger(a, b):  # Of equal ones, the gradient goes to the first.
+  # On a CPU, XLA's gradient of a max pool takes longer than the convolution of
+  # the root block. The gradient of slices is faster.
+  def larger(a, b):
+    # Of equal values, the first gets the gradient.
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
   for axis in (1, 2):
@@ -110,19 +114,19 @@ def _pool_slices(x: jax.Array) -> jax.Array:
 def group_norm(
   x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps: float
 ) -> jax.Array:
-  """Normalizes over (H, W, channels of a group), arXiv 1803.08494.
+  """Group normalization (arXiv 1803.08494).
 
-  The gradient is written down, since XLA takes more passes over memory for what
-  it derives; it keeps x and the statistics. So there is no forward-mode
-  derivative, and inside `jax.shard_map` it needs check_vma=False and a sum of
-  the gradients of scale and bias over the devices.
+  The gradient is written by hand, because the derived one takes more passes
+  over memory; only x and the statistics are stored for it. Therefore there is
+  no forward-mode derivative, and inside `jax.shard_map` it needs
+  check_vma=False and a sum of the gradients of scale and bias over the devices.
 
   Args:
-    x: [N, H, W, C]; statistics are in float32 at least.
-    scale: [C].
-    bias: [C].
-    groups: consecutive channels form so many of them.
-    eps: added to the variance.
+    x: Features [N, H, W, C]; statistics are computed in at least float32.
+    scale: Scale of each channel, [C].
+    bias: Bias of each channel, [C].
+    groups: Number of groups of consecutive channels.
+    eps: Added to the variance.
 
   Returns:
     [N, H, W, C] of x's dtype.
@@ -145,21 +149,21 @@ def _group_norm_forward(x, scale, bias, groups, eps):
 
 
 def _group_norm_backward(groups, eps, kept, grads):
-  """Gradients of x, scale and bias from g, that of y = n * scale + bias.
+  """Returns the gradients of x, scale and bias.
 
-  With gain = 1 / sqrt(variance + eps), n = (x - mean) * gain and E the mean
-  over a group's pixels and channels:
+  With g the gradient of y = n * scale + bias, gain = 1 / sqrt(variance + eps),
+  n = (x - mean) * gain and E the mean over a group's pixels and channels:
 
     dx = gain * (g * scale - E[g * scale] - n * E[g * scale * n])
 
-  One pass over x and g gives the sums per channel, which are those of scale and
-  bias too; a second one gives dx.
+  A first pass over x and g computes sums per channel, which the gradients of
+  scale and bias need too; a second one computes dx.
   """
   del eps
   x, mean, gain, scale, bias = kept
   dtype, pixels = mean.dtype, x.shape[1] * x.shape[2]
   centred, g = x.astype(dtype) - mean[:, None, None], grads.astype(dtype)
-  # Per channel: of the gradient, and of it times the normalized x.
+  # Sums per channel: of g, and of g times the normalized x.
   total, along = g.sum((1, 2)), (g * centred).sum((1, 2)) * gain
   of_mean = _group_mean(total * scale, groups) / pixels
   of_gain = _group_mean(along * scale, groups) / pixels
@@ -183,7 +187,7 @@ def _group_mean(per_channel: jax.Array, groups: int) -> jax.Array:
 
 
 def _two_passes(x, *, groups):
-  """Returns mean and variance [N, C] of each channel's group."""
+  """Returns mean and variance of each channel's group, both [N, C]."""
   y = x.astype(at_least_float32(x.dtype))
   mean = _group_mean(y.mean((1, 2)), groups)
   variance = jnp.square(y - mean[:, None, None]).mean((1, 2))
@@ -191,12 +195,17 @@ def _two_passes(x, *, groups):
 
 
 def _one_pass(x, *, groups, shift_by):
-  """As `_two_passes`, from the sums of x - shift and of its square.
+  """Returns the same as `_two_passes` from sums of x - shift and its square.
 
-  Without a shift, the variance is off by about 2e-7 x mean² (float32), which is
-  too much from a mean of 300 deviations on. But a TPU then adds up while the
-  convolution before writes its output, which it cannot if it needs a value of
-  that output first.
+  Without a shift, the error of the variance is about 2e-7 x mean² (float32),
+  which is too large if the mean exceeds 300 standard deviations. But a TPU can
+  then compute the sums while the convolution before writes its output; with a
+  shift, it would need a value of that output first.
+
+  Args:
+    x: Features [N, H, W, C].
+    groups: Number of groups of consecutive channels.
+    shift_by: Returns the shift of each channel, [N, C]; None for no shift.
   """
   y = x.astype(at_least_float32(x.dtype))
   shift = shift_by(y) if shift_by else jnp.zeros(y[:, 0, 0].shape, y.dtype)
@@ -210,5 +219,5 @@ def _one_pass(x, *, groups, shift_by):
 
 
 def _centre(y: jax.Array) -> jax.Array:
-  """Returns a value [N, C] of each channel."""
+  """Returns the central pixel of each channel, [N, C]."""
   return y[:, y.shape[1] // 2, y.shape[2] // 2]

@@ -1,4 +1,7 @@
-"""Parameter trees as flat dicts, whose keys are a public contract."""
+"""Converts parameter trees to flat dicts; matches paths against patterns.
+
+The paths are a public contract.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +18,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Inverse of `flatten`."""
+  """Returns the nested dict of {path: leaf}, the inverse of `flatten`."""
   return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
@@ -23,15 +26,15 @@ def match(tree: Any, patterns: Sequence[str]) -> Any:
   """Marks the leaves whose path matches one of the patterns.
 
   Args:
-    tree: a nested dict.
-    patterns: regular expressions that must match from the start of a path,
-      e.g. `block[12]/` or `.*kernel$`.
+    tree: A nested dict.
+    patterns: Regular expressions that must match from the start of a path, e.g.
+      `block[12]/` or `.*kernel$`.
 
   Returns:
-    A nested dict of bools like tree.
+    A nested dict of bools with the structure of tree.
 
   Raises:
-    InputError: a pattern matches no path.
+    InputError: A pattern matches no path.
   """
   flat = flatten(tree)
   for pattern in patterns:

@@ -1,1 +1,1 @@
-"""Devices and hosts: what lives where, and who waits for whom."""
+"""Distributes arrays over devices and coordinates several hosts."""

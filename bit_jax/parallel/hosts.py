@@ -1,4 +1,4 @@
-"""Several processes: how they find each other and check that they agree."""
+"""Starts runs of several processes and checks that all run the same thing."""
 
 import glob
 import hashlib
@@ -21,15 +21,17 @@ _PACKAGE = pathlib.Path(bit_jax.__file__).parent
 
 
 def _is_cluster(environ: Mapping[str, str], *, has_tpu: bool) -> bool:
-  """Tells whether JAX can find the other processes by itself.
+  """Returns True if JAX can find the other processes by itself.
 
-  Only where a launcher started several, and said what `jax.distributed` reads.
+  It can if a launcher has started several processes and set the environment
+  variables that `jax.distributed` reads.
   """
 
   def size(key):
     return int(environ.get(key) or 1)
 
-  # A batch script and a shell inside `salloc` are no tasks of a step.
+  # A batch script and a shell inside `salloc` belong to a job too, but are not
+  # tasks of a job step.
   if size("SLURM_NTASKS") > 1 and "SLURM_STEP_NODELIST" in environ:
     return "SLURM_PROCID" in environ
   if size("OMPI_COMM_WORLD_SIZE") > 1 and "OMPI_MCA_orte_hnp_uri" in environ:
@@ -42,26 +44,26 @@ def _is_cluster(environ: Mapping[str, str], *, has_tpu: bool) -> bool:
 
 
 def _has_tpu() -> bool:
-  """Tells whether TPU chips are attached; asking JAX would claim them."""
+  """Returns True if TPU chips are attached, without JAX, which claims them."""
   return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def start(
   coordinator_address: str, num_processes: int, process_id: int
 ) -> None:
-  """Joins the other processes; returns at once where there are none.
+  """Connects to the other processes; returns at once if there are none.
 
   To be called before anything else uses JAX.
 
   Args:
-    coordinator_address: HOST:PORT of process 0; '' to go by what Slurm, Open
-      MPI or a TPU pod say of themselves.
-    num_processes: with an address: how many there are.
-    process_id: with an address: which one this is, from 0.
+    coordinator_address: HOST:PORT of process 0; '' to use the environment
+      variables of Slurm, Open MPI or a TPU pod.
+    num_processes: Number of processes, if there is an address.
+    process_id: Index of this process from 0, if there is an address.
 
   Raises:
-    UsageError: the three do not go together.
-    UnavailableError: the others cannot be reached.
+    UsageError: The arguments contradict each other.
+    UnavailableError: The other processes cannot be reached.
   """
   if not coordinator_address:
     if num_processes > 0 or process_id >= 0:
@@ -102,20 +104,20 @@ def _source_code() -> str:
 
 
 def wait_for_all(name: str) -> None:
-  """Returns when all hosts have called it; at once where there is one."""
+  """Waits until all hosts have called it; returns at once with one host."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def from_lead(values: np.ndarray) -> np.ndarray:
-  """Returns host 0's array on all hosts; theirs must have the same shape."""
+  """Returns host 0's array on all hosts; all must pass the same shape."""
   if jax.process_count() == 1:
     return values
   return np.asarray(multihost_utils.broadcast_one_to_all(values))
 
 
 def from_all(value: bool) -> np.ndarray:
-  """Returns bool[hosts], what each host has passed."""
+  """Returns the values of all hosts, bool[hosts]."""
   if jax.process_count() == 1:
     return np.array([value])
   gathered = multihost_utils.process_allgather(np.array([value]))
@@ -123,14 +125,17 @@ def from_all(value: bool) -> np.ndarray:
 
 
 def check_same(config_text: str) -> None:
-  """Checks that all hosts run the same thing; all must call it.
+  """Checks that all hosts have the same config, data, code and JAX version.
+
+  All hosts must call it.
 
   Args:
-    config_text: what of the resolved config changes a number: the number of
-      examples, classes and steps are part of it.
+    config_text: The part of the resolved config that affects the results, which
+      includes the numbers of examples, classes and steps.
 
   Raises:
-    InputError: on every host; the message names those that differ from host 0.
+    InputError: A host differs from host 0. Raised on all hosts; the message
+      names those that differ.
   """
   if jax.process_count() == 1:
     return
@@ -150,16 +155,19 @@ def check_same(config_text: str) -> None:
 
 
 def check_workdir(workdir: epath.Path) -> None:
-  """Checks that all hosts see one work directory; all must call it.
+  """Checks that all hosts share the work directory; all must call it.
 
   Args:
-    workdir: exists and can be written to by host 0.
+    workdir: The work directory; it must exist, and host 0 must be able to write
+      to it.
 
   Raises:
-    InputError: on every host; the message names those that see another one.
+    InputError: A host does not see what host 0 writes. Raised on all hosts; the
+      message names those that do not.
   """
   if jax.process_count() == 1:
     return
+  # A random token: a file left by an earlier run cannot be mistaken for it.
   token = from_lead(np.frombuffer(uuid.uuid4().bytes, np.uint8))
   probe = workdir / f"probe-{bytes(token[:4]).hex()}"
   if jax.process_index() == 0:

@@ -1,9 +1,9 @@
-"""The mesh, what is replicated or split on it, and this host's share.
+"""The mesh of devices, and the sharding of batches and states on it.
 
-One axis, `data`: batches are split over it; the train state is replicated, or,
-for models that do not fit, split as well and gathered where it is used. The
-update step is written for the global batch, so its result depends on the number
-of devices only through the order of summation.
+The mesh has one axis, `data`. Batches are split over it. The train state is
+replicated, or, for models that do not fit, split as well and gathered when it
+is used. The update step is written for the global batch, so that its result
+depends on the number of devices only through the order of summation.
 """
 
 import functools
@@ -18,42 +18,44 @@ from bit_jax.errors import InputError
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-  """Returns a mesh over all devices, in order of their hosts.
+  """Returns a mesh over devices, in the order of their hosts.
 
   Args:
-    devices: the devices to use; None for all.
+    devices: The devices to use; None for all.
   """
-  # Host by host, so that each host's rows of a batch are contiguous.
+  # Devices are ordered by host so that each host's rows of a batch are
+  # contiguous.
   devices = sorted(devices or jax.devices(), key=lambda d: d.process_index)
   return Mesh(np.asarray(devices), ("data",))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Sharding of what every device holds whole."""
+  """Returns the sharding of arrays that every device has a full copy of."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh) -> NamedSharding:
-  """Sharding of a batch: rows split over the devices."""
+  """Returns the sharding of a batch, [rows, ...]: rows split over devices."""
   return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def split_rows(mesh: Mesh) -> NamedSharding:
-  """Sharding of parts of a batch, [parts, rows, ...]: rows split."""
+  """Returns the sharding of parts of a batch, [parts, rows, ...]."""
   return NamedSharding(mesh, PartitionSpec(None, "data"))
 
 
 def state_sharding(abstract_state: Any, mesh: Mesh, *, shard: bool) -> Any:
-  """Returns where each array of a train state lives.
+  """Returns the sharding of each array of a train state.
 
   Args:
-    abstract_state: tree of arrays or jax.ShapeDtypeStruct.
-    mesh: as of `make_mesh`.
-    shard: True: each array is split along its longest axis that the devices
-      divide; arrays without one are small, and replicated.
+    abstract_state: Tree of arrays or jax.ShapeDtypeStruct.
+    mesh: The mesh, from `make_mesh`.
+    shard: True to split each array along its longest axis that is a multiple of
+      the number of devices. Arrays without such an axis are small, and
+      replicated. False to replicate all arrays.
 
   Returns:
-    A tree of NamedSharding.
+    Tree of NamedSharding.
   """
 
   def choose(x):
@@ -67,19 +69,23 @@ def state_sharding(abstract_state: Any, mesh: Mesh, *, shard: bool) -> Any:
 
 
 def gathered(tree: Any, mesh: Mesh) -> Any:
-  """Inside jit: has every device hold the arrays whole from here on."""
+  """Constrains the arrays to be replicated (inside jit)."""
   return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
 def to_host(tree: Any, mesh: Mesh) -> Any:
-  """Returns arrays of any sharding as NumPy arrays, on every host.
+  """Returns arrays of any sharding as NumPy arrays on every host.
 
-  All hosts must call it. What a host cannot reach is gathered on the devices,
-  one array at a time.
+  All hosts must call it. Arrays that a host does not have all parts of are
+  gathered on the devices, one at a time.
+
+  Args:
+    tree: Tree of jax.Array.
+    mesh: The mesh, from `make_mesh`.
   """
 
   def read(x):
-    # A gather is compiled for every shape: seconds, in all.
+    # A gather is compiled for every shape, which takes seconds in total.
     if not (x.is_fully_replicated or x.is_fully_addressable):
       x = _make_gather(mesh)(x)
     return np.asarray(x)
@@ -88,12 +94,15 @@ def to_host(tree: Any, mesh: Mesh) -> Any:
 
 
 def to_devices(tree: Any, mesh: Mesh) -> Any:
-  """Returns arrays that every device holds whole; all hosts must call it.
+  """Returns replicated arrays; all hosts must call it.
 
   Args:
-    tree: NumPy arrays, equal on all hosts, or jax.Array of any sharding. Those
-      that are on every device already are not copied.
-    mesh: as of `make_mesh`.
+    tree: Tree of NumPy arrays, equal on all hosts, or of jax.Array of any
+      sharding. Arrays that are replicated already are not copied.
+    mesh: The mesh, from `make_mesh`.
+
+  Returns:
+    Tree of jax.Array that every device has a full copy of.
   """
   if all(
     getattr(x, "is_fully_replicated", True) for x in jax.tree.leaves(tree)
@@ -109,7 +118,16 @@ def _make_gather(mesh: Mesh):
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
-  """Raises InputError unless every device gets equally many rows."""
+  """Checks that a batch can be split evenly over the devices.
+
+  Args:
+    batch_size: Rows of a global batch.
+    mesh: The mesh, from `make_mesh`.
+    key: The config key or flag, for the message.
+
+  Raises:
+    InputError: The size is not a positive multiple of the number of devices.
+  """
   if batch_size <= 0 or batch_size % mesh.size:
     raise InputError(
       f"{key}={batch_size}: expected a positive multiple of the number of "
@@ -118,14 +136,14 @@ def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
 
 
 def to_global(batch: Any, mesh: Mesh) -> Any:
-  """Makes global arrays, split over the mesh, of this host's rows.
+  """Makes global arrays, split over the mesh, from the rows of each host.
 
   Args:
-    batch: a tree of NumPy arrays [rows of this host, ...].
-    mesh: as of `make_mesh`.
+    batch: Tree of NumPy arrays [rows of this host, ...].
+    mesh: The mesh, from `make_mesh`.
 
   Returns:
-    The tree with jax.Arrays [rows of all hosts, ...].
+    Tree of jax.Array [rows of all hosts, ...].
   """
   sharding = split(mesh)
   return jax.tree.map(

@@ -11,7 +11,7 @@ from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
 from bit_jax.recipe import hyperrule
 from bit_jax.recipe.load import Config
-from bit_jax.recipe.resolve import EVAL_WAYS, TRAIN_WAYS
+from bit_jax.recipe.resolve import EVAL_CROPS, TRAIN_CROPS
 
 _CHOICES = {
   "loss": tuple(losses.LOSSES),
@@ -20,8 +20,8 @@ _CHOICES = {
   "model.norm": models.OPTIONS["norm"],
   "model.remat": models.REMAT,
   "optim.momentum_dtype": ("float32", "bfloat16"),
-  "input.train": TRAIN_WAYS,
-  "input.eval": EVAL_WAYS,
+  "input.train": TRAIN_CROPS,
+  "input.eval": EVAL_CROPS,
 }
 
 # Smallest value that makes sense.

@@ -1,8 +1,8 @@
-"""BiT-HyperRule: data-set size and image size in, plain numbers out.
+"""BiT-HyperRule: fine-tuning's hyperparameters from data-set and image size.
 
-Paper section 3.3 and appendix; "code" is bit_hyperrule.py of the official
-release, which differs in the decay points and in the resolution of images of
-96 x 96 pixels and more.
+The preset "paper" follows section 3.3 and the appendix. "code" follows
+bit_hyperrule.py of the official release, which differs in the decay points and
+in the resolution of images of 96 x 96 pixels and more.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ PRESETS = ("paper", "code")
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """What the rule fixes for a data set of some size.
+  """Hyperparameters that follow from the size of the data set.
 
   Attributes:
-    total_steps: updates, at batch 512.
-    warmup_steps: of linear growth of the learning rate.
-    decay_steps: updates after which the learning rate is divided by 10.
-    mixup_alpha: of mixup's Beta distribution; 0 is no mixup.
+    total_steps: Number of updates, at batch size 512.
+    warmup_steps: Updates in which the learning rate grows linearly.
+    decay_steps: Updates after which the learning rate is divided by 10.
+    mixup_alpha: Parameter of mixup's Beta distribution; 0 for no mixup.
   """
 
   total_steps: int
@@ -29,7 +29,7 @@ class Rule:
   mixup_alpha: float
 
 
-# The paper does not mention warm-up; both presets have that of the code.
+# The paper does not mention a warm-up; both presets use the code's.
 _SMALL = Rule(500, 100, (200, 300, 400), 0.0)
 _MEDIUM = Rule(10_000, 500, (3_000, 6_000, 9_000), 0.1)
 _LARGE = Rule(20_000, 500, (6_000, 12_000, 18_000), 0.1)
@@ -45,12 +45,24 @@ def _check_preset(preset: str) -> None:
 def rule(num_examples: int, preset: str) -> Rule:
   """Returns steps, decay points and mixup for a number of training examples.
 
-  Few-shot sets count all their examples, not those of a class. Both presets
-  agree on everything but the decay points of small sets: the paper gives
-  30, 60 and 90 % of the steps, the code 200, 300 and 400 of 500.
+  The presets differ only in the decay points of small sets: the paper has 30,
+  60 and 90 % of the steps, the code 200, 300 and 400 of 500.
+
+  Args:
+    num_examples: Size of the training set; in few-shot sets too, all examples
+      count, not those per class.
+    preset: `paper` or `code`.
 
   Raises:
-    InputError: the preset is neither `paper` nor `code`.
+    InputError: The preset is neither `paper` nor `code`.
+
+  Example:
+    >>> from bit_jax.recipe import hyperrule
+    >>> hyperrule.rule(1000, "paper")  # doctest: +NORMALIZE_WHITESPACE
+    Rule(total_steps=500, warmup_steps=100, decay_steps=(150, 300, 450),
+         mixup_alpha=0.0)
+    >>> hyperrule.rule(50_000, "paper").total_steps
+    10000
   """
   _check_preset(preset)
   if num_examples >= 500_000:
@@ -67,11 +79,18 @@ def resolution(
 ) -> tuple[int, int]:
   """Returns (resize_px, crop_px) for images of a size.
 
-  Paper: 160 -> 128 below 96 x 96 pixels of area, else 448 -> 384 (R152x4:
-  512 -> 480). Code: 512 -> 480 for every larger image.
+  Images with an area below 96 x 96 pixels are resized to 160 and cropped to
+  128. For larger ones, these are 448 and 384 in the paper (R152x4: 512 and
+  480), and 512 and 480 in the code.
+
+  Args:
+    height_px: Height of a typical image.
+    width_px: Width of a typical image.
+    preset: `paper` or `code`.
+    variant: Variant of the network, e.g. `R50x1`.
 
   Raises:
-    InputError: the preset is neither `paper` nor `code`.
+    InputError: The preset is neither `paper` nor `code`.
   """
   _check_preset(preset)
   if height_px * width_px < 96 * 96:

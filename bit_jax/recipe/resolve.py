@@ -8,9 +8,9 @@ from bit_jax.errors import InputError
 from bit_jax.recipe import hyperrule
 from bit_jax.recipe.load import Config
 
-# What config.input.train and config.input.eval may be.
-TRAIN_WAYS = ("hyperrule", "inception", "none")
-EVAL_WAYS = ("square", "central")
+# Values of config.input.train and config.input.eval.
+TRAIN_CROPS = ("hyperrule", "inception", "none")
+EVAL_CROPS = ("square", "central")
 
 
 def parse_duration(

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: finish the step, save, exit."""
+"""Handles signals that ask a run to finish its step, save and exit."""
 
 import os
 import signal
@@ -14,16 +14,16 @@ from jax.sharding import Mesh
 
 from bit_jax.parallel import sharding
 
-# Of clouds and clusters before they take a machine; Ctrl-C; Slurm's
-# `--signal=USR1@120`.
+# SIGTERM is sent by clouds and clusters before they take a machine away, SIGINT
+# by Ctrl-C, SIGUSR1 by Slurm with `--signal=USR1@120`.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-  """While entered, remembers the first of SIGNALS; the second ends the process.
+  """A context that records the first of SIGNALS; a second ends the process.
 
   Attributes:
-    received: the name of the signal; '' before there is one.
+    received: Name of the first signal; '' before there is one.
   """
 
   def __init__(self):
@@ -31,7 +31,7 @@ class StopRequest:
     self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> "StopRequest":
-    # Python allows handlers in the main thread only.
+    # Python allows signal handlers in the main thread only.
     if threading.current_thread() is threading.main_thread():
       for number in SIGNALS:
         self._previous[number] = signal.signal(number, self._handle)
@@ -43,10 +43,13 @@ class StopRequest:
 
   def _handle(self, number: int, frame: FrameType | None) -> None:
     del frame
+    # At once, without cleaning up: whoever sends a second signal does not want
+    # to wait.
     if self.received:
       os._exit(128 + number)
     self.received = signal.Signals(number).name
-    # Not print: a handler may interrupt one that holds the stream's lock.
+    # print() could wait forever: the handler may interrupt another print() that
+    # holds the stream's lock.
     os.write(
       2,
       f"{self.received}: finishing the step and saving; a second signal stops "
@@ -55,18 +58,22 @@ class StopRequest:
 
 
 def make_agreement(mesh: Mesh) -> Callable[[bool], Any]:
-  """Builds a function from this host's flag to whether any host's is set.
+  """Returns a function that tells all hosts if any of them was asked to stop.
 
-  All hosts must call it equally often. With one host the result is the flag;
-  with several it is a scalar on the devices, the same on all of them, that is
-  computed while the host goes on: reading it later costs no waiting.
+  Its argument is this host's flag. All hosts must call it equally often. With
+  one host, it returns the flag. With several, it returns a bool scalar on the
+  devices, the same on all hosts, which is computed asynchronously: the host can
+  go on and read it later, when it is ready.
+
+  Args:
+    mesh: The mesh, from `sharding.make_mesh`.
   """
   if jax.process_count() == 1:
     return lambda flag: flag
   any_of = jax.jit(jnp.any, out_shardings=sharding.replicated(mesh))
   local_rows = len(mesh.local_devices)
 
-  def agree(flag: bool) -> jax.Array:
+  def any_host(flag: bool) -> jax.Array:
     return any_of(sharding.to_global(np.full(local_rows, flag), mesh))
 
-  return agree
+  return any_host

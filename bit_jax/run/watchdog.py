@@ -1,4 +1,4 @@
-"""Says so when no step finishes: which host is late, and where it stands."""
+"""Reports a stalled run: which host is behind, and all threads' stacks."""
 
 import faulthandler
 import json
@@ -16,10 +16,10 @@ _CHECKS_PER_LIMIT = 10
 
 
 class Watchdog:
-  """A thread that dumps all stacks when no step finishes for some minutes.
+  """A thread that prints all stacks if no step finishes for some minutes.
 
-  With several hosts each keeps a file in a folder they share, with its step;
-  the one that misses progress names the hosts that are furthest behind.
+  With several hosts, each writes its step to a file in a shared folder. A host
+  without progress names the hosts that are furthest behind.
   """
 
   def __init__(
@@ -31,14 +31,15 @@ class Watchdog:
     folder: epath.PathLike = "",
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Starts the clock.
+    """Starts to measure the time without progress.
 
     Args:
-      minutes: without progress before it speaks, and again each time.
-      host: the index of this one.
-      num_hosts: how many there are.
-      folder: that all hosts share; needed with more than one.
-      clock: for tests.
+      minutes: Minutes without progress before a report, and between reports; 0
+        for no reports.
+      host: Index of this host.
+      num_hosts: Number of hosts.
+      folder: Folder that all hosts share; needed with more than one host.
+      clock: Returns the time in seconds.
     """
     self._limit_secs = 60.0 * minutes
     self._host, self._num_hosts = host, num_hosts
@@ -58,11 +59,15 @@ class Watchdog:
     self._done.set()
 
   def progress(self, step: int) -> None:
-    """Notes that a step has finished, or something else that takes long."""
+    """Records progress: a step, or other work that takes long, has finished.
+
+    Args:
+      step: The number of the last finished step.
+    """
     self._step, self._since = step, self._clock()
 
   def check(self) -> str:
-    """Returns what there is to complain about, '' if nothing."""
+    """Returns a report if the time limit has passed, else ''."""
     if self._num_hosts > 1:
       self._publish()
     silent_secs = self._clock() - self._since
@@ -78,12 +83,13 @@ class Watchdog:
 
   def _watch(self) -> None:
     while not self._done.wait(self._limit_secs / _CHECKS_PER_LIMIT):
-      complaint = self.check()
-      if complaint:
-        print(f"watchdog: {complaint}; stacks:", file=sys.stderr, flush=True)
+      report = self.check()
+      if report:
+        print(f"watchdog: {report}; stacks:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr)
 
   def _publish(self) -> None:
+    """Writes this host's step to its file in the shared folder."""
     try:
       self._folder.mkdir(parents=True, exist_ok=True)
       files.write_text(
@@ -93,10 +99,12 @@ class Watchdog:
       print(f"watchdog: {e}", file=sys.stderr)
 
   def _late_hosts(self) -> str:
+    """Returns the part of a report that names the hosts behind the others."""
     steps = {}
     for host in range(self._num_hosts):
       try:
         steps[host] = int((self._folder / f"host-{host}.json").read_text())
+      # A host without a readable file counts as one that has not started.
       except (OSError, ValueError):
         steps[host] = -1
     last = min(steps.values())

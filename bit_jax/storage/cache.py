@@ -1,4 +1,4 @@
-"""What is kept between runs, below the user's cache folder."""
+"""Folders of the user's cache, which keep results between runs."""
 
 import os
 import pathlib
@@ -7,18 +7,20 @@ import jax
 
 
 def folder(name: str) -> pathlib.Path:
-  """Returns a folder in $XDG_CACHE_HOME or ~/.cache; it need not exist."""
+  """Returns a folder in $XDG_CACHE_HOME or ~/.cache, without creating it."""
   base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   return pathlib.Path(base) / "bit_jax" / name
 
 
 def enable_compilation_cache() -> None:
-  """Keeps compiled functions between processes.
+  """Caches compiled functions on disk for later processes.
 
-  $JAX_COMPILATION_CACHE_DIR names another folder.
+  The folder is $JAX_COMPILATION_CACHE_DIR if it is set, else one in the user's
+  cache.
   """
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(folder("jax")))
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-    # A run has less than ten functions; JAX leaves out what takes under 1 s.
+    # JAX's default leaves out functions that compile in less than 1 s. A run
+    # has fewer than ten functions, so that all of them can be kept.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -1,8 +1,9 @@
 """Digests of arrays: one number that changes when any bit of an array does.
 
-Computed where the array is, in integers, so that neither its sharding nor the
-device changes the result. Orbax writes no checksum that it would compare, and
-restores flipped bits as they are.
+They are computed on the devices that hold the array, with integers, so that the
+result depends neither on its sharding nor on the device. Checkpoints need them
+because Orbax compares no checksum on restoring: flipped bits would go
+unnoticed.
 """
 
 import concurrent.futures
@@ -12,22 +13,25 @@ import jax
 import jax.numpy as jnp
 
 _BITS = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-# Twice an odd number: each place has an odd factor of its own.
+# Twice an odd number, so that the factors 1 + place * _STEP are odd and differ.
 _STEP = 2 * 2654435761 % 2**32
 
 
 def weighted_sum(values: jax.Array) -> jax.Array:
   """Returns the sum of unsigned integers times odd factors, modulo 2**32.
 
+  Changing one value always changes the result; changing or swapping several
+  does so nearly always.
+
   Args:
-    values: uint32 array of any shape. Changing one of them always changes the
-      result; so does, nearly always, changing or swapping several.
+    values: uint32 array of any shape.
 
   Returns:
     uint32 scalar.
   """
   place, stride = jnp.zeros((), jnp.uint32), 1
-  # By axis, not flattened: arrays that are split stay where they are.
+  # Places are counted axis by axis, because flattening an array that is split
+  # over devices would move it.
   for axis in reversed(range(values.ndim)):
     index = jax.lax.broadcasted_iota(jnp.uint32, values.shape, axis)
     place = place + index * jnp.uint32(stride % 2**32)
@@ -55,10 +59,11 @@ def compile_ahead(tree: Any) -> concurrent.futures.Future:
   """Starts compiling `compute` for arrays like these, in another thread.
 
   Args:
-    tree: of jax.Array, or of jax.ShapeDtypeStruct with shardings.
+    tree: Tree of jax.Array, or of jax.ShapeDtypeStruct with shardings.
 
   Returns:
-    A future of the compiled function, of the tree's leaves.
+    A future of the compiled function, which takes the list of the tree's
+    leaves.
   """
   leaves = [
     jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
@@ -71,7 +76,7 @@ def compile_ahead(tree: Any) -> concurrent.futures.Future:
 
 
 def names(tree: Any) -> list[str]:
-  """Returns the path of each array of a tree, e.g. `params/head/bias`."""
+  """Returns the paths of a tree's arrays, e.g. `params/head/bias`."""
   return [
     jax.tree_util.keystr(path, simple=True, separator="/")
     for path, _ in jax.tree.leaves_with_path(tree)
@@ -79,7 +84,7 @@ def names(tree: Any) -> list[str]:
 
 
 def compute(tree: Any) -> dict[str, int]:
-  """Returns the digest of each jax.Array of a tree, by its path."""
+  """Returns {path: digest in [0, 2**32)} of a tree of jax.Array."""
   executable = compile_ahead(tree).result()
   values = jax.device_get(executable(jax.tree.leaves(tree)))
   return dict(zip(names(tree), map(int, values), strict=True))

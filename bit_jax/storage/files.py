@@ -1,4 +1,4 @@
-"""Small files: JSON, read; text, written as a whole or not at all."""
+"""Reads JSON files; writes small text files atomically."""
 
 import json
 from typing import Any
@@ -12,15 +12,18 @@ _JSON_NAMES = {dict: "object", list: "array"}
 
 
 def read_json(path: epath.PathLike, kind: type = dict, what: str = "") -> Any:
-  """Returns what a JSON file holds.
+  """Reads a JSON file.
 
   Args:
-    path: a file in UTF-8.
-    kind: dict or list, what it should hold.
-    what: the file, for messages; '': its path.
+    path: A file in UTF-8.
+    kind: Type of the value to expect, dict or list.
+    what: Name of the file in messages; '' for its path.
+
+  Returns:
+    The value.
 
   Raises:
-    InputError: it cannot be read, or holds something else.
+    InputError: The file cannot be read, or its value is of another type.
   """
   what = what or str(path)
   try:
@@ -33,19 +36,20 @@ def read_json(path: epath.PathLike, kind: type = dict, what: str = "") -> Any:
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-  """Writes a file beside its place and moves it there.
+  """Writes a text file atomically: whole or not at all.
 
   Args:
-    path: of the file; its folder must exist.
-    text: what it holds, in UTF-8.
+    path: The file, an existing one is replaced; its folder must exist.
+    text: Content of the file, written in UTF-8.
 
   Raises:
-    OSError: it cannot be written; a file that was there stays as it was.
+    OSError: The file cannot be written; an existing one is left as it was.
   """
   path = epath.Path(path)
   if remote.is_remote(path):
+    # In an object store, every write is atomic.
     with remote.os_errors():
-      path.write_bytes(text.encode())  # An object appears as a whole.
+      path.write_bytes(text.encode())
     return
   part = path.with_name(path.name + ".part")
   part.write_text(text)

@@ -1,7 +1,7 @@
-"""Work directories in an object store: gs://BUCKET/RUN, through gcsfs.
+"""Work directories and files in an object store, gs://BUCKET/RUN, with gcsfs.
 
-An object cannot be appended to, appears only once it is written as a whole, and
-each access is a round trip.
+Unlike a file, an object cannot be appended to, becomes visible only when it is
+complete, and costs a round trip on every access.
 """
 
 import contextlib
@@ -20,35 +20,36 @@ from bit_jax.errors import InputError, one_line
 
 _SCHEME = "gs://"
 _COPY_EVERY_SECS = 30.0
-# Packages below fsspec whose errors are not always OSError.
+# Packages used by fsspec that raise errors other than OSError too.
 _CLIENTS = ("gcsfs", "google", "aiohttp", "requests")
 
 
 def is_remote(path: epath.PathLike) -> bool:
-  """Tells whether a path is in an object store."""
+  """Returns True if a path is in an object store."""
   return os.fspath(path).startswith(_SCHEME)
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
   """Returns a path that does not depend on the current folder."""
   path = epath.Path(path)
-  # epath's resolve() makes a local path of any other.
+  # epath's resolve() would make a local path of a URL.
   return path if is_remote(path) else path.resolve()
 
 
 def check(path: epath.PathLike, what: str = "--workdir") -> None:
-  """Checks that a path can be used if it is a URL.
+  """Checks that a path, if it is a URL, can be accessed.
 
-  Call it before the first use of a store: it turns off the cache of listings,
-  in which what other hosts (and Orbax) write never shows up.
+  To be called before the first access to a store, because it turns off fsspec's
+  cache of listings, in which files written by other hosts (and by Orbax) never
+  show up.
 
   Args:
-    path: a URL, or a local path, which is not looked at.
-    what: names the path's origin in messages.
+    path: A URL, or a local path, which is not checked.
+    what: The flag or key that names the path, for messages.
 
   Raises:
-    InputError: gcsfs is not installed, the store does not answer or refuses, or
-      it is a URL of another kind.
+    InputError: gcsfs is not installed, the store does not answer or denies
+      access, or the URL is not a gs:// one.
   """
   if not is_remote(path):
     if "://" in os.fspath(path):
@@ -67,10 +68,11 @@ def check(path: epath.PathLike, what: str = "--workdir") -> None:
 
 @contextlib.contextmanager
 def os_errors() -> Iterator[None]:
-  """Turns what the packages that talk to a store raise into OSError."""
+  """Converts errors of the packages that access a store to OSError."""
   try:
     yield
   except Exception as e:
+    # Compared by name, because these packages need not be installed.
     package = type(e).__module__.partition(".")[0]
     if package not in _CLIENTS or isinstance(e, OSError):
       raise
@@ -79,10 +81,13 @@ def os_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def local_copy(path: epath.Path) -> Iterator[epath.Path]:
-  """Gives a local file with the same content: the file itself where it is one.
+  """Yields a local copy of a remote file, or the file itself if it is local.
+
+  Args:
+    path: An existing file.
 
   Raises:
-    OSError: the file cannot be fetched.
+    OSError: The file cannot be fetched.
   """
   if not is_remote(path):
     yield path
@@ -95,10 +100,13 @@ def local_copy(path: epath.Path) -> Iterator[epath.Path]:
 
 
 class Mirror:
-  """A local folder whose files a thread copies to a store, each as a whole.
+  """A local folder whose files are copied to a store, each as a whole.
+
+  Files that grow, such as metrics, are appended to in the local folder. A
+  thread copies those that changed, because an object can only be replaced.
 
   Attributes:
-    folder: the local one, empty at first.
+    folder: The local folder, empty at first.
   """
 
   def __init__(
@@ -107,8 +115,8 @@ class Mirror:
     """Starts the thread.
 
     Args:
-      path: the folder in the store.
-      every_secs: between looks for files that have changed.
+      path: The folder in the store.
+      every_secs: Seconds between checks for changed files.
     """
     self._path = epath.Path(path)
     self.folder = pathlib.Path(tempfile.mkdtemp(prefix="bit_jax-"))
@@ -120,17 +128,18 @@ class Mirror:
     self._thread.start()
 
   def request(self) -> None:
-    """Lets what has changed be copied soon, without waiting for it."""
+    """Asks the thread to copy changed files now; does not wait for it."""
     self._asked.set()
 
   def close(self) -> None:
-    """Copies what has changed since the last time and removes the local folder.
+    """Copies the files changed since the last time; removes the local folder.
 
     Raises:
-      InputError: it cannot be copied; the local folder stays.
+      InputError: A file cannot be copied; the local folder is kept.
     """
     self._closing = True
     self._asked.set()
+    # The last copy is made in this thread, which its error must reach.
     self._thread.join()
     try:
       self._copy()
@@ -144,12 +153,15 @@ class Mirror:
   def _run(self) -> None:
     while True:
       self._asked.wait(self._every_secs)
-      self._asked.clear()  # First: a request from here on is not lost.
+      # Cleared before copying, so that a request made meanwhile is not lost.
+      self._asked.clear()
       if self._closing:
         return
       try:
         self._copy()
         self._is_failing = False
+      # A store that fails for a while must not end the run: the thread tries
+      # again, and prints only the first of several failures.
       except Exception as e:
         if not self._is_failing:
           print(
@@ -161,7 +173,8 @@ class Mirror:
 
   def _copy(self) -> None:
     for file in sorted(self.folder.iterdir()):
-      # Taken first: what is written meanwhile is copied next time.
+      # The version is taken before the content: if the file grows in between,
+      # it is copied again next time.
       stat = file.stat()
       version = stat.st_size, stat.st_mtime_ns
       if self._copied.get(file.name) != version:

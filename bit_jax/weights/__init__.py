@@ -1,7 +1,7 @@
-"""Weight files: ours, the official release's and those of other code bases.
+"""Reads and writes weight files: ours, the official release's and others'.
 
 `weights.load(path)` and `weights.save_npz(path, Weights(...))` are public
-contracts; see `files`.
+contracts.
 """
 
 from bit_jax.weights.files import (

@@ -1,6 +1,7 @@
-"""Arrays in .npz and .safetensors files, read and written one by one.
+"""Reads and writes .npz and .safetensors files, one array at a time.
 
-Knows nothing of networks. Nothing is pickled.
+Converting a large network then does not need all of it in memory. Nothing is
+pickled, and nothing here depends on what the arrays are.
 """
 
 import contextlib
@@ -21,7 +22,8 @@ from bit_jax.storage import remote
 
 _SAFETENSORS = ".safetensors"
 
-FLOATS = {  # NumPy's names and those in .safetensors
+# Names of the float dtypes, in NumPy and in .safetensors files.
+FLOATS = {
   "float64": "F64",
   "float32": "F32",
   "float16": "F16",
@@ -30,11 +32,11 @@ FLOATS = {  # NumPy's names and those in .safetensors
 
 
 class LazyArray:
-  """Stands for an array in a file; np.asarray reads it, each time anew.
+  """An array in a file, read by np.asarray on every call.
 
   Attributes:
-    shape: as the array has it.
-    dtype: likewise.
+    shape: Shape of the array.
+    dtype: Dtype of the array.
   """
 
   def __init__(
@@ -45,22 +47,26 @@ class LazyArray:
     self._read = read
 
   def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-    del copy  # Always a copy of what is on disk.
+    # Every call reads the file, so the result is always a copy.
+    del copy
     return np.asarray(self._read(), dtype)
 
 
 def rearrange(
   array: Any, view: Callable[[np.ndarray], np.ndarray]
 ) -> LazyArray:
-  """Returns an array whose view is taken when it is read.
+  """Returns a lazy array whose axes are rearranged when it is read.
 
   Args:
-    array: with shape and dtype, e.g. a LazyArray.
-    view: rearranges axes, e.g. one of layouts.View.
+    array: An array, or anything with shape and dtype that np.asarray reads,
+      e.g. a LazyArray.
+    view: Rearranges the axes of an array, e.g. one of layouts.View.
 
   Raises:
-    ValueError: the view does not know the array's shape.
+    ValueError: The view cannot be taken of an array of this shape.
   """
+  # The same view of a dummy, a broadcast scalar, gives the new shape (or the
+  # error) without reading the array.
   like = np.broadcast_to(np.zeros((), bool), array.shape)
   return LazyArray(
     view(like).shape, array.dtype, lambda: view(np.asarray(array))
@@ -69,7 +75,7 @@ def rearrange(
 
 @contextlib.contextmanager
 def explaining(path: epath.Path) -> Iterator[None]:
-  """Turns what libraries raise for damaged files into InputError."""
+  """Converts errors that libraries raise for damaged files to InputError."""
   try:
     yield
   except InputError:
@@ -80,7 +86,8 @@ def explaining(path: epath.Path) -> Iterator[None]:
   ) as e:
     kind = path.suffix if path.suffix == _SAFETENSORS else ".npz"
     reason = str(e)
-    if "pickle" in reason:  # NumPy's guess at what is no zip file at all.
+    # NumPy takes any file that is no zip file for a pickle.
+    if "pickle" in reason:
       reason = "it is no zip archive of arrays"
     raise InputError(
       f"weights {path}: not a readable {kind} file ({reason})"
@@ -92,14 +99,14 @@ def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
   """Opens a .safetensors file, or a .npz file of any other suffix.
 
   Args:
-    path: of a file that exists; one in an object store is fetched as a whole.
+    path: An existing file; if it is in an object store, it is downloaded whole.
 
   Yields:
-    {key: array}. Reading an array raises InputError where it is damaged.
+    {key: array}. Reading an array raises InputError if it is damaged.
 
   Raises:
-    InputError: the file is damaged or cannot be fetched, or a .safetensors file
-      holds other arrays than floats.
+    InputError: The file is damaged or cannot be fetched, or a .safetensors file
+      contains other arrays than floats.
   """
   is_safetensors = path.suffix == _SAFETENSORS
   with contextlib.ExitStack() as stack:
@@ -119,7 +126,10 @@ def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
 def _open_npz(
   path: epath.Path, local: epath.Path
 ) -> Iterator[dict[str, LazyArray]]:
-  """Yields {key: array} of a zip file, in which each array has a checksum."""
+  """Yields {key: array} of a .npz file.
+
+  It is a zip file, which has a checksum of each array.
+  """
   read_header = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -133,7 +143,7 @@ def _open_npz(
       with npz.zip.open(f"{key}.npy") as member:
         version = np.lib.format.read_magic(member)
         shape, _, stored = read_header[version](member)
-      # NumPy stores bfloat16 as two bytes of no type.
+      # NumPy stores bfloat16 as two bytes of unknown type.
       dtype = jnp.bfloat16 if stored == np.dtype("V2") else stored
 
       def read() -> np.ndarray:
@@ -149,8 +159,10 @@ def _open_npz(
 def _open_safetensors(
   path: epath.Path, local: epath.Path
 ) -> Iterator[dict[str, LazyArray]]:
+  """Yields {key: array} of a .safetensors file."""
   dtypes = {stored: name for name, stored in FLOATS.items()}
-  # Pages of a memory map would count as ours, next to the arrays made of them.
+  # With a memory map, the pages of the file would count as this process's
+  # memory, in addition to the arrays that are made of them.
   with safetensors.safe_open(local, framework="numpy", backend="pread") as f:
 
     def lazy(key: str) -> LazyArray:
@@ -164,6 +176,7 @@ def _open_safetensors(
         raise InputError(f"weights {path}: {key} is {stored}, expected floats")
       return LazyArray(info.get_shape(), dtypes[stored], read)
 
+    # In the order of the file, so that reading all of them never seeks back.
     yield {key: lazy(key) for key in f.offset_keys()}
 
 
@@ -173,11 +186,11 @@ def write_arrays(path: epath.PathLike, arrays: Mapping[str, Any]) -> None:
   The file appears under its name only when it is complete.
 
   Args:
-    path: an existing file is replaced.
-    arrays: {key: array or LazyArray}; floats for .safetensors.
+    path: The file to write; an existing one is replaced.
+    arrays: {key: array or LazyArray}; only floats for .safetensors.
 
   Raises:
-    InputError: the file cannot be written.
+    InputError: The file cannot be written.
   """
   is_safetensors = epath.Path(path).suffix == _SAFETENSORS
   with _replacing(epath.Path(path)) as f:
@@ -187,7 +200,8 @@ def write_arrays(path: epath.PathLike, arrays: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def _replacing(path: epath.Path) -> Iterator[IO[bytes]]:
   """Opens a file that appears under its name only when it is complete."""
-  # In a store too: what is open there when an error comes is still completed.
+  # An object store needs this as well: an object that is open when an error
+  # comes is closed and so completed.
   part = path.with_name(path.name + ".part")
   try:
     with remote.os_errors():
@@ -203,7 +217,7 @@ def _replacing(path: epath.Path) -> Iterator[IO[bytes]]:
 
 
 def _write_npz(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
-  """Writes what np.savez would, without holding all arrays at once."""
+  """Writes the same as np.savez, but one array at a time."""
   with zipfile.ZipFile(f, "w") as npz:
     for key, array in arrays.items():
       with npz.open(f"{key}.npy", "w", force_zip64=True) as member:
@@ -212,12 +226,12 @@ def _write_npz(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
 
 
 def _write_safetensors(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
-  """Writes what safetensors.numpy.save_file would, which needs all at once.
+  """Writes the same as safetensors.numpy.save_file, but one array at a time.
 
   The format: the header's length as uint64, the header as JSON, the raw arrays,
   all little-endian. https://github.com/huggingface/safetensors#format
   """
-  # Hugging Face refuses files that do not say what made them.
+  # Hugging Face refuses files without this entry.
   header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
   end = 0
   for key, array in arrays.items():
@@ -228,7 +242,8 @@ def _write_safetensors(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
       "data_offsets": (start, end),
     }
   encoded = json.dumps(header).encode()
-  encoded += b" " * (-len(encoded) % 8)  # Aligns the arrays.
+  # Padding aligns the arrays to 8 bytes.
+  encoded += b" " * (-len(encoded) % 8)
   f.write(len(encoded).to_bytes(8, "little"))
   f.write(encoded)
   for array in arrays.values():

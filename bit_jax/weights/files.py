@@ -1,7 +1,8 @@
-"""One load() for every weight file, and what is needed to write one.
+"""Loads weights from any file or folder; saves them in any layout.
 
-Files are .npz or .safetensors in one of the layouts of layouts.py. Ours
-(`params.npz`) carries what a user of the weights needs to know as JSON.
+Files are .npz or .safetensors in one of the layouts of layouts.py. Our own
+(`params.npz`) contain the variant, class names, preprocessing and options of
+the network as JSON too.
 """
 
 import contextlib
@@ -26,18 +27,18 @@ _BATCH_STATS = "batch_stats/"
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """A network's weights and what is known about them.
+  """A network's weights, and how to build and use the network.
 
   Attributes:
-    params: nested dict of float arrays, the tree of `models.create`.
-    batch_stats: nested dict of running statistics; {} without BatchNorm.
-    variant: e.g. `R50x1`.
-    class_names: one name for each output of the head; () if unknown.
-    preprocess: the fields of `data.preprocess.Preprocess` that fit the
-      weights in evaluation; {} if unknown.
-    model_options: what `models.create` needs to know besides, so that
-      `create(variant, num_classes=..., **model_options)` is the network; see
-      `models.non_default_options`.
+    params: Nested dict of float arrays, the parameters of `models.create`.
+    batch_stats: Nested dict of running statistics; {} without BatchNorm.
+    variant: Variant of the network, e.g. `R50x1`.
+    class_names: One name per output of the head; () if unknown.
+    preprocess: Fields of the `data.preprocess.Preprocess` to evaluate the
+      weights with; {} if unknown.
+    model_options: Options other than the defaults with which
+      `models.create(variant, num_classes=..., **model_options)` builds the
+      network.
   """
 
   params: dict[str, Any]
@@ -49,7 +50,7 @@ class Weights:
 
   @property
   def num_classes(self) -> int:
-    """Outputs of the head."""
+    """Number of outputs of the head; 0 for weights without a head."""
     return self.params["head"]["bias"].shape[0]
 
 
@@ -57,17 +58,35 @@ def load(path: epath.PathLike) -> Weights:
   """Loads weights from any file or folder that we or the official release made.
 
   Args:
-    path: a .npz or .safetensors file of any layout of layouts.py, e.g. an
+    path: A .npz or .safetensors file of any layout of layouts.py, e.g. an
       official .npz or a `params.npz`; a work directory, its `checkpoints`
-      folder, or one checkpoint in it; or, where no such file exists, the name
-      of a release, e.g. `BiT-M-R50x1`.
+      folder, or one checkpoint in it; or, if no such file exists, the name of a
+      release, e.g. `BiT-M-R50x1`.
 
   Returns:
     Weights on the host as NumPy arrays.
 
   Raises:
-    InputError: nothing is there, or it is damaged, incomplete or not weights
-      of a BiT network; the message names the file and the arrays.
+    InputError: There is no such file or folder, or it is damaged, incomplete or
+      does not contain weights of a BiT network; the message names the file and
+      the arrays.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import jax, numpy as np
+    >>> from bit_jax import models, weights
+    >>> model = models.create("R14x0.03125", num_classes=2)
+    >>> images = np.zeros((1, 32, 32, 3), np.float32)
+    >>> params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+    >>> small = weights.Weights(params, {}, "R14x0.03125", ("cat", "dog"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder) / "params.npz"
+    ...   weights.save_npz(path, small)
+    ...   loaded = weights.load(path)
+    >>> loaded.variant, loaded.num_classes, loaded.class_names
+    ('R14x0.03125', 2, ('cat', 'dog'))
+    >>> loaded.params["head"]["kernel"].shape
+    (64, 2)
   """
   with open_lazily(path) as weights:
     return dataclasses.replace(
@@ -79,17 +98,17 @@ def load(path: epath.PathLike) -> Weights:
 
 @contextlib.contextmanager
 def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
-  """Opens what `load` loads; the arrays of a file are read when used.
+  """Opens weights like `load`, but reads each array of a file when it is used.
 
   Args:
-    path: as for `load`.
+    path: Any file, folder or release that `load` takes.
 
   Yields:
     Weights whose leaves have `shape` and `dtype` and become arrays by
-    np.asarray, which raises InputError where the file is damaged.
+    np.asarray, which raises InputError if the array is damaged.
 
   Raises:
-    InputError: as `load`, apart from damage inside an array.
+    InputError: The same problems as in `load`, except damage inside an array.
   """
   remote.check(path, "weights")
   name, path = str(path), epath.Path(path)
@@ -114,7 +133,8 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
 def _from_arrays(
   path: epath.Path, arrays: dict[str, array_files.LazyArray]
 ) -> Weights:
-  """Names and shapes the arrays of a file as we do."""
+  """Converts a file's arrays to our names and shapes."""
+  # Only our own files have metadata, and their arrays need no conversion.
   if _METADATA_KEY in arrays:
     with array_files.explaining(path):
       metadata = json.loads(np.asarray(arrays.pop(_METADATA_KEY)).tobytes())
@@ -140,6 +160,8 @@ def _from_arrays(
         ) from e
   except InputError as e:
     raise InputError(f"weights {path}: {e}") from e
+  # A file without a head becomes a network with a head of no outputs, so that
+  # every network has the same parameters.
   if layout.has_headless and not any(name in flat for name in layouts.HEAD):
     norm = flat.get("norm-pre-head/bias", np.zeros(0, np.float32))
     flat["head/kernel"] = np.zeros((*norm.shape, 0), norm.dtype)
@@ -154,12 +176,13 @@ def _from_arrays(
       f"{weights.variant}"
     )
   names = releases.class_names(release)
-  # The file may be a user's, trained further on other classes.
+  # The file may be a user's, fine-tuned on other classes under the same name.
   known = names if len(names) == weights.num_classes else ()
   return dataclasses.replace(weights, class_names=known)
 
 
 def _load_folder(path: epath.Path) -> Weights:
+  """Loads the newest checkpoint in a folder, or else its params.npz."""
   folder = checkpoint.find(path)
   if folder is None and (path / "params.npz").exists():
     return load(path / "params.npz")
@@ -171,11 +194,13 @@ def _load_folder(path: epath.Path) -> Weights:
 
 
 def _make(path, params, batch_stats, metadata) -> Weights:
+  """Infers the variant and options, and checks that all arrays are there."""
   shapes = {k: tuple(v.shape) for k, v in paths.flatten(params).items()}
   try:
     variant, num_classes = param_shapes.infer_variant(shapes)
   except InputError as e:
     raise InputError(f"weights {path}: {e}") from e
+  # Older files have no options; their norm follows from the parameters' names.
   has_bn = any("/bn1/" in key for key in shapes)
   options = {"norm": "bn" if has_bn else "gn", "weight_standardization": True}
   options |= metadata.get("model_options", {})
@@ -203,8 +228,12 @@ def save_npz(path: epath.PathLike, weights: Weights) -> None:
 
   The file appears under its name only when it is complete.
 
+  Args:
+    path: The file to write; an existing one is replaced.
+    weights: The weights to save.
+
   Raises:
-    InputError: it cannot be written.
+    InputError: The file cannot be written.
   """
   metadata = {
     "variant": weights.variant,
@@ -225,16 +254,17 @@ def save_as(
 ) -> None:
   """Writes weights in the layout of any code base, one array at a time.
 
-  Only ours has a place for class names and preprocessing. The file appears
+  Only our own layout can store class names and preprocessing. The file appears
   under its name only when it is complete.
 
   Args:
-    path: its suffix must be the layout's.
-    weights: of `load`, or of `open_lazily` to hold one array at a time.
-    layout: of the file.
+    path: The file to write; it must have the layout's suffix.
+    weights: Weights from `load`, or from `open_lazily` to have no more than one
+      array in memory.
+    layout: Layout of the file, one of layouts.LAYOUTS.
 
   Raises:
-    InputError: the layout has no place for these weights, or the file cannot be
+    InputError: The layout cannot store these weights, or the file cannot be
       written.
   """
   if epath.Path(path).suffix != layout.suffix:

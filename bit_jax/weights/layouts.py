@@ -1,8 +1,8 @@
-"""What weight files of other code bases call our parameters, and their shapes.
+"""Names and shapes of BiT's parameters in the weight files of other code bases.
 
-A layout is one table from parameter path to key, read in both directions, and
+A layout is one table from parameter path to key, used in both directions, and
 for each kind of parameter a rearrangement of axes with its inverse. Nothing
-here touches a file or copies an array.
+here reads a file or copies an array.
 
 Sources: google-research/big_transfer (official), big_vision/models/
 bit_paper.py, timm/models/resnetv2.py, transformers/models/bit/modeling_bit.py.
@@ -18,7 +18,7 @@ import numpy as np
 
 from bit_jax.errors import InputError, some
 
-# Each array of a residual unit: our path, official key, PyTorch key.
+# The arrays of a residual unit: our path, official key, PyTorch key.
 _UNIT = (
   ("gn1/scale", "a/group_norm/gamma", "norm1.weight"),
   ("gn1/bias", "a/group_norm/beta", "norm1.bias"),
@@ -37,7 +37,7 @@ _UNIT = (
 )
 _OURS, _OFFICIAL, _TORCH = range(3)
 
-# And of all the rest: our path, official key, timm key, Hugging Face key.
+# All other arrays: our path, official key, timm key, Hugging Face key.
 _REST = (
   (
     "root_block/conv_root/kernel",
@@ -72,20 +72,21 @@ _REST = (
 )
 HEAD = ("head/kernel", "head/bias")
 
-_MAX_UNITS = 99  # What two digits can number; the deepest network has 36.
+# Unit numbers have two digits; the largest block of a variant has 36 units.
+_MAX_UNITS = 99
 
 
 def _table(
   rest: int, unit_prefix: str, unit: int, prefix: str = ""
 ) -> dict[str, str]:
-  """Returns {path: key} of every array that a network may have.
+  """Returns {path: key} of all arrays that a network may have.
 
   Args:
-    rest: column of _REST.
-    unit_prefix: of the keys of a unit; may hold `{block}` and `{unit}`,
+    rest: Column of _REST.
+    unit_prefix: Start of a unit's keys; may contain `{block}` and `{unit}`,
       counted from 1, and `{stage}` and `{layer}`, the same counted from 0.
-    unit: column of _UNIT.
-    prefix: of all keys.
+    unit: Column of _UNIT.
+    prefix: Start of all keys.
   """
   table = {row[_OURS]: prefix + row[rest] for row in _REST}
   for b in range(1, 5):
@@ -99,9 +100,13 @@ def _table(
 
 
 class View(NamedTuple):
-  """A rearrangement of axes from our shape to another, and its inverse.
+  """A rearrangement of axes from our shape to a layout's, and its inverse.
 
-  Both return views and raise ValueError for a shape that they do not know.
+  Both return views and raise ValueError for a shape of other axes.
+
+  Attributes:
+    write: Maps an array of our shape to the layout's.
+    read: Maps an array of the layout's shape to ours.
   """
 
   write: Callable[[np.ndarray], np.ndarray]
@@ -119,16 +124,17 @@ class Layout:
   """Names and shapes of one code base.
 
   Attributes:
-    name: what users call it.
-    suffix: of the files it is written to, with the dot.
-    table: {path: key}.
-    conv: for kernels, [H, W, I, O] with us.
-    norm: for scale and bias of a GroupNorm, [C] with us.
-    head: for the head's kernel, [D, C] with us.
-    spelling: (pattern, replacement) that turns keys as found in some files
-      into those of the table.
-    ignored: pattern of keys in such files that hold no weights.
-    has_headless: whether a network without head has a file without head.
+    name: The name that users select it by.
+    suffix: Suffix of its files, with the dot.
+    table: {path: key} of all arrays that a network may have.
+    conv: View of convolution kernels; ours are [H, W, I, O].
+    norm: View of GroupNorm's scale and bias; ours are [C].
+    head: View of the head's kernel; ours is [D, C].
+    spelling: (pattern, replacement) that converts other spellings of a key, as
+      some files have them, to that of the table.
+    ignored: Pattern of the keys in such files that are not weights.
+    has_headless: True if a network without a head is saved without the head's
+      arrays.
   """
 
   name: str
@@ -142,11 +148,11 @@ class Layout:
   has_headless: bool = False
 
   def path(self, key: str) -> str:
-    """Returns the parameter path of a key; '' if it is none of this layout."""
+    """Returns the parameter path of a key; '' if the layout has no such key."""
     return self._inverse.get(re.sub(*self.spelling, key), "")
 
   def view(self, path: str) -> View:
-    """Returns how the parameter of a path is rearranged."""
+    """Returns the view of the parameter at a path."""
     if path == "head/kernel":
       return self.head
     if path.endswith("/kernel"):
@@ -164,7 +170,7 @@ OFFICIAL = Layout(
   table=_table(1, "resnet/block{block}/unit{unit:02d}/", _OFFICIAL),
   # The head is a 1x1 convolution.
   head=View(lambda a: a[None, None], lambda a: a.squeeze((0, 1))),
-  # Some files number their layers, which carries no information.
+  # Some files number their layers; the numbers carry no information.
   spelling=(r"(standardized_conv2d|group_norm|conv2d)_\d+", r"\1"),
 )
 BIT_JAX = Layout(
@@ -203,22 +209,24 @@ HF = Layout(
   table=_table(3, "bit.encoder.stages.{stage}.layers.{layer}.", _TORCH),
   conv=_OIHW,
   head=View(lambda a: a.T, lambda a: a.T),
-  # BitModel, without the prefix of BitForImageClassification.
+  # Files of BitModel lack the prefix that those of BitForImageClassification
+  # have.
   spelling=(r"^(?=(embedder|encoder|norm)\.)", "bit."),
   has_headless=True,
 )
 
-# A bare tree fits two of them. The first wins: it takes either shape of norms.
+# A tree without prefix fits both big_vision's and ours. big_vision's comes
+# first because its view reads norms of either shape.
 LAYOUTS = {
   layout.name: layout for layout in (OFFICIAL, BIG_VISION, BIT_JAX, TIMM, HF)
 }
 
 
 def infer(keys: Iterable[str]) -> Layout:
-  """Returns the layout that knows most of the keys of a file.
+  """Returns the layout that has most of the keys of a file.
 
   Raises:
-    InputError: none knows any of them.
+    InputError: No layout has any of them.
   """
   keys = list(keys)
   counts = {
@@ -238,8 +246,8 @@ def parse_keys(layout: Layout, keys: Iterable[str]) -> dict[str, str]:
   """Returns {path: key} of the weights in a file.
 
   Raises:
-    InputError: a key is unknown or of another layout, or two keys mean the same
-      parameter.
+    InputError: A key is unknown or of another layout, or two keys stand for the
+      same parameter.
   """
   found: dict[str, str] = {}
   unknown = []

@@ -1,4 +1,4 @@
-"""The parameters of a variant by shape: inferred, listed, compared."""
+"""Infers a variant from parameter shapes; checks parameters against it."""
 
 import re
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from bit_jax.weights import array_files
 def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
   """Infers variant and number of classes from the shapes of parameters.
 
-  The depth is the one whose units differ least from those that are there, so
-  that a damaged file is compared with the network it was meant for.
+  Picks the depth whose unit counts are closest, so that a damaged file is
+  compared with the network it came from.
 
   Args:
     shapes: {parameter path: shape}.
@@ -23,8 +23,8 @@ def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
     (variant, num_classes), e.g. ("R50x1", 1000).
 
   Raises:
-    InputError: there is no root kernel or no head, or the root has a width
-      that no variant has.
+    InputError: There is no root kernel or no head, or the root's width is not
+      that of any variant.
   """
   for key in ("root_block/conv_root/kernel", "head/kernel"):
     if key not in shapes:
@@ -55,7 +55,7 @@ def infer_variant(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
 def abstract_params(
   variant: str, num_classes: int, norm: str = "gn"
 ) -> dict[str, Any]:
-  """Returns {path: jax.ShapeDtypeStruct} of a variant; computes nothing."""
+  """Returns {path: jax.ShapeDtypeStruct} of a variant, without computing it."""
   model: Any = models.create(variant, num_classes=num_classes, norm=norm)
   return paths.flatten(init.trace(model).shapes["params"])
 
@@ -63,14 +63,18 @@ def abstract_params(
 def check_params(
   name: str, params: Any, variant: str, num_classes: int, norm: str = "gn"
 ) -> None:
-  """Raises InputError unless params are those of a variant, array by array.
+  """Checks names, shapes and dtypes of parameters against a variant's.
 
   Args:
-    name: of the file, for the message.
-    params: nested dict of arrays.
-    variant: the network they should belong to.
-    num_classes: outputs that the head should have.
-    norm: the network's.
+    name: Name of the file in the message.
+    params: Nested dict of arrays.
+    variant: The variant that they should belong to.
+    num_classes: Number of outputs that the head should have.
+    norm: The network's normalization, one of models.OPTIONS["norm"].
+
+  Raises:
+    InputError: An array is missing, unexpected, or of another shape or a dtype
+      that is no float; the message lists them.
   """
   have = paths.flatten(params)
   want = abstract_params(variant, num_classes, norm)

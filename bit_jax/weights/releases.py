@@ -1,9 +1,9 @@
-"""The released weights by name: where they lie, and what is known about them.
+"""The officially released weights: their names, variants and classes.
 
-A release is named as in the official bucket, without `.npz`:
-`BiT-M-R50x1`, `BiT-M-R50x1-ILSVRC2012`, `vtab/BiT-M-R50x1-run0-caltech101`,
-`distill/R50x1_224`. Its file is looked up in a local folder, below which names
-are those of the bucket, and downloaded once if it is not there.
+A release has its name in the official bucket, without `.npz`: `BiT-M-R50x1`,
+`BiT-M-R50x1-ILSVRC2012`, `vtab/BiT-M-R50x1-run0-caltech101`,
+`distill/R50x1_224`. Its file is taken from a local folder, which is laid out
+like the bucket, and downloaded to it if it is not there.
 """
 
 import difflib
@@ -39,7 +39,8 @@ _ILSVRC2012 = {
   "distill/R152x2_T_384": "R152x2",
 }
 
-VARIANTS = {  # of each release
+# Variants of all releases, by name.
+VARIANTS = {
   **_ILSVRC2012,
   **{f"BiT-M-{variant}": variant for variant in models.VARIANTS},
   **{
@@ -58,9 +59,9 @@ _BY_STEM = {name.rsplit("/", 1)[-1]: name for name in VARIANTS}
 
 
 def similar(name: str) -> list[str]:
-  """Returns the releases, three at most, whose names are nearly this one.
+  """Returns up to three releases of similar names.
 
-  Only the one meant, where no more than upper case or `.npz` tells them apart.
+  If a name differs by upper case or `.npz` only, this is the only one.
   """
   by_lower = {release.lower(): release for release in VARIANTS}
   lower = name.removesuffix(".npz").lower()
@@ -71,20 +72,22 @@ def similar(name: str) -> list[str]:
 
 
 def of_file(stem: str) -> str:
-  """Returns the release that a file `STEM.npz` is called after, or ''."""
+  """Returns the release whose file is called `STEM.npz`, or ''."""
   return _BY_STEM.get(stem, "")
 
 
 def class_names(release: str) -> tuple[str, ...]:
-  """Returns the WordNet ids that TFDS names ImageNet-1k's classes by.
+  """Returns the class names of a release: WordNet ids, as in TFDS.
 
-  They are in ascending order, as the outputs of the official weights are.
+  They are in ascending order, which is the order of the official weights'
+  outputs.
 
   Args:
-    release: its name.
+    release: Name of the release.
 
   Returns:
-    1000 names; () for a release with other or unknown classes.
+    The 1000 names of ImageNet-1k; () for a release with other or unknown
+    classes.
   """
   if release not in _ILSVRC2012:
     return ()
@@ -93,20 +96,20 @@ def class_names(release: str) -> tuple[str, ...]:
 
 
 def local_dir() -> pathlib.Path:
-  """Returns $BIT_WEIGHTS_DIR, or else a folder below the user's cache."""
+  """Returns $BIT_WEIGHTS_DIR, or else a folder in the user's cache."""
   folder = os.environ.get("BIT_WEIGHTS_DIR")
   return pathlib.Path(folder) if folder else cache.folder("weights")
 
 
 def fetch(release: str) -> pathlib.Path:
-  """Returns the local file of a release; downloads it if there is none.
+  """Returns the local file of a release, downloading it if it is missing.
 
   Args:
-    release: one of VARIANTS.
+    release: Name of the release, one of VARIANTS.
 
   Raises:
-    InputError: the file is neither there nor can be downloaded; the message
-      says where to get it and where to put it.
+    InputError: The file is missing and cannot be downloaded; the message says
+      where to get it and where to put it.
   """
   path = local_dir() / f"{release}.npz"
   if path.exists():
@@ -125,7 +128,7 @@ def fetch(release: str) -> pathlib.Path:
 def _download(url: str, path: pathlib.Path) -> None:
   """Downloads a file, which appears under its name only when complete."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Several processes may want the same file at the same time.
+  # Several processes may download the same file at the same time.
   part = path.with_name(f"{path.name}.{os.getpid()}.part")
   try:
     with urllib.request.urlopen(url, timeout=30) as response:

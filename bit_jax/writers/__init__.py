@@ -1,1 +1,1 @@
-"""Metrics out of a run: JSON lines, TensorBoard and the terminal."""
+"""Writes a run's metrics: JSON lines, TensorBoard and the terminal."""

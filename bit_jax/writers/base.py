@@ -1,4 +1,4 @@
-"""The interface of all that takes the metrics of a run.
+"""The interface of metric writers.
 
 It is that of `clu.metric_writers`, whose own writers import TensorFlow.
 """
@@ -12,28 +12,29 @@ from bit_jax.errors import InputError
 
 
 class MetricWriter:
-  """The interface; by itself it ignores all that is written to it.
+  """A writer that does nothing; subclasses override what they support.
 
-  A subclass overrides what it can show. Steps count finished updates. Scalars
-  may be Python, NumPy or JAX numbers; reading a JAX one waits for the device.
+  Steps count finished updates. Scalars may be Python, NumPy or JAX numbers;
+  reading a JAX one waits for the device.
   """
 
   def write_scalars(
     self, step: int, scalars: Mapping[str, SupportsFloat]
   ) -> None:
-    """Writes metrics such as {"train/loss": 6.9} of one step."""
+    """Writes the metrics of a step, such as {"train/loss": 6.9}."""
 
   def progress(self, step: int) -> None:
-    """Tells of a finished step of which no metrics are written."""
+    """Reports a finished step without metrics."""
 
   def flush(self) -> None:
-    """Lets what was written be seen soon by others; does not wait for it."""
+    """Makes earlier writes visible to readers soon; does not wait for it."""
 
   def close(self) -> None:
-    """Completes what was written; nothing may be written after.
+    """Completes all writes; nothing may be written afterwards.
 
     Raises:
-      InputError: the work directory, in an object store, cannot be written to.
+      InputError: The work directory is in an object store and cannot be written
+        to.
     """
 
   def __enter__(self) -> "MetricWriter":
@@ -45,5 +46,6 @@ class MetricWriter:
     except InputError as error:
       if exc_type is None:
         raise
-      # What ends the run says more: a stop on request, say, has its own code.
+      # The exception that ends the run matters more: a requested stop, for
+      # example, has an exit code of its own.
       logging.warning("%s", error)

@@ -1,4 +1,4 @@
-"""metrics.jsonl, read and cut back to the step a run goes on from."""
+"""Reads metrics.jsonl and truncates it when a run is resumed."""
 
 import json
 from collections.abc import Iterator
@@ -13,12 +13,18 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads a metrics.jsonl: one mapping a write, with "step" and the metrics.
+  """Reads a metrics.jsonl.
 
-  A last line that a killed process left half written is dropped.
+  An incomplete last line, which a killed process may leave, is ignored.
+
+  Args:
+    path: The file.
+
+  Returns:
+    One dict per line, with "step" and the metrics.
 
   Raises:
-    InputError: if there is no such file, or another line is malformed.
+    InputError: The file cannot be read, or another line is malformed.
   """
   return [record for _, record in _read_lines(epath.Path(path))]
 
@@ -26,22 +32,21 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
 def truncate_after(
   path: epath.PathLike, step: int, target: epath.PathLike = ""
 ) -> None:
-  """Cuts a metrics.jsonl back to what was written when `step` was saved.
+  """Truncates a metrics.jsonl to the lines written before `step` was saved.
 
-  That is all of the steps before it, and what training wrote of itself; its
-  evaluations come after the save, so they are run and written again.
-
-  The file is replaced in one go, so that being killed meanwhile does no harm.
-  A last line that a killed process left half written goes as well. Does
-  nothing if there is no such file.
+  These are all lines of earlier steps, and the training metrics of the step
+  itself. Its evaluations come after the save, so they are run and written
+  again. An incomplete last line is removed as well. The file is replaced
+  atomically. Does nothing if there is no such file.
 
   Args:
-    path: of the file.
-    step: the restored one.
-    target: a local file to write instead of changing the one at `path`.
+    path: The file.
+    step: The restored step.
+    target: A local file to write to instead of replacing `path`; '' for `path`.
 
   Raises:
-    InputError: if another line is malformed; the file is left as it was.
+    InputError: Another line is malformed, or the file cannot be read; it is
+      left as it was.
   """
   path = epath.Path(path)
   try:
@@ -71,7 +76,7 @@ def _unreadable(path: epath.Path, error: OSError) -> InputError:
 
 
 def _read_lines(path: epath.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-  """Gives each line without its line end, and what it says."""
+  """Yields each line without its line end, and the dict that it encodes."""
   try:
     with remote.os_errors():
       content = path.read_bytes()
@@ -86,19 +91,20 @@ def _read_lines(path: epath.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         f" and numbers or null, got {line[:60].decode(errors='replace')!r}"
       )
     yield line, record
+  # The last line may be complete but for its line end.
   record = _parse(torn)
   if record is not None:
     yield torn, record
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-  """What a line of metrics says, or None if it is malformed."""
+  """Returns the dict that a line encodes, or None if it is malformed."""
   try:
     record = json.loads(line.decode())
   except ValueError:
     return None
   if not isinstance(record, dict) or not isinstance(record.get("step"), int):
     return None
-  # Unlike isinstance, type tells true and false from numbers.
+  # With isinstance, true and false would pass for numbers.
   numbers = all(type(v) in (int, float, type(None)) for v in record.values())
   return record if numbers else None

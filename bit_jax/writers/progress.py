@@ -1,5 +1,5 @@
-"""How far training is, on the terminal or in a log."""
-# A method that overrides one of MetricWriter has its docstring there.
+"""Shows the progress of training on the terminal or in a log."""
+# Methods that override MetricWriter's have their docstrings there.
 # ruff: noqa: D102
 
 import os
@@ -12,28 +12,28 @@ import tqdm
 
 from bit_jax.writers.base import MetricWriter
 
-# Between two signs of life, where metrics are written less often.
+# Seconds between two updates of the bar, or two lines, without metrics.
 _BAR_SECS, _LINE_SECS = 1.0, 60.0
 
 
 class ProgressWriter(MetricWriter):
-  """Shows on the terminal how far training is.
+  """Shows the progress of training as a bar or as lines.
 
-  On a terminal: a bar with the loss, the speed and the time left, and a line
-  above it for each write of other metrics than training ones. Elsewhere (a log
-  file, a pipe): a plain line for every write, and for a step in each minute
+  On a terminal, this is a bar with the loss, the speed and the time left, and
+  above it a line for each write of metrics other than training's. Elsewhere (a
+  log file, a pipe), it is a plain line for each write, and one every minute
   without any.
 
-  The speed is that between two writes, without the time that evaluation took
-  between them. Speed and time left need two training writes: the first one
-  holds the compilation and would mislead.
+  The speed is measured between two writes, without the time of an evaluation
+  between them. Speed and time left are shown from the second training write on,
+  because the time before the first one includes the compilation.
 
   Args:
-    total_steps: the step at which training ends.
-    start_step: the step it starts from, > 0 after a resume.
-    batch_size: images a step, to give the speed in img/s; 0: in steps/s.
-    stream: where to write; standard error if None.
-    clock: a function that gives the time in seconds.
+    total_steps: The step at which training ends.
+    start_step: The step it starts from, > 0 after a resume.
+    batch_size: Images per step, to show the speed in img/s; 0 for steps/s.
+    stream: The stream to write to; None for standard error.
+    clock: Returns the time in seconds.
   """
 
   def __init__(
@@ -67,7 +67,8 @@ class ProgressWriter(MetricWriter):
     values = {
       name: f"{float(value):.5g}"
       for name, value in scalars.items()
-      if not name.endswith("_hash")  # To compare runs by, not to read.
+      # Hashes are for comparing runs, not for people.
+      if not name.endswith("_hash")
     }
     self._shown = self._clock()
     is_train = any(name.startswith("train/") for name in values)
@@ -104,7 +105,7 @@ class ProgressWriter(MetricWriter):
       self._bar.close()
 
   def _pace(self, step: int, is_train: bool) -> list[str]:
-    """The speed since the last write and the time left, where known."""
+    """Returns the speed since the last write and the time left, if known."""
     now = self._clock()
     pace = []
     if is_train and self._first_write is not None and self._last_write:
@@ -126,5 +127,5 @@ class ProgressWriter(MetricWriter):
 
 
 def _is_terminal(stream: TextIO) -> bool:
-  # A container's terminal may have no size, and tqdm would show nothing there.
+  # A container's terminal may have a size of 0, in which tqdm shows nothing.
   return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0

@@ -1,9 +1,8 @@
-"""Metrics to JSON lines, TensorBoard and the terminal.
+"""Writers of metrics to JSON lines, TensorBoard and the terminal.
 
-The interface is that of `clu.metric_writers`, whose own writers import
-TensorFlow; nothing here does, even where TensorFlow is installed.
+None of them imports TensorFlow, even if it is installed.
 """
-# A method that overrides one of MetricWriter has its docstring there.
+# Methods that override MetricWriter's have their docstrings there.
 # ruff: noqa: D102
 
 import contextlib
@@ -24,10 +23,10 @@ from bit_jax.writers.progress import ProgressWriter
 
 
 class JsonlWriter(MetricWriter):
-  """Appends one JSON object a write to a file, flushed line by line.
+  """Appends one JSON object per write to a file, and flushes it.
 
-  A line is {"step": 500, "train/loss": 0.91, ...}. JSON knows neither NaN nor
-  infinity: both become null, which pandas reads as NaN again.
+  A line is {"step": 500, "train/loss": 0.91, ...}. JSON has neither NaN nor
+  infinity: both become null, which pandas reads as NaN.
   """
 
   def __init__(self, path: epath.PathLike):
@@ -50,15 +49,15 @@ class JsonlWriter(MetricWriter):
 
 
 class TensorBoardWriter(MetricWriter):
-  """Writes TensorBoard events from a thread of its own.
+  """Writes TensorBoard events in a thread of its own.
 
-  Writing only puts an event in an unbounded queue, so a slow disk never holds
-  up the training loop; the thread flushes every ten seconds.
+  A write only puts an event in an unbounded queue, so that a slow disk never
+  delays the training loop; the thread flushes every ten seconds.
 
   Args:
-    logdir: where the event file goes; made if missing.
-    start_step: events of later steps that an earlier, killed process left in
-      `logdir` are hidden by TensorBoard.
+    logdir: Folder of the event file; created if missing.
+    start_step: The restored step. TensorBoard hides events of later steps that
+      an earlier, killed process left in `logdir`.
   """
 
   def __init__(self, logdir: epath.PathLike, start_step: int = 0):
@@ -86,7 +85,11 @@ class TensorBoardWriter(MetricWriter):
 
 
 class MirrorWriter(MetricWriter):
-  """Copies what other writers write to a local folder; closed after them."""
+  """Copies the files of other writers to a store; must be closed after them.
+
+  Args:
+    mirror: The mirror of the local folder that the others write to.
+  """
 
   def __init__(self, mirror: remote.Mirror):
     self._mirror = mirror
@@ -99,7 +102,7 @@ class MirrorWriter(MetricWriter):
 
 
 class MultiWriter(MetricWriter):
-  """Writes everything to each of several writers."""
+  """Writes to several writers."""
 
   def __init__(self, writers: Sequence[MetricWriter]):
     self._writers = tuple(writers)
@@ -107,7 +110,7 @@ class MultiWriter(MetricWriter):
   def write_scalars(
     self, step: int, scalars: Mapping[str, SupportsFloat]
   ) -> None:
-    # Each value leaves the device once, not once for each writer.
+    # Values are read from the device once, not once per writer.
     values = {name: float(value) for name, value in scalars.items()}
     for writer in self._writers:
       writer.write_scalars(step, values)
@@ -121,7 +124,7 @@ class MultiWriter(MetricWriter):
       writer.flush()
 
   def close(self) -> None:
-    # Closes all of them, the last one first, even if one fails; then raises.
+    # All writers are closed, the last one first, even if one of them raises.
     with contextlib.ExitStack() as stack:
       for writer in self._writers:
         stack.callback(writer.close)
@@ -138,18 +141,20 @@ def create(
   """Builds the writers of a training run.
 
   Args:
-    workdir: the work directory, made if missing; gets metrics.jsonl and the
-      TensorBoard events. One in an object store gets copies of local files: now
-      and then, soon after a flush, and when the writer is closed.
-    total_steps: the step at which training ends.
-    start_step: the restored step; what metrics.jsonl holds of later steps is
-      cut off, since they are run again.
-    batch_size: images a step, over all hosts.
-    is_lead: False on every host but one, which gives a writer that does
-      nothing.
+    workdir: The work directory, for metrics.jsonl and TensorBoard events;
+      created if missing. If it is in an object store, local files are copied to
+      it from time to time, soon after a flush, and on closing.
+    total_steps: The step at which training ends.
+    start_step: The restored step. Metrics of later steps are removed from
+      metrics.jsonl, since these steps are run again.
+    batch_size: Images per step, over all hosts.
+    is_lead: True on one host; on the others, the writer does nothing.
+
+  Returns:
+    A writer to all of them.
 
   Raises:
-    InputError: if there is a metrics.jsonl that is not one of ours.
+    InputError: There is a metrics.jsonl that is not one of ours.
   """
   if not is_lead:
     return MetricWriter()
@@ -160,7 +165,8 @@ def create(
     if remote.is_remote(workdir):
       mirror = remote.Mirror(workdir)
       stack.callback(mirror.close)
-      writers.append(MirrorWriter(mirror))  # The first is closed last.
+      # The first writer is closed last: when the others' files are complete.
+      writers.append(MirrorWriter(mirror))
       folder = mirror.folder
     else:
       folder.mkdir(parents=True, exist_ok=True)
@@ -175,10 +181,10 @@ def create(
 
 
 def _import_tensorboard() -> types.SimpleNamespace:
-  """The parts of TensorBoard that write events, imported when first needed."""
-  # TensorBoard takes file access from TensorFlow where that is installed, which
-  # costs seconds and may reserve the accelerator's memory. That it can import a
-  # module of this name is its own switch to built-in file access.
+  """Imports and returns the parts of TensorBoard that write events."""
+  # If TensorFlow is installed, TensorBoard uses it for file access, which costs
+  # seconds and may reserve the accelerator's memory. It uses its own file
+  # access if it can import a module of this name.
   notf = "tensorboard.compat.notf"
   sys.modules.setdefault(notf, types.ModuleType(notf))
   from tensorboard.compat.proto import event_pb2

@@ -37,7 +37,7 @@ def test_bf16_keeps_statistics_in_float32():
 
 
 def batch_norm_reference(x, group):
-  """Float64: normalizes each run of `group` examples by its own statistics."""
+  """Normalizes each `group` consecutive examples by their statistics."""
   parts = np.split(x, len(x) // group)
   return np.concatenate(
     [(p - p.mean((0, 1, 2))) / np.sqrt(p.var((0, 1, 2)) + 1e-5) for p in parts]

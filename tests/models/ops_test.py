@@ -13,7 +13,7 @@ KINDS = ("cpu", "tpu", "default")
 
 @pytest.fixture
 def form(request, monkeypatch):
-  """Has the form for a kind of device computed, here."""
+  """Selects the implementation for a kind of device, on this device."""
 
   def choose(*args, default, **forms):
     return forms.get(request.param, default)(*args)
@@ -23,7 +23,7 @@ def form(request, monkeypatch):
 
 
 def with_gradient(function, x, grads):
-  """Returns function(x), and the gradient of x that grads give."""
+  """Returns y = function(x), and the gradient of x for a gradient of y."""
 
   @jax.jit
   def both(x, grads):
@@ -83,7 +83,7 @@ def test_group_norm_against_float64(form, mean):
 
 
 def test_group_norm_takes_few_passes_over_memory():
-  """Counted in the compiled step; the figure is exact and repeatable."""
+  """Counts passes in the compiled step, which is exact and repeatable."""
   shape = (8, 32, 32, 256)
   x = jax.ShapeDtypeStruct(shape, jnp.float32)
   channels = jax.ShapeDtypeStruct(shape[-1:], jnp.float32)

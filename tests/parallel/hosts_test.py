@@ -75,7 +75,7 @@ def test_one_process_needs_nobody(monkeypatch, tmp_path):
 
 @pytest.fixture
 def other_code(tmp_path):
-  """A copy of the package; one file of a folder in it differs by a line."""
+  """Returns a copy of the package in which one file has another line."""
   package = hosts._PACKAGE
   shutil.copytree(package, tmp_path / "bit_jax")
   with (tmp_path / "bit_jax" / "data" / "pipeline.py").open("a") as f:
@@ -84,11 +84,11 @@ def other_code(tmp_path):
 
 
 def check_same_among_hosts(monkeypatch, others):
-  """Calls check_same as host 0; others have what it sees with patches.
+  """Calls check_same as host 0, with the answers of simulated other hosts.
 
   Args:
-    monkeypatch: of the test.
-    others: for each further host (module, attribute, value), or ().
+    monkeypatch: The test's.
+    others: For each other host, a patch (module, attribute, value), or ().
   """
   monkeypatch.setattr(jax, "process_count", lambda: 1 + len(others))
   sent = []

@@ -7,7 +7,7 @@ from bit_jax.parallel import sharding
 
 @pytest.fixture
 def compiled():
-  """The functions that are compiled from here on."""
+  """Yields a list that the names of compiled functions are appended to."""
   names = []
 
   def listen(event, duration, fun_name="", **_):

@@ -34,7 +34,7 @@ def test_the_second_signal_ends_the_process_at_once(number):
     assert process.wait(timeout=60) == 128 + number
 
 
-def test_handlers_are_put_back():
+def test_previous_handlers_are_restored():
   before = [signal.getsignal(number) for number in stopping.SIGNALS]
   with stopping.StopRequest() as stop:
     signal.raise_signal(signal.SIGUSR1)
@@ -56,7 +56,7 @@ def test_other_threads_install_nothing():
   assert seen == [(before, "")]
 
 
-def test_one_host_agrees_with_itself(mesh):
-  agree = stopping.make_agreement(mesh)
-  assert agree(True) is True
-  assert agree(False) is False
+def test_one_host_gets_its_own_flag(mesh):
+  any_host = stopping.make_agreement(mesh)
+  assert any_host(True) is True
+  assert any_host(False) is False

@@ -1,7 +1,7 @@
 import re
 import threading
 
-from bit_jax.run import watchdog
+from bit_jax.run.watchdog import Watchdog
 
 
 class Clock:
@@ -12,67 +12,67 @@ class Clock:
     return self.secs
 
 
-def test_it_speaks_when_nothing_has_finished_and_again_each_time():
+def test_it_reports_a_lack_of_progress_and_again_after_each_limit():
   clock = Clock()
-  dog = watchdog.Watchdog(2, clock=clock)
+  watchdog = Watchdog(2, clock=clock)
   clock.secs = 119
-  assert dog.check() == ""
+  assert watchdog.check() == ""
   clock.secs = 121
-  assert dog.check() == (
+  assert watchdog.check() == (
     "host 0: nothing has finished for 2.0 minutes, at the start"
   )
-  assert dog.check() == ""
-  dog.progress(7)
+  assert watchdog.check() == ""
+  watchdog.progress(7)
   clock.secs = 240
-  assert dog.check() == ""
+  assert watchdog.check() == ""
   clock.secs = 271
-  assert "for 2.5 minutes, after step 7" in dog.check()
+  assert "for 2.5 minutes, after step 7" in watchdog.check()
 
 
 def test_the_late_host_is_named(tmp_path):
   clock = Clock()
-  dogs = [
-    watchdog.Watchdog(
-      1, host=i, num_hosts=3, folder=tmp_path / "hosts", clock=clock
-    )
+  watchdogs = [
+    Watchdog(1, host=i, num_hosts=3, folder=tmp_path / "hosts", clock=clock)
     for i in range(3)
   ]
-  for dog, step in zip(dogs, (12, 11, 12), strict=True):
-    dog.progress(step)
-    assert dog.check() == ""
+  for watchdog, step in zip(watchdogs, (12, 11, 12), strict=True):
+    watchdog.progress(step)
+    assert watchdog.check() == ""
   clock.secs = 61
   assert (
-    dogs[0].check().endswith("; late: host 1 at step 11, the first is at 12")
+    watchdogs[0]
+    .check()
+    .endswith("; late: host 1 at step 11, the first is at 12")
   )
-  dogs[1].progress(12)
-  assert dogs[1].check() == ""
-  assert dogs[2].check().endswith("; all 3 hosts are at the same step")
+  watchdogs[1].progress(12)
+  assert watchdogs[1].check() == ""
+  assert watchdogs[2].check().endswith("; all 3 hosts are at the same step")
   (tmp_path / "hosts" / "host-0.json").unlink()
   clock.secs = 200
-  assert "late: host 0 at step -1" in dogs[1].check()
+  assert "late: host 0 at step -1" in watchdogs[1].check()
 
 
 def test_stacks_of_all_threads_are_shown(capfd):
-  spoken = threading.Event()
+  reported = threading.Event()
 
-  class Impatient(watchdog.Watchdog):
+  class OneReport(Watchdog):
     def check(self):
       text = super().check()
       if text:
         self._done.set()
-        spoken.set()
+        reported.set()
       return text
 
   clock = Clock()
-  with Impatient(1e-3, clock=clock) as dog:
+  with OneReport(1e-3, clock=clock) as watchdog:
     clock.secs = 60.0
-    assert spoken.wait(timeout=60)
-  dog._thread.join()
+    assert reported.wait(timeout=60)
+  watchdog._thread.join()
   shown = capfd.readouterr().err
   assert re.search(r"watchdog: host 0: nothing .*; stacks:", shown)
   assert "test_stacks_of_all_threads_are_shown" in shown
 
 
 def test_zero_minutes_start_no_thread():
-  with watchdog.Watchdog(0) as dog:
-    assert not dog._thread.is_alive()
+  with Watchdog(0) as watchdog:
+    assert not watchdog._thread.is_alive()

@@ -11,7 +11,7 @@ SECS = "jax_persistent_cache_min_compile_time_secs"
 
 @pytest.fixture
 def updates(monkeypatch):
-  """No variables of the environment; what is set instead."""
+  """Clears the environment and records the JAX options that are set."""
   found = {}
   for name in (DIR, SECS, "XDG_CACHE_HOME"):
     monkeypatch.delenv(name.upper(), raising=False)

@@ -1,4 +1,4 @@
-"""A disk that is full, played by a limit on the size of files."""
+"""Tests with a full disk, simulated by a limit on the size of files."""
 
 import pytest
 

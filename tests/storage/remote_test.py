@@ -1,8 +1,8 @@
-"""Tests of remote.py, and of all that must work in gs:// work directories.
+"""Tests of remote.py, and of everything that works in gs:// work directories.
 
-The store is in memory, and as strict as a real one: an object cannot be
-appended to, a file written there cannot be sought in, the object appears when
-it is closed, and folders are but prefixes of names.
+The store is in memory and has the limits of a real one: an object cannot be
+appended to, a file opened for writing cannot seek, an object becomes visible
+when it is closed, and folders are only prefixes of names.
 """
 
 import http.server
@@ -39,11 +39,12 @@ from bit_jax.writers import metrics_file, writer
 from configs import downstream
 
 RUN = epath.Path("gs://bucket/runs/a")
-SECS = 20  # No test waits that long, unless it fails.
+# Time limit of waits; only a failing test reaches it.
+SECS = 20
 
 
 class HttpError(Exception):
-  """Looks like one of gcsfs: no OSError."""
+  """An error of gcsfs that is no OSError."""
 
   __module__ = "gcsfs.retry"
 
@@ -67,12 +68,12 @@ class Upload(io.BytesIO):
 
 
 class Bucket(memory.MemoryFileSystem):
-  """What is in the store, and what happened there.
+  """A store in memory, whose uploads and errors the test controls.
 
   Attributes:
-    gate: uploads wait for it.
-    error: what the next uploads and reads raise, if any.
-    attempts: gets the name of each file whose upload has ended or failed.
+    gate: Uploads wait until it is set.
+    error: Raised by uploads and reads; None for no error.
+    attempts: Receives the name of each file whose upload has ended or failed.
   """
 
   protocol = ("gs", "gcs")
@@ -117,7 +118,7 @@ class Bucket(memory.MemoryFileSystem):
 
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
-  """An empty store behind gs://, and an empty folder for temporary files."""
+  """Serves an empty store as gs://, and empties the temporary folder."""
   bucket = type("Bucket", (Bucket,), {"store": {}, "pseudo_dirs": [""]})
   bucket.gate, bucket.attempts = threading.Event(), queue.Queue()
   bucket.gate.set()
@@ -132,7 +133,7 @@ def bucket(monkeypatch, tmp_path):
 
 
 class StorageRequest(http.server.BaseHTTPRequestHandler):
-  """What TensorStore asks of a store: to write an object, and to read one."""
+  """Answers TensorStore's requests to write an object and to read one."""
 
   protocol_version = "HTTP/1.1"
 
@@ -186,7 +187,7 @@ class StorageRequest(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def api(bucket, monkeypatch):
-  """Serves the store to TensorStore too, which uses no fsspec."""
+  """Serves the store to TensorStore too, which does not use fsspec."""
   server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StorageRequest)
   server.bucket = bucket
   thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -207,7 +208,7 @@ def api(bucket, monkeypatch):
 
 
 def names(bucket, folder=RUN):
-  """The objects in a folder."""
+  """Returns the names of the objects in a folder."""
   prefix = bucket._strip_protocol(str(folder)) + "/"
   return sorted(path.removeprefix(prefix) for path in bucket.store)
 

@@ -141,7 +141,7 @@ def test_every_layout_keeps_the_dtype(layout, dtype, tmp_path):
 
 @pytest.fixture(scope="module")
 def timm_file(tmp_path_factory):
-  """The golden's weights, brought from the official layout to timm's."""
+  """Returns a file of the golden's weights in timm's layout."""
   folder = tmp_path_factory.mktemp("timm")
   first = save(folder / "first.npz", seeded_weights.make(50, 1, 21, 0))
   weights.save_as(folder / "x.safetensors", weights.load(first), layouts.TIMM)
@@ -425,7 +425,7 @@ def test_nothing_there(tmp_path):
 
 
 def make_network(**options):
-  """Random weights whose statistics and norms are not what they start as."""
+  """Returns a model and variables that all differ from their initial values."""
   model = models.create("R14x0.25", num_classes=3, **options)
   rng = np.random.default_rng(0)
 

@@ -16,7 +16,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-  """A folder that stands for the official bucket."""
+  """Replaces the official bucket by an empty folder and returns it."""
   monkeypatch.setattr(releases, "URL", (tmp_path / "bucket").as_uri())
   (tmp_path / "bucket" / "vtab").mkdir(parents=True)
   return tmp_path / "bucket"

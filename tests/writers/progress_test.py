@@ -13,7 +13,7 @@ from bit_jax.writers.progress import ProgressWriter
 
 
 class _Clock:
-  """A clock that goes on only when told to."""
+  """A clock that the test sets."""
 
   def __init__(self):
     self.secs = 100.0
@@ -99,7 +99,7 @@ def test_progress_survives_nan_and_steps_past_the_end():
 
 
 def _on_terminal(rows, columns, use):
-  """What `use(stream)` makes a terminal of this size receive."""
+  """Returns what a terminal of this size receives from `use(stream)`."""
   lead, terminal = pty.openpty()
   fcntl.ioctl(
     terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0)

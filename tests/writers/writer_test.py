@@ -28,7 +28,7 @@ def _accumulate(logdir):
 
 
 def _make_older(logdir):
-  """Lets event files sort as if the next one came seconds later."""
+  """Renames event files as if they had been created seconds earlier."""
   for i, path in enumerate(logdir.glob("events.out.tfevents.*")):
     path.rename(path.with_name(f"events.out.tfevents.{i}"))
 
