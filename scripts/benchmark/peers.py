@@ -183,7 +183,7 @@ def make(
 
 
 class TfData:
-  """tf.data with the fused decode and crop of TensorFlow's ImageNet examples."""
+  """tf.data with fused decode and crop, as in TensorFlow's ImageNet code."""
 
   name = TF_DATA
   compile_secs = 0.0

@@ -174,7 +174,7 @@ class Ours:
     jax.block_until_ready((self._state, results))
 
   def memory(self) -> dict[str, Any]:
-    """Returns the compiler's sum and, if known, the device's peak or the RSS."""
+    """Returns the compiler's sum and, if known, the device's peak or RSS."""
     found = {"compiler_bytes": self.cost.total_bytes}
     stats = self._device.memory_stats() or {}
     if peak := stats.get("peak_bytes_in_use"):
