@@ -31,7 +31,7 @@ def test_images_that_cannot_be_used(src, out):
     bad.write_bytes(data)
     with pytest.raises(InputError, match=rf"{bad}: .*{message}.*; --skip_bad"):
       run(src, out, shard_mib=1)
-  # What a viewer would show is good enough.
+  # Images with trailing bytes or gzip around them are usable.
   for data in (good, good + b"\n", png + b"\0", gzip.compress(good), webp):
     bad.write_bytes(data)
     shutil.rmtree(out / "mine", ignore_errors=True)
@@ -43,7 +43,7 @@ def test_images_that_cannot_be_used(src, out):
 def test_bad_images_can_be_left_out(src, out, capsys):
   (src / "cat" / "03.jpg").write_bytes(b"")
   (src / "dog" / "05.jpg").write_bytes(b"?")
-  # So many shards that some have no image left.
+  # With one image per shard, some shards stay empty.
   args = [str(src), "--name=mine", f"--data_dir={out}", "--shard_mib=1e-9"]
   assert pack.main(args) == 1
   assert capsys.readouterr().err.count("\n") == 1
@@ -68,7 +68,7 @@ def test_bad_images_can_be_left_out(src, out, capsys):
 
 
 def test_a_file_that_cannot_be_read_is_never_left_out(src, out, monkeypatch):
-  # The disk failed, not the image; the next run may find it.
+  # The disk failed, not the image: another run may be able to read it.
   read = images.Images.read
 
   def fail(self, index):

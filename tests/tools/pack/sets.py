@@ -15,7 +15,7 @@ _counter = itertools.count(1)
 
 
 def write(root, *names):
-  """Writes small images, no two alike, and returns the root."""
+  """Writes small images, all different, and returns the root."""
   for name in names:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def numbered(*classes, count=4, suffix=".jpg"):
 
 
 def tar(root):
-  """Makes a tar of every class folder and removes the folder."""
+  """Replaces every class folder by a tar."""
   for path in [p for p in root.iterdir() if p.is_dir()]:
     with tarfile.open(f"{path}.tar", "w") as file:
       for member in path.iterdir():
@@ -59,7 +59,7 @@ def load(data_dir, split="train"):
 
 
 def examples(source):
-  """Returns the (bytes, label) of every example, in no order."""
+  """Returns the sorted (bytes, label) pairs of all examples."""
   found = (source.examples[i] for i in range(len(source)))
   return sorted((e["image"], e["label"]) for e in found)
 

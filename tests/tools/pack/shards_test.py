@@ -25,7 +25,7 @@ def test_slices_are_random_subsets_and_always_the_same(tmp_path, out):
   counts = np.bincount(labels, minlength=3)
   assert counts.sum() == 90
   assert counts.min() >= 20
-  # An image more moves no other.
+  # An additional image does not change the order of the others.
   write(src, "bee/new.png")
   run(src, out / "2")
   again = [record[0] for record in records(out / "2")]
@@ -44,7 +44,7 @@ def test_shards_have_the_size_asked_for(tmp_path, out):
 
 
 class Stop:
-  """Makes reading stop like Ctrl-C before the image of a given number."""
+  """Raises KeyboardInterrupt after a number of images, as Ctrl-C would."""
 
   def __init__(self, monkeypatch, after):
     self.left = after
@@ -117,7 +117,8 @@ def test_an_error_stops_all_threads(src, out, monkeypatch):
   reads, second = itertools.count(), threading.Event()
 
   def read(self, index):
-    # For a process that is killed before the first shard is finished.
+    # The state file must exist before the first shard is finished, as the
+    # process may be killed.
     assert (out / "mine" / "incomplete.1.0.0" / "pack.json").exists()
     if next(reads):
       second.set()
