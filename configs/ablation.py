@@ -1,7 +1,7 @@
 """The paper's ablations: normalization, budget, early decay, weight decay.
 
-Studies for scripts/study.py, each of the runs that one table or figure of the
-paper compares:
+Studies for scripts/study.py. Each consists of the runs that one table or figure
+of the paper compares:
 
 | study        | runs                                            | paper       |
 |--------------|-------------------------------------------------|-------------|
@@ -15,25 +15,27 @@ paper compares:
   python -m scripts.study --workdir=/tmp/norm \\
       --study=configs/ablation.py:study=norm,model=R50x1,data_dir=/data/tfds
 
-A run alone, on a pod for instance (`init=WEIGHTS` for those of VTAB-1k):
+A single run, e.g. on a pod (runs on VTAB-1k also need `init=WEIGHTS`):
 
   python -m bit_jax.main --workdir=/tmp/norm/gn_ws \\
       --config=configs/ablation.py:study=norm,run=gn_ws,data_dir=/data/tfds
 
-`preset` is one of configs/upstream.py and `dataset` replaces its data; `steps`
-replaces the length of the run (of 1x in study budget, where the warm-up shrinks
-with it; else it is 5000 steps whatever the length). `batch_group` is how
-many examples share the statistics of BatchNorm, 0 for all: 8 is what a device
-sees with the paper's 512. `tasks` are VTAB's, joined by `+`, `all` or `none`.
+Arguments: `preset` is one of configs/upstream.py, and `dataset` replaces its
+data. `steps` replaces the length of a run, and the warm-up scales with it. In
+study budget `steps` is the length of 1x; runs of all lengths have the same
+warm-up, 5000 steps without `steps`.
+`batch_group` is the number of examples that share BatchNorm's statistics, 0 for
+all; one of the paper's 512 devices sees 8. `tasks` are VTAB's tasks joined by
+`+`, or `all`, or `none`.
 
 Expected (paper, R50x1 on ILSVRC-2012 at batch 4096, top-1 in %, tolerance 0.5):
-BN 75.6, BN + WS 75.8, GN 70.2, GN + WS 76.0; the same on VTAB-1k: 67.72, 66.78,
-68.77, 70.39. Budget: on ImageNet-21k the budget of ILSVRC-2012 is worse than
-training on ILSVRC-2012, and only 3x and 10x gain from the larger set. Early
-decay looks converged and ends lower. Weight decay 1e-5 converges faster and
-ends lower than 1e-4. Where the paper's dashed curve decays is only drawn there,
-not stated: 30 % is our choice. Not run at this size here;
-configs/reproduction.py is a small normalization study that was.
+BN 75.6, BN + WS 75.8, GN 70.2, GN + WS 76.0; on VTAB-1k, in the same order:
+67.72, 66.78, 68.77, 70.39. Budget: with the budget of ILSVRC-2012, training on
+ImageNet-21k is worse than on ILSVRC-2012; only 3x and 10x gain from the larger
+set. Early decay looks converged and ends lower. Weight decay 1e-5 converges
+faster and ends lower than 1e-4. The paper draws the dashed curve of the early
+decay without stating its decay points: 30 % is our choice. Not run at this
+size; configs/reproduction.py is a small normalization study that was run.
 """
 
 import ml_collections
@@ -82,10 +84,13 @@ def _parse(arg: str | None) -> dict:
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the config of one run, `study=,run=,...`.
+  """Returns the config of one run of a study.
+
+  Args:
+    arg: `study=,run=,...`, as the module describes.
 
   Raises:
-    InputError: the study has no such run.
+    InputError: The study has no such run, or the run needs `init`.
   """
   args = _parse(arg)
   runs = {run.name: run for run in _study(args).runs}
@@ -102,7 +107,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def get_study(arg: str | None = None) -> Study:
-  """Returns the study of `study=,preset=,model=,dataset=,data_dir=,...`."""
+  """Returns a study.
+
+  Args:
+    arg: `study=,preset=,model=,dataset=,data_dir=,...`, as the module
+      describes.
+
+  Raises:
+    InputError: An argument has an unknown value.
+  """
   return _study(_parse(arg))
 
 
@@ -117,12 +130,12 @@ def _study(args: dict) -> Study:
 
 
 def set_norm(config: ml_collections.ConfigDict, norm: str, group: int) -> None:
-  """Makes the network of a config one of NORMS.
+  """Sets the normalization of a config's network.
 
   Args:
-    config: its `model` is changed.
-    norm: a key of NORMS.
-    group: examples that share BatchNorm's statistics; 0 for all.
+    config: The config to change.
+    norm: A key of NORMS.
+    group: Number of examples that share BatchNorm's statistics; 0 for all.
   """
   _, config.model.norm, config.model.weight_standardization = NORMS[norm]
   if config.model.norm == "bn":
@@ -209,9 +222,11 @@ def _budget(args: dict) -> Study:
     (f"{times}x", f"{times} x"): _upstream(args) for times in (1, 3, 10)
   }
   for config, times in zip(configs.values(), (1, 1, 3, 10), strict=True):
-    config.total_steps = 0  # It would scale the warm-up along.
+    # total_steps would scale the warm-up in proportion, also for 3x and 10x.
+    config.total_steps = 0
     config.schedule.total = f"{times * steps} steps"
-    config.schedule.decay_at = "33.3 %,66.7 %,88.9 %"  # 30, 60, 80 of 90.
+    # These are BiT-S's decay points: 30, 60 and 80 of 90 epochs.
+    config.schedule.decay_at = "33.3 %,66.7 %,88.9 %"
     warmup_steps = round(_WARMUP_STEPS * steps / _BIT_S_STEPS)
     config.schedule.warmup = f"{warmup_steps} steps"
   return _compare(args, "Budget", "budget", configs)

@@ -1,9 +1,9 @@
 """Fine-tuning with the BiT-HyperRule (paper section 3.3), for any data set.
 
 SGD with momentum 0.9, learning rate 0.003, batch 512, no weight decay, a new
-head of zeros, all weights trained. The rule looks at the number of training
-examples (steps, decay points, mixup) and at the image size (resolution); see
-`bit_jax/recipe/hyperrule.py`.
+head of zeros, all weights trained. The rule, `bit_jax/recipe/hyperrule.py`,
+derives steps, decay points and mixup from the number of training examples, and
+the resolution from the image size.
 
 | preset | difference                                                        |
 |--------|-------------------------------------------------------------------|
@@ -20,7 +20,7 @@ examples (steps, decay points, mixup) and at the image size (resolution); see
 
 Expected (official release, light, BiT-M-R50x1, medians): CIFAR-10 with 1 / 5 /
 all examples per class 54.1 / 82.4 / 97.3 %, CIFAR-100 35.2 / 64.8 / 86.4 %.
-Not run here: the released weights cannot be downloaded on our machines.
+Not run: the released weights cannot be downloaded on our machines.
 """
 
 import ml_collections
@@ -32,7 +32,14 @@ PRESETS = ("paper", "code", "light", "quick")
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the config of `preset=,model=,dataset=,data_dir=,...`."""
+  """Returns the config.
+
+  Args:
+    arg: `preset=,model=,dataset=,data_dir=,examples_per_class=`.
+
+  Raises:
+    InputError: An argument has an unknown value.
+  """
   args = common.parse_arg(
     arg,
     preset="paper",
@@ -55,7 +62,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     c.optim.lr = 0.001
   elif preset == "quick":
     c.input.batch_size = 32
-    c.input.resize_px = 40  # The rule's 5 : 4.
+    # The ratio 5 : 4 is the rule's for small images.
+    c.input.resize_px = 40
     c.input.crop_px = 32
     c.schedule.total = "150 steps"
     c.optim.lr = 0.01

@@ -1,21 +1,21 @@
-"""k-shot fine-tuning: balanced subsets, several draws, medians (section 4.2).
+"""k-shot fine-tuning on balanced subsets, with medians (paper, section 4.2).
 
-A study for scripts/study.py. Each number of examples per class is drawn
-`samples` times; the draws are kept in WORKDIR/subsets and used again by every
-run, from the weights of `init` and, with `scratch=1`, from random ones.
+A study for scripts/study.py. For each number of examples per class, `samples`
+subsets are drawn and stored in WORKDIR/subsets. Each is fine-tuned from the
+weights `init` and, with `scratch=1` or without `init`, from random weights.
 
   python -m scripts.study --workdir=/tmp/kshot \\
       --study=configs/kshot.py:dataset=cifar10,model=R50x1,init=BiT-M-R50x1
 
-`shots` are joined by `+`. `preset` is one of configs/downstream.py; the rule
-counts all examples of a subset.
+`shots` are the numbers of examples per class, joined by `+`. `preset` is one of
+configs/downstream.py; the HyperRule applies to the size of the whole subset.
 
 Expected (official release, preset light, BiT-M-R50x1, medians of its runs):
 CIFAR-10 with 1 / 5 examples per class 54.1 / 82.4 %, CIFAR-100 35.2 / 64.8 %;
 R101x3 53.9 / 85.8 % and 35.0 / 70.8 %. With one example per class the draws
-differ by several points: compare medians, and read the range beside them. Not
-run here: the released weights cannot be downloaded on our machines.
-configs/reproduction.py has k-shot runs that were.
+differ by several points, so compare medians and mind the range. Not run: the
+released weights cannot be downloaded on our machines. configs/reproduction.py
+has k-shot runs that were run.
 """
 
 from bit_jax.errors import InputError
@@ -24,7 +24,14 @@ from configs import common, downstream
 
 
 def get_study(arg: str | None = None) -> Study:
-  """Returns the study of `dataset=,data_dir=,model=,init=,shots=,...`."""
+  """Returns the study.
+
+  Args:
+    arg: `dataset=,data_dir=,model=,init=,shots=,...`, as the module describes.
+
+  Raises:
+    InputError: An argument has an unknown value.
+  """
   args = common.parse_arg(
     arg,
     preset="paper",
@@ -85,7 +92,7 @@ def shot_numbers(text: str) -> list[int]:
   """Returns the numbers of `1+5+10`.
 
   Raises:
-    InputError: the text has another form.
+    InputError: The text has another form.
   """
   try:
     shots = [int(part) for part in text.split("+")]

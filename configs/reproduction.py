@@ -1,10 +1,10 @@
-"""BiT's claims at the size of a CPU: Tiny-ImageNet to CIFAR-10 and Flowers-102.
+"""BiT's claims on a small scale: Tiny-ImageNet to CIFAR-10 and Flowers-102.
 
-A study for scripts/study.py that pre-trains on Tiny-ImageNet (100,000 images of
-200 classes, as BiT-S in proportion) and fine-tunes on CIFAR-10 and Flowers-102
-with 1, 5 and 10 examples per class and on all of CIFAR-10, against the same
-networks from random weights. Flowers-102 has 10 training images a class, so 10
-is all of it.
+A study for scripts/study.py that runs on a CPU. It pre-trains on Tiny-ImageNet
+(100,000 images of 200 classes) with a schedule in proportion to BiT-S's. It
+fine-tunes on CIFAR-10 and Flowers-102 with 1, 5 and 10 examples per class and
+on all of CIFAR-10, and compares with the same networks from random weights.
+Flowers-102 has 10 training images per class, so 10 is all of it.
 
 | network            | why                                                   |
 |--------------------|-------------------------------------------------------|
@@ -16,14 +16,14 @@ is all of it.
   python -m scripts.study --workdir=workdir/reproduction \\
       --study=configs/reproduction.py:data_dir=DIR
 
-It differs from the paper's recipes where a CPU cannot follow: images of 32 px,
-batch 64 upstream and 32 downstream; two epochs at learning rate 0.3 x batch /
-256, ten times the paper's; preset `quick` (150 steps); all of CIFAR-10 in 1000
-steps of 64 with mixup 0.1. Learning rates and steps of few examples are the
-quickstart's; the two epochs and the 1000 steps are what the time allowed.
+To fit on a CPU it differs from the paper's recipes: images of 32 px; batch 64
+upstream and 32 downstream; two epochs at learning rate 0.3 x batch / 256, ten
+times the paper's; preset `quick` (150 steps); all of CIFAR-10 in 1000 steps of
+64 with mixup 0.1. The learning rates, and the steps for few examples, are those
+of the quickstart; the two epochs and the 1000 steps are what the time allowed.
 Nothing was chosen on the test splits.
 
-Measured: the README, and measured/reproduction.json.
+Measured: README.md shows the results, measured/reproduction.json stores them.
 """
 
 import ml_collections
@@ -33,9 +33,9 @@ from configs import common, downstream, upstream
 from configs.ablation import NORMS, set_norm
 
 UPSTREAM = "tiny_imagenet"
-# {data set: examples per class; 0: all}.
+# {data set: numbers of examples per class}; 0 stands for all examples.
 DOWNSTREAM = {"cifar10": (1, 5, 10, 0), "oxford_flowers102": (1, 5, 10)}
-# (variant, norm, also from random weights).
+# (variant, norm, whether it is also trained from random weights).
 NETWORKS = (
   ("R14x0.25", "gn_ws", True),
   ("R14x0.5", "gn_ws", True),
@@ -77,7 +77,11 @@ def _downstream(
 
 
 def get_study(arg: str | None = None) -> Study:
-  """Returns the study of `data_dir=`."""
+  """Returns the study.
+
+  Args:
+    arg: `data_dir=PATH`, the folder of the TFDS sets.
+  """
   data_dir = common.parse_arg(arg, data_dir="")["data_dir"]
   runs = []
   for variant, norm, _ in NETWORKS:

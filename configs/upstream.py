@@ -1,4 +1,4 @@
-"""Pre-training: BiT-S, BiT-M and BiT-L, and a small one in proportion.
+"""Pre-training of BiT-S, BiT-M and BiT-L, and a smaller recipe in proportion.
 
 Paper (1912.11370) sections 3.1 and 3.3: SGD with momentum 0.9, batch 4096,
 learning rate 0.03 x batch / 256 after 5000 steps of linear warm-up, weight
@@ -11,17 +11,16 @@ decay 1e-4, inception crop to 224 px, random flip, no mixup.
 | bit_l  | JFT-300M (not public)   | 40; 10, 23, 30, 37    | sigmoid |
 | small  | any small labelled set  | 40; 33, 67, 89 %      | softmax |
 
-`small` is BiT-S in proportion: warm-up is 17.8 % of the steps (5000 of BiT-S's
-28,151) and batch 256. With `dataset=X` a preset keeps loss, optimiser and the
-schedule's shape; X gives classes, size, resolution (images smaller than 224 px
-keep their size) and flip.
+`small` is BiT-S in proportion: batch 256, and a warm-up of 17.8 % of the steps
+(5000 of BiT-S's 28,151). With `dataset=X` a preset keeps its loss, optimiser
+and shape of the schedule; X determines classes, number of examples, resolution
+(images smaller than 224 px keep their size) and flip.
 
   python -m bit_jax.main --workdir=/tmp/bit_s \\
       --config=configs/upstream.py:preset=bit_s,model=R50x1
 
-Expected (paper): R50x1 with GroupNorm and weight
-standardization reaches 76.0 % on ILSVRC-2012 at batch 4096. Not run here: the
-paper used 512 TPUv3 cores.
+Expected (paper): R50x1 with GroupNorm and weight standardization reaches 76.0 %
+on ILSVRC-2012 at batch 4096. Not run; the paper used 512 TPUv3 cores.
 """
 
 import ml_collections
@@ -29,7 +28,7 @@ import ml_collections
 from bit_jax.errors import InputError
 from configs import common
 
-# Data set, loss, length and decay points of each preset.
+# {preset: (data set, loss, length, decay points)}.
 PRESETS = {
   "bit_s": (
     "imagenet2012",
@@ -54,7 +53,14 @@ PRESETS = {
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the config of `preset=,model=,dataset=,data_dir=,...`."""
+  """Returns the config.
+
+  Args:
+    arg: `preset=,model=,dataset=,data_dir=,examples_per_class=`.
+
+  Raises:
+    InputError: An argument has an unknown value.
+  """
   args = common.parse_arg(
     arg,
     preset="bit_s",

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Checks format, lint, types and shell scripts; runs every check, names those
-# that fail and then exits 1. `.venv/bin/ruff format .` repairs the format.
+# Checks format, lint, types and shell scripts. Runs all checks, then names
+# those that failed and exits with 1. `.venv/bin/ruff format .` repairs the
+# format.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/setup_env.sh
-# Else pyright asks PyPI for a newer release on every run.
+# By default pyright asks PyPI for a newer release on every run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 shell_files=(scripts/*.sh scripts/launch/*.sh .ci/run)
 failed=''

@@ -1,19 +1,20 @@
-"""Kills runs at random moments and compares what they end with, bit for bit.
+"""Kills runs at random moments and compares their results, bit for bit.
 
   python -m scripts.faults [--seeds=3] [--kills=7] [--workdir=DIR]
 
 For each seed one run of a small network is left alone, and another is killed
-(SIGKILL) several times: while it starts, after a random step, and in the middle
-of a save, as soon as its unfinished folder shows. The same command is started
-again each time. At the end both must have the same parameters, optimiser state,
-random key, losses, example ids and evaluations; each step must stand in
-metrics.jsonl once; and the same command once more must change nothing.
+with SIGKILL several times: while it starts, after a random step, and in the
+middle of a save, as soon as its unfinished folder appears. Each time the same
+command is started again. In the end both runs must have the same parameters,
+optimiser state, random key, losses, example ids and evaluations; metrics.jsonl
+must hold each step once; and running the same command again must change
+nothing.
 
-Prints a line for each kill and WORKDIR/faults.json with the times: from start
-to the next step, and what a save keeps the loop waiting. Exits 1 where anything
-differs, naming it; where no kill fell into a save, or fewer than 20 kills
-happened though as many were asked for; and where the median time from start to
-the next step is above 15 s.
+Prints a line for each kill. Writes WORKDIR/faults.json with the times from
+start to the next step and the times for which saves stall the loop. Exits with
+1 and a message if anything differs, if no kill fell into a save, if fewer than
+20 kills happened though as many were asked for, or if the median time from
+start to the next step is above 15 s.
 """
 
 import argparse
@@ -38,21 +39,24 @@ from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import checkpoint
 from bit_jax.writers import metrics_file
 
-# More than the kills of a fast machine get through.
+# A run must be longer than all its kills together, on a fast machine too.
 TOTAL_STEPS = 160
 SAVE_EVERY = 4
-# Kinds of moments, the last one twice as often: it is the most delicate.
+# The moments of kills, in turn. A save is the most delicate one, so it comes
+# twice.
 MOMENTS = ("start", "step", "save", "save")
 
-# What it is all for; the last one is told, not enforced: machines differ.
+# Targets. The last one is reported only, as machines differ.
 LEAST_KILLS = 20
 RESUME_AIM_SECS = 15
 DRIVER_AIM_SECS = 360
 
-_UNFINISHED = "tmp"  # In the name of what Orbax has not committed.
-_FREE = ("train/input_wait", "checkpoint/stall_secs")  # Times, not numbers.
+# The names of checkpoints that Orbax has not committed contain this.
+_UNFINISHED = "tmp"
+# Metrics that are times, which differ between equal runs.
+_FREE = ("train/input_wait", "checkpoint/stall_secs")
 
-say = functools.partial(print, flush=True)
+print_line = functools.partial(print, flush=True)
 
 
 def command(workdir: pathlib.Path, seed: int) -> list[str]:
@@ -73,7 +77,7 @@ def command(workdir: pathlib.Path, seed: int) -> list[str]:
 def started(
   workdir: pathlib.Path, seed: int, log: pathlib.Path
 ) -> Iterator[subprocess.Popen]:
-  """Starts a run; its output goes to a log file; killed if it still runs."""
+  """Yields a started run that writes to a log file; kills it on leaving."""
   environ = {"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONUNBUFFERED": "1"}
   with log.open("w") as out:
     process = subprocess.Popen(
@@ -87,7 +91,7 @@ def started(
 
 
 def last_step(log: pathlib.Path) -> int:
-  """Returns the last step that a log tells of, -1 if none."""
+  """Returns the last step that a log reports; -1 if there is none."""
   steps = [
     int(line.split()[1])
     for line in log.read_text().splitlines()
@@ -97,7 +101,7 @@ def last_step(log: pathlib.Path) -> int:
 
 
 def is_saving(workdir: pathlib.Path) -> bool:
-  """Tells whether a checkpoint is being written."""
+  """Returns True if a checkpoint is being written."""
   folder = workdir / "checkpoints"
   return folder.exists() and any(_UNFINISHED in n for n in os.listdir(folder))
 
@@ -107,14 +111,21 @@ def kill_at(
 ) -> dict[str, Any] | None:
   """Starts a run and kills it at a moment.
 
+  Args:
+    moment: One of MOMENTS.
+    workdir: Work directory of the run; its log is WORKDIR.log.
+    seed: Seed of the run.
+    rng: Draws the delay or the number of steps before the kill.
+
   Returns:
-    What happened; None if the run came to its end before.
+    The record of the kill; None if the run finished before.
 
   Raises:
-    InputError: the run failed.
+    InputError: The run failed.
   """
   log = workdir.with_suffix(".log")
-  steps = rng.randint(1, 3)  # New ones, before it is killed.
+  # New steps of this start before it is killed.
+  steps = rng.randint(1, 3)
   with started(workdir, seed, log) as process:
     begin, first_secs, delay = time.monotonic(), None, 0.0
     if moment == "start":
@@ -150,10 +161,13 @@ def kill_at(
 
 
 def finish(workdir: pathlib.Path, seed: int) -> float | None:
-  """Runs to the end; returns the seconds to its first step, if it made one.
+  """Starts a run and waits for its end.
+
+  Returns:
+    The seconds to the first step; None if it made no step.
 
   Raises:
-    InputError: it fails.
+    InputError: The run fails.
   """
   log, first = workdir.with_suffix(".log"), None
   with started(workdir, seed, log) as process:
@@ -170,7 +184,7 @@ def finish(workdir: pathlib.Path, seed: int) -> float | None:
 
 
 def contents(workdir: pathlib.Path) -> dict[str, bytes]:
-  """Returns all files of a finished run's folder."""
+  """Returns {relative path: content} of all files of a finished run."""
   return {
     str(path.relative_to(workdir)): path.read_bytes()
     for path in sorted(workdir.rglob("*"))
@@ -179,7 +193,7 @@ def contents(workdir: pathlib.Path) -> dict[str, bytes]:
 
 
 def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
-  """Lists what two finished runs do not share, bit for bit; [] if nothing."""
+  """Returns a line for each difference between two finished runs."""
   found = []
   states = [checkpoint.load_arrays(checkpoint.find(d)) for d in (a, b)]
   for name in sorted(states[0].keys() | states[1].keys()):
@@ -215,7 +229,7 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
 
 
 def stalls(workdir: pathlib.Path) -> list[float]:
-  """Returns the seconds that each save kept the loop waiting."""
+  """Returns the seconds for which each save stalled the loop."""
   return [
     line["checkpoint/stall_secs"]
     for line in metrics_file.read_metrics(workdir / metrics_file.METRICS_FILE)
@@ -224,7 +238,7 @@ def stalls(workdir: pathlib.Path) -> list[float]:
 
 
 def figures(report: dict[str, Any], seeds: int) -> str:
-  """Returns the numbers of a report beside what they should be, as one line."""
+  """Returns the figures of a report and their targets as one line."""
   while_saving = sum(kill["while_saving"] for kill in report["kills"])
   return (
     f"{len(report['kills'])} kills, {while_saving} of them while saving, over "
@@ -238,15 +252,16 @@ def figures(report: dict[str, Any], seeds: int) -> str:
 
 
 def check_figures(report: dict[str, Any], seeds: int, kills: int) -> None:
-  """Checks what a report without differences needs in order to mean something.
+  """Checks that a report without differences is meaningful.
 
   Args:
-    report: what faults.json holds.
-    seeds: that were asked for.
-    kills: asked for, for each seed.
+    report: The content of faults.json.
+    seeds: Number of seeds that was asked for.
+    kills: Number of kills that was asked for, per seed.
 
   Raises:
-    InputError: too few kills, none in a save, or resuming takes too long.
+    InputError: There were too few kills or none in a save, or resuming takes
+      too long.
   """
   done = len(report["kills"])
   if done < LEAST_KILLS <= seeds * kills:
@@ -265,10 +280,18 @@ def check_figures(report: dict[str, Any], seeds: int, kills: int) -> None:
 
 
 def run(workdir: pathlib.Path, seeds: int, kills: int) -> dict[str, Any]:
-  """Runs it all; returns what faults.json holds.
+  """Kills and compares the runs of all seeds; writes faults.json.
+
+  Args:
+    workdir: Folder of the runs and of faults.json.
+    seeds: Number of seeds.
+    kills: Number of kills per seed.
+
+  Returns:
+    The content of faults.json.
 
   Raises:
-    InputError: something differs, a run fails, or `check_figures` says no.
+    InputError: Results differ, a run fails, or `check_figures` fails.
   """
   begin = time.monotonic()
   report: dict[str, Any] = {"kills": [], "resume_secs": [], "stall_secs": []}
@@ -280,12 +303,12 @@ def run(workdir: pathlib.Path, seeds: int, kills: int) -> dict[str, Any]:
       moment = MOMENTS[number % len(MOMENTS)]
       kill = kill_at(moment, cut, seed, rng)
       if kill is None:
-        say(f"seed {seed}: at its end after {number} kills")
+        print_line(f"seed {seed}: at its end after {number} kills")
         break
       kill["seed"] = seed
       report["kills"].append(kill)
       saving = ", while saving" if kill["while_saving"] else ""
-      say(f"seed {seed}: killed after step {kill['after_step']}{saving}")
+      print_line(f"seed {seed}: killed after step {kill['after_step']}{saving}")
       if kill["secs_to_first_step"] and number:
         report["resume_secs"].append(kill["secs_to_first_step"])
     finish(cut, seed)
@@ -297,13 +320,13 @@ def run(workdir: pathlib.Path, seeds: int, kills: int) -> dict[str, Any]:
     finish(cut, seed)
     if contents(cut) != before:
       raise InputError(f"seed {seed}: running it again changed {cut}")
-    say(f"seed {seed}: no difference")
+    print_line(f"seed {seed}: no difference")
   report["secs"] = time.monotonic() - begin
   for key in ("resume_secs", "stall_secs"):
     report[f"median_{key}"] = statistics.median(report[key] or [0.0])
     report[f"slowest_{key}"] = max(report[key], default=0.0)
   (workdir / "faults.json").write_text(json.dumps(report, indent=1) + "\n")
-  say(figures(report, seeds))
+  print_line(figures(report, seeds))
   check_figures(report, seeds, kills)
   return report
 
@@ -316,9 +339,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("--seeds", type=int, default=3)
-  parser.add_argument("--kills", type=int, default=7, help="for each seed")
-  parser.add_argument("--workdir", type=pathlib.Path, help="none: temporary")
+  parser.add_argument(
+    "--seeds", type=int, default=3, help="number of seeds (default: 3)"
+  )
+  parser.add_argument(
+    "--kills", type=int, default=7, help="kills per seed (default: 7)"
+  )
+  parser.add_argument(
+    "--workdir",
+    type=pathlib.Path,
+    help="folder of the runs (default: a temporary one, removed on success)",
+  )
   args = parser.parse_args(argv)
   if args.seeds < 1 or args.kills < 1:
     parser.error("--seeds and --kills: expected 1 or more")

@@ -1,15 +1,16 @@
-"""BiT's whole idea in minutes on a CPU: pre-train, carry over, fine-tune.
+"""Pre-trains a small network, transfers it and fine-tunes it, on a CPU.
 
-A small network learns 200 letters of many scripts (upstream). Its weights are
-fine-tuned on handwritten digits with 1, 5 and 10 examples per class by the
-HyperRule's shape (downstream), and so is the same network from random weights.
-All runs happen in this process and share one compiled step each.
+This shows BiT's method in minutes. A small network learns 200 letters of many
+scripts (upstream). Its weights are fine-tuned on handwritten digits with 1, 5
+and 10 examples per class (downstream) with a schedule of the HyperRule's shape,
+and so is the same network from random weights. All runs happen in this process,
+so that runs of one kind share a compiled step.
 
   scripts/quickstart.sh [--workdir=workdir/quickstart] [--seeds=3]
       [--dtype=float32]
 
-Writes WORKDIR/results.json (accuracies) and WORKDIR/report.html. Run again, it
-goes on where it was stopped.
+Writes WORKDIR/results.json (accuracies) and WORKDIR/report.html. After an
+interruption the same command continues.
 """
 
 import argparse
@@ -39,8 +40,8 @@ def upstream_config(dtype):
   config = upstream.get_config(f"preset=small,dataset=glyphs,model={MODEL}")
   config.total_steps = 1000
   config.input.batch_size = 64
-  # Ten times the paper's: 1000 steps are few. Chosen on letters and on digits
-  # of the training half only.
+  # This is ten times the paper's learning rate, as 1000 steps are few. It was
+  # chosen on letters and on the training half of the digits only.
   config.optim.lr = 0.3
   config.model.dtype = dtype
   return config
@@ -59,7 +60,7 @@ def downstream_config(shots, seed, checkpoint, dtype):
 
 
 def quiet_run(config, workdir):
-  """Runs a config; what it prints goes to WORKDIR.log."""
+  """Runs a config with its output in WORKDIR.log; returns its final metrics."""
   workdir.parent.mkdir(parents=True, exist_ok=True)
   with (
     workdir.with_suffix(".log").open("w") as log,
@@ -77,7 +78,7 @@ def spread(accuracies):
 
 
 def print_table(results):
-  """Prints what results.json holds."""
+  """Prints the accuracies of results.json as a table."""
   print("\naccuracy on the digits' test half in %: median (range)")
   print(f"{'per class':>9}  {'pre-trained':<22}{'from scratch':<22}difference")
   for shots, row in results.items():
@@ -135,13 +136,16 @@ def write_report(workdir, run_dir, results):
 
 
 def main():
-  """Parses the flags and runs it all."""
+  """Parses the flags, runs the quickstart and prints its results."""
   parser = argparse.ArgumentParser(
     description=__doc__.split("\n")[0],
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
   parser.add_argument(
-    "--workdir", type=pathlib.Path, default=pathlib.Path("workdir/quickstart")
+    "--workdir",
+    type=pathlib.Path,
+    default=pathlib.Path("workdir/quickstart"),
+    help="folder of the runs, results and report",
   )
   parser.add_argument(
     "--seeds", type=int, default=3, help="fine-tuning runs of each kind"
@@ -150,23 +154,23 @@ def main():
     "--dtype",
     choices=("float32", "bfloat16"),
     default="float32",
-    help="of the convolutions",
+    help="dtype of the convolutions",
   )
   args = parser.parse_args()
   if args.seeds < 1:
     parser.error("--seeds: expected 1 or more")
   started = time.monotonic()
   cache.enable_compilation_cache()
-  say = functools.partial(print, flush=True)
+  print_line = functools.partial(print, flush=True)
 
   def run_dir(shots, seed, kind):
     return args.workdir / "downstream" / f"{shots}_{seed}_{kind}"
 
-  say("1. pre-training on letters")
+  print_line("1. pre-training on letters")
   pretrained_dir = args.workdir / "upstream"
   train.train_and_evaluate(upstream_config(args.dtype), pretrained_dir)
 
-  say("\n2. fine-tuning on digits, and the same from scratch")
+  print_line("\n2. fine-tuning on digits, and the same from scratch")
   results = {}
   for shots in SHOTS:
     row = results[str(shots)] = {kind: [] for kind in KINDS}
@@ -176,7 +180,7 @@ def main():
         config = downstream_config(shots, seed, checkpoint, args.dtype)
         result = quiet_run(config, run_dir(shots, seed, kind))
         row[kind].append(result["eval/test/accuracy"])
-      say(
+      print_line(
         f"{shots:>2} per class, seed {seed}: pre-trained "
         f"{row['pretrained'][-1]:.1%}, from scratch {row['scratch'][-1]:.1%}"
       )
@@ -184,7 +188,9 @@ def main():
   print_table(results)
   secs = time.monotonic() - started
   write_report(args.workdir, run_dir, results)
-  say(f"\n{secs:.0f} s; open {args.workdir / 'report.html'} in a browser")
+  print_line(
+    f"\n{secs:.0f} s; open {args.workdir / 'report.html'} in a browser"
+  )
 
 
 if __name__ == "__main__":

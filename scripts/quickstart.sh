@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv if there is none and runs scripts/quickstart.py, which says what
-# it does; arguments go to it.
+# Creates .venv if there is none and runs scripts/quickstart.py with the given
+# arguments: it pre-trains a small network and fine-tunes it, on the CPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

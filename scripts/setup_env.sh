@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Makes .venv from requirements.txt; updates it when requirements.txt changed;
-# does nothing, silently, when it is up to date.
+# Creates .venv from requirements.txt, or updates it if requirements.txt has
+# changed. If it is up to date, nothing is done or printed.
 #
 # Needs Python >= 3.11 with its venv module; PYTHON=/path/to/python names one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly venv=.venv
-# What is installed. The name changes from partial to installed only once pip
-# is done, so an interrupted install never counts as ready.
+# A copy of the requirements that are installed. It is renamed from partial to
+# installed only when pip is done, so an interrupted install never counts as
+# ready.
 readonly installed=$venv/requirements.installed
 readonly partial=$venv/requirements.partial
 
@@ -44,8 +45,8 @@ if [[ -x $venv/bin/python ]] && cmp -s requirements.txt "$installed"; then
   exit
 fi
 
-# An environment that somebody made by hand is kept and completed; one that an
-# interrupted install left behind is made anew.
+# An environment made by hand is kept and completed; one left behind by an
+# interrupted install is created anew.
 if [[ -e $partial ]] || ! is_new_enough "$venv/bin/python" \
   || ! "$venv/bin/python" -c 'import pip' 2> /dev/null; then
   python=$(find_python)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the fast tests on the CPU. Arguments go to pytest, paths are relative to
-# the repository root, and a second -m replaces the first:
+# Runs the fast tests on the CPU. Arguments are passed to pytest; paths are
+# relative to the repository root, and a second -m replaces the first:
 #
 #   scripts/test.sh
-#   scripts/test.sh tests/models_test.py -k stem
+#   scripts/test.sh tests/models/resnet_test.py -k gradients
 #   scripts/test.sh -m slow
 #   JAX_PLATFORMS=cuda scripts/test.sh -m gpu
 #
-# Two processes share the files; `-n 0` runs all in one.
+# Two processes share the test files; `-n 0` runs all tests in one process.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,1 +1,1 @@
-"""Measures speed, memory and input."""
+"""Benchmarks of speed, memory, compilation, input and start-up."""

@@ -1,49 +1,54 @@
-"""Measures speed, memory, compilation, input and start, beside others' code.
+"""Measures speed, memory, compilation, input and start, beside other code.
 
   python -m scripts.benchmark --variant=R50x1 --px=128 --batch=8
 
-On a CPU or GPU (TPUs too, without peers), training and inference, several
-combinations in one call, each in a process of its own:
+measures a training step on a CPU or GPU (or on TPUs, without peers). One call
+can measure training and inference in several combinations, each in a process of
+its own:
 
   python -m scripts.benchmark --mode=train,infer --variant=R50x1,R101x3 \\
       --px=224,480 --batch=64 --dtype=bfloat16,float32 --json=gpu.json
   python -m scripts.benchmark --sweep=model.norm=gn,bn --config.seed=1
 
-timm (`pip install torch torchvision timm`) is measured in turns with ours, on
-one device: eager (timm), torch.compile'd (timm_compiled) and, if asked for with
---peers, timm_max_autotune; --peers= leaves all out. Precision of float32 on
-GPUs is JAX's default, TF32, on both sides; --precision=highest has neither use
-it. Ratios are of neighbouring rounds. On a CPU that others use as well,
+timm (`pip install torch torchvision timm`) is measured in turns with bit_jax on
+one device: eager (timm), with torch.compile (timm_compiled) and, if named in
+--peers, with max-autotune (timm_max_autotune); --peers= leaves all out. On GPUs
+float32 is multiplied as TF32 on both sides, which is JAX's default;
+--precision=highest turns that off for both. Ratios compare neighbouring rounds.
+On a CPU that other processes use as well,
 
   taskset -c 0 python -m scripts.benchmark --px=128 --batch=8 --clock=cpu
 
-compares CPU time on one core: on several, PyTorch's threads spend theirs
-waiting for each other.
+compares CPU time on one core. On several cores PyTorch's threads spend CPU time
+on waiting for each other.
 
   python -m scripts.benchmark --mode=max_batch --variant=R50x1 --dtype=bfloat16
   python -m scripts.benchmark --mode=max_batch --memory_gib=16,24,80,140
 
-tries batches on one GPU, each in a process of its own, or (--memory_gib) goes
-by what the compiler says a batch needs.
+finds the largest batch: by trying batches on one GPU, each in a process of its
+own, or, with --memory_gib, from the compiler's memory analysis.
 
   python -m scripts.benchmark --mode=input --px=224 --batch=64
   python -m scripts.benchmark --mode=input --config.data.name=folder:photos
+
+measures the input pipeline, beside tf.data if TensorFlow is installed.
+
   python -m scripts.benchmark --mode=start --px=32 --batch=32 --rounds=3
 
-The input pipeline, beside tf.data where TensorFlow is installed; and seconds
-from the command to the first step, with an empty and a filled compilation
-cache.
+measures the seconds from the command to the first step, with an empty and with
+a filled compilation cache.
 
   python -m scripts.benchmark --aot=v3:16x16 --batch=4096 \\
       --dtype=float32,bfloat16 --json=figures.json
   python -m scripts.benchmark --check=figures.json
 
-compiles for TPUs, without one (`pip install -e '.[preflight]'`). The second
-command compiles the same cases again and exits with 1 if a figure became more
-than 1 % worse; it compares nothing where another libtpu is installed.
+compile for TPUs without a TPU (`pip install -e '.[preflight]'`). The second
+command compiles the stored cases again and exits with 1 if a figure is more
+than 1 % worse; it compares nothing if another libtpu is installed.
 
-Any key of a config can be overridden (--config.optim.accum_steps=4), also with
-several values (--sweep=KEY=VALUE,VALUE). --json has every round.
+--config.KEY=VALUE overrides any key of a config, e.g.
+--config.optim.accum_steps=4, and --sweep=KEY=VALUE,VALUE measures several
+values. The file of --json holds every round.
 """
 
 import argparse
@@ -69,7 +74,7 @@ from scripts.benchmark import fit, flags, peers, report, start, steps
 from scripts.benchmark import input as input_pipeline
 from scripts.benchmark.flags import Case
 
-# Of --clock.
+# The values of --clock.
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -81,10 +86,13 @@ def _make_mesh(num_devices: int):
 
 
 def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
-  """Measures one case in this process; returns what JSON has of it.
+  """Measures one case in this process.
+
+  Returns:
+    The result as it is stored in JSON.
 
   Raises:
-    InputError: it cannot be measured.
+    InputError: The case cannot be measured.
   """
   result: dict[str, Any] = {"case": dataclasses.asdict(case)}
   mode = case.mode
@@ -156,7 +164,7 @@ def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_trial(case: Case, args: argparse.Namespace) -> None:
-  """Makes a few training steps of one implementation, to see if they fit."""
+  """Runs a few training steps of one implementation to see if they fit."""
   mesh = _make_mesh(args.devices)
   platform = mesh.devices.flat[0].platform
   if platform == "cpu":
@@ -178,10 +186,10 @@ def run_trial(case: Case, args: argparse.Namespace) -> None:
 def run_apart(case: Case, args: argparse.Namespace) -> dict[str, Any]:
   """Measures one case in a process of its own.
 
-  Its peaks of memory are its own there, and its end ends no other case.
+  Its memory peaks then exclude other cases, and its failure spares them.
 
   Returns:
-    What `run_case` returns, or the case with `error`.
+    The result of `run_case`, or the case with `error`.
   """
   with tempfile.TemporaryDirectory(prefix="bit_jax_benchmark") as path:
     found = pathlib.Path(path, "case.json")
@@ -205,12 +213,15 @@ def run_all(
   args: argparse.Namespace,
   store: Callable[[list[dict[str, Any]]], object],
 ) -> list[dict[str, Any]]:
-  """Measures cases, several in processes of their own, and prints tables.
+  """Measures cases and prints tables; several cases run in own processes.
 
   Args:
-    cases: to measure.
-    args: the flags.
-    store: called with the results so far after each.
+    cases: The cases to measure.
+    args: The flags.
+    store: Called after each case with all results so far.
+
+  Returns:
+    The results, in the order of the cases.
   """
   results = []
   for i, case in enumerate(cases, 1):
@@ -231,7 +242,7 @@ def check(
   """Compares compiled cases with stored ones.
 
   Raises:
-    InputError: a figure is over 1 % worse.
+    InputError: A figure is over 1 % worse.
   """
   worse, better = benchmark_aot.compare(stored, results)
   for line in better:
@@ -244,12 +255,12 @@ def check(
 def run(
   args: argparse.Namespace, overrides: Sequence[str], argv: Sequence[str]
 ) -> None:
-  """Measures what the flags say, prints tables and writes --json.
+  """Measures the cases that the flags name, prints tables and writes --json.
 
   Raises:
-    InputError: some could not be measured, the others are in the tables; or
+    InputError: A case could not be measured (the tables hold the others) or,
       with --check, a figure is worse.
-    UsageError: an argument is unknown.
+    UsageError: An argument is unknown.
   """
   cases, stored = flags.make_cases(args, overrides), []
   if args.trial:
@@ -294,11 +305,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare_process() -> None:
-  """Sets what must be set before JAX looks for devices."""
-  # PyTorch needs memory beside JAX, whose share may grow as far as is useful.
+  """Sets the options that JAX reads when it initializes its devices."""
+  # JAX must leave memory to PyTorch, but may itself take as much as it needs.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
-  # Compile times are of compilations.
+  # With a cache, compile times would measure reading it.
   jax.config.update("jax_enable_compilation_cache", False)
 
 

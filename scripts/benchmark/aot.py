@@ -1,8 +1,8 @@
-"""What a TPU topology's compiler says of a step, and a guard on its figures.
+"""Compiles steps for a TPU topology and guards the figures against regressions.
 
-The same versions give the same figures on every machine and every run. Those of
-a device hardly depend on how many there are: v3:1x1 at batch 16 gives what
-v3:16x16 gives at batch 4096.
+Figures are equal on every machine and every run if the versions are equal. The
+figures of a device hardly depend on the number of devices: v3:1x1 at batch 16
+gives those of v3:16x16 at batch 4096.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from bit_jax.preflight import aot
 from scripts.benchmark import steps
 from scripts.benchmark.flags import Case
 
-# Of `aot.StepCost`, with what a table calls them; less is better in all.
+# {field of `aot.StepCost`: name in messages}; less is better in all of them.
 FIGURES = {
   "bytes_accessed": "bytes accessed",
   "temp_bytes": "temporaries",
@@ -35,22 +35,22 @@ def make_mesh(topology: str) -> Mesh:
   """Returns the mesh of a topology's devices.
 
   Raises:
-    InputError: see `aot.topology_devices`.
+    InputError: There is no such topology, or libtpu is not installed.
   """
-  # Nothing runs: an accelerator that is here stays free for others.
+  # Nothing runs here, so an accelerator stays free for other processes.
   jax.config.update("jax_platforms", "cpu")
   try:
     return sharding.make_mesh(aot.topology_devices(topology))
   except InputError as e:
-    # It knows the flag of preflight.
+    # The message names the flag of tools/preflight.py.
     raise InputError(str(e).replace("--topology=", "--aot=")) from e
 
 
 def compile_case(case: Case, mesh: Mesh) -> aot.StepCost:
-  """Compiles the step of a case in any mode but infer its update step.
+  """Compiles the inference step of a case in mode infer, else its update step.
 
   Raises:
-    InputError: a value is wrong, or does not suit the devices.
+    InputError: A value is wrong or does not suit the devices.
   """
   config = steps.make_config(case, mesh)
   if case.mode != "infer":
@@ -66,9 +66,12 @@ def run(case: Case, mesh: Mesh, topology: str) -> dict[str, Any]:
   """Compiles a case.
 
   Args:
-    case: in mode train or infer.
-    mesh: of the topology's devices.
-    topology: its name.
+    case: A case in mode train or infer.
+    mesh: The mesh of the topology's devices.
+    topology: Name of the topology.
+
+  Returns:
+    The result as it is stored in JSON, without the case.
   """
   cost = compile_case(case, mesh)
   device = mesh.devices.flat[0]
@@ -82,10 +85,10 @@ def run(case: Case, mesh: Mesh, topology: str) -> dict[str, Any]:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the compiled cases of a file that --json has written.
+  """Reads the compiled cases of a file written with --json.
 
   Raises:
-    InputError: there is no such file, or it has none.
+    InputError: There is no such file, or it has no compiled cases.
   """
   try:
     stored = json.loads(path.read_text())["cases"]
@@ -121,12 +124,12 @@ def compare(
   """Compares figures with stored ones.
 
   Args:
-    stored: of `read`.
-    found: of `run`, with their case, in the same order.
+    stored: Results from `read`.
+    found: New results of the same cases, in the same order.
 
   Returns:
-    A line for each figure that is more than 1 % worse, and one for each that is
-    as much better.
+    (worse, better): a line for each figure that is more than 1 % worse, and one
+    for each that is more than 1 % better.
   """
   worse, better = [], []
   for old, new in zip(stored, found, strict=True):

@@ -1,4 +1,4 @@
-"""The largest batch that fits: by trying, or by what the compiler says."""
+"""Finds the largest batch that fits, by trials or by compilation alone."""
 
 import dataclasses
 import math
@@ -15,15 +15,15 @@ from bit_jax.preflight import aot
 from scripts.benchmark import steps
 from scripts.benchmark.flags import Case, python_path
 
-# What a trial's error starts with where memory was too small.
+# The error of a trial starts with this if memory was too small.
 DOES_NOT_FIT = "does not fit"
 
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 
-# Units; whatever fits then is not what is looked for.
+# Search limit, in units; a larger batch is of no interest.
 _MOST = 2**17
 
-# Of the result; a search ends where it is known that closely.
+# A search ends once the result is known up to this share of it.
 _SHARE = 1 / 32
 
 
@@ -31,12 +31,12 @@ def largest(fits: Callable[[int], bool], *, start: int, unit: int) -> int:
   """Finds the largest batch that fits, by doubling, then bisection.
 
   Args:
-    fits: asked about multiples of unit.
-    start: tried first; rounded up to a multiple of unit.
-    unit: the batch is a multiple of it.
+    fits: Returns True if a batch, a multiple of unit, fits.
+    start: The first batch to try; rounded up to a multiple of unit.
+    unit: Only multiples of it are tried.
 
   Returns:
-    0 where even `unit` does not fit.
+    The largest batch that was tried and fits; 0 if even `unit` does not.
   """
   low, high = 0, -(-start // unit)
   while fits(high * unit):
@@ -66,17 +66,17 @@ def largest_on_line(
   start: int,
   unit: int,
 ) -> int:
-  """Finds the largest batch that fits where memory is nearly linear in it.
+  """Finds the largest batch that fits if memory is nearly linear in the batch.
 
   Args:
-    total_bytes: of a batch, a multiple of unit; infinite where the compiler
-      gives up.
-    limit: bytes that there are.
-    start: tried first, see `_compile_two`.
-    unit: the batch is a multiple of it.
+    total_bytes: Returns the memory of a batch, a multiple of unit; infinity if
+      the compiler gives up.
+    limit: Available memory in bytes.
+    start: The first batch to try; rounded up to a multiple of unit.
+    unit: Only multiples of it are tried.
 
   Returns:
-    A batch that was compiled and fits; 0 where even `unit` does not.
+    The largest batch that was compiled and fits; 0 if even `unit` does not.
   """
   known = _compile_two(total_bytes, start=start, unit=unit)
   while True:
@@ -89,7 +89,8 @@ def largest_on_line(
     enough = max(1.0, _SHARE * low)
     if high - low <= enough or (low and guess - low < enough):
       return low * unit
-    if not low < guess < high:  # The line misleads.
+    # A guess outside of the bounds shows that memory is not linear here.
+    if not low < guess < high:
       guess = (low + high) // 2
     known[guess] = total_bytes(guess * unit)
 
@@ -97,10 +98,11 @@ def largest_on_line(
 def _compile_two(
   total_bytes: Callable[[int], float], *, start: int, unit: int
 ) -> dict[int, float]:
-  """Returns {batch in units: bytes} of two batches, to draw a line through.
+  """Returns {batch in units: bytes} for two batches that define a line.
 
-  Of `start`, rounded up to units, and its fourfold; or of a fourth of them, and
-  so on, until the compiler gives up on neither or nothing smaller is left.
+  The batches are `start`, rounded up to units, and four times that. If the
+  compiler gives up on one of them, both are divided by four, until it accepts
+  both or the smaller one is a single unit.
   """
   low = min(-(-start // unit), _MOST // 4)
   known = {}
@@ -114,15 +116,15 @@ def _compile_two(
 
 
 def _on_line(known: Mapping[int, float], limit: float) -> int:
-  """Returns the batch at which a line through two known ones meets a limit.
+  """Returns the batch at which a line through two known batches meets a limit.
 
   Args:
-    known: {batch: bytes}; of those that are finite, the two closest to the
-      limit are taken.
-    limit: bytes.
+    known: {batch: bytes}; the line goes through the two with finite bytes that
+      are closest to the limit.
+    limit: Available memory in bytes.
 
   Returns:
-    0 where there are no two, or they take the same.
+    The batch; 0 if fewer than two are finite, or both take the same memory.
   """
   finite = {n: size for n, size in known.items() if size < math.inf}
   closest = sorted(finite, key=lambda n: abs(finite[n] - limit))[:2]
@@ -138,26 +140,30 @@ def by_compiler(
   """Finds the largest batch by compiling only; nothing runs.
 
   Args:
-    case: says what to train; its batch is where the search starts.
-    mesh: what to compile for.
-    gib: memory of a device, GiB; empty: what its programs may use. What is
-      more than that is answered by the line through the two largest batches
-      that were compiled, since the compiler gives up there.
-    compiler: (case, mesh) -> `aot.StepCost`, e.g. `benchmark_aot.compile_case`.
+    case: The case to train; the search starts with its batch.
+    mesh: The mesh to compile for.
+    gib: Memory sizes of a device in GiB; empty for what its programs may use.
+      Beyond that the compiler gives up, so larger sizes are extrapolated from
+      compiled batches.
+    compiler: (case, mesh) -> `aot.StepCost`, e.g. `benchmark.aot.compile_case`.
+
+  Returns:
+    The result as it is stored in JSON, without the case.
 
   Raises:
-    InputError: the memory is neither given nor known.
+    InputError: The memory is neither given nor known.
   """
   device = mesh.devices.flat[0]
   usable = aot.usable_bytes(device)
   limits = [int(g * aot.GIB) for g in gib] or [usable]
   if not limits[0]:
     raise InputError(
-      f"the memory of {device.device_kind} is unknown: --memory_gib= says it"
+      f"the memory of {device.device_kind} is unknown; give --memory_gib="
     )
   config = steps.make_config(case, mesh)
   unit = mesh.size * config.optim.accum_steps
-  known: dict[int, float] = {}  # Bytes by units.
+  # {batch in units: bytes}.
+  known: dict[int, float] = {}
 
   def total_bytes(batch):
     if batch // unit not in known:
@@ -184,17 +190,17 @@ def by_compiler(
 
 
 def run_trial(build: Callable[[], object]) -> None:
-  """Builds a subject, which makes some steps.
+  """Builds an implementation, which runs some steps.
 
   Raises:
-    InputError: its memory does not suffice, which starts with DOES_NOT_FIT, or
-      it is not installed.
+    InputError: Memory does not suffice (the message starts with DOES_NOT_FIT),
+      or the implementation is not installed.
   """
   try:
     build()
   except ImportError as e:
     raise InputError(one_line(e)) from e
-  # jaxlib's and PyTorch's errors share no type.
+  # The out-of-memory errors of jaxlib and PyTorch have no common type.
   except Exception as e:
     if _OUT_OF_MEMORY.search(str(e)):
       raise InputError(f"{DOES_NOT_FIT}: {one_line(e)[:200]}") from e
@@ -202,16 +208,17 @@ def run_trial(build: Callable[[], object]) -> None:
 
 
 def try_batch(command: Sequence[str]) -> bool:
-  """Runs a trial, where running out of memory can do no harm.
+  """Runs a trial in a process of its own; returns True if its batch fits.
 
   Args:
-    command: exits 0 if the batch fits, else with an error that says
+    command: Exits with 0 if the batch fits, else with an error that starts with
       DOES_NOT_FIT.
 
   Raises:
-    InputError: it fails in another way.
+    InputError: The trial fails in another way.
   """
-  # In one piece, as a training run has it: less is lost between the pieces.
+  # A training run preallocates its memory in one piece, which also loses less
+  # to fragmentation.
   env = {
     **os.environ,
     "PYTHONPATH": python_path(),
@@ -239,10 +246,16 @@ def by_trials(
   """Finds the largest batch of each implementation by training with it.
 
   Args:
-    case: its batch is where the search starts.
-    names: of the implementations.
-    command: (name, batch) -> of a trial.
-    unit: the batch is a multiple of it.
+    case: The case to train; the search starts with its batch.
+    names: Names of the implementations; the others are compared with the first.
+    command: (name, batch) -> the command line of a trial.
+    unit: Only multiples of it are tried.
+
+  Returns:
+    The result as it is stored in JSON, without the case.
+
+  Raises:
+    InputError: A trial of the first implementation fails.
   """
   subjects, notes = [], []
   for name in names:

@@ -1,4 +1,4 @@
-"""The benchmark's flags, and the combinations that they name."""
+"""Parses the benchmark's flags into cases to measure."""
 
 import argparse
 import dataclasses
@@ -13,7 +13,7 @@ from bit_jax.errors import UsageError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODES = ("train", "infer", "max_batch", "input", "start")
-# Names of --peers, and for timm's the mode of torch.compile; None: eager.
+# {name in --peers: mode of torch.compile}; None is eager.
 TIMM = {
   "timm": None,
   "timm_compiled": "default",
@@ -25,17 +25,17 @@ _DEFAULT_PEERS = ("timm", "timm_compiled", TF_DATA)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One combination that is measured.
+  """One combination to measure.
 
   Attributes:
     mode: train, infer, input, start or max_batch.
-    variant: of the network.
-    px: side of its input.
-    batch: global batch size.
-    dtype: of the convolutions.
-    overrides: further keys, e.g. ("optim.accum_steps=4",).
-    config: file and arguments, as of bit_jax.main.
-    classes: outputs of the head.
+    variant: Variant of the network, e.g. R50x1.
+    px: Side of the network's input.
+    batch: Global batch size.
+    dtype: Dtype of the convolutions.
+    overrides: Further config keys, e.g. ("optim.accum_steps=4",).
+    config: Config file and arguments, as for bit_jax.main.
+    classes: Outputs of the head.
   """
 
   mode: str
@@ -49,7 +49,7 @@ class Case:
 
   @property
   def arguments(self) -> list[str]:
-    """What bit_jax.main is told on its command line, besides the config."""
+    """Arguments of bit_jax.main for this case, besides --config."""
     keys = (
       f"model.variant={self.variant}",
       f"model.dtype={self.dtype}",
@@ -65,8 +65,12 @@ def make_cases(
 ) -> list[Case]:
   """Returns all combinations that the flags name.
 
+  Args:
+    args: The parsed flags.
+    overrides: The remaining arguments, --config.KEY=VALUE.
+
   Raises:
-    UsageError: an argument is unknown, or a mode does not suit --aot.
+    UsageError: An argument is unknown, or a mode does not suit --aot.
   """
   keys = []
   for item in overrides:
@@ -91,7 +95,8 @@ def make_cases(
       config=args.config,
       classes=args.classes,
     )
-    if mode == "input":  # No network is in it.
+    # The input pipeline has no network, so variants and dtypes make no cases.
+    if mode == "input":
       case = dataclasses.replace(
         case, variant=args.variant[0], dtype=args.dtype[0]
       )
@@ -128,14 +133,14 @@ def command(case: Case, args: argparse.Namespace) -> list[str]:
 
 
 def python_path() -> str:
-  """Returns $PYTHONPATH with which a process finds this package."""
+  """Returns a PYTHONPATH with which a process finds this package."""
   return os.pathsep.join(
     filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))
   )
 
 
 def _some(kind: Callable[[str], Any], allowed: Sequence[Any] = ()):
-  """Returns a parser of values separated by commas."""
+  """Returns a parser of comma-separated values: `allowed` ones or above 0."""
 
   def parse(text):
     try:
@@ -154,7 +159,7 @@ def _some(kind: Callable[[str], Any], allowed: Sequence[Any] = ()):
 
 
 def _at_least(least: float):
-  """Returns a parser of a number; of a whole one if `least` is."""
+  """Returns a parser of a number from `least`, of the type of `least`."""
 
   def parse(text):
     try:
@@ -186,35 +191,114 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   add, whole = parser.add_argument, _some(int)
-  add("--mode", type=_some(str, MODES), default=["train"])
-  add("--variant", type=lambda text: text.split(","), default=["R50x1"])
-  add("--px", type=whole, default=[224])
-  add("--batch", type=whole, default=[32], help="global; where a search starts")
+  add(
+    "--mode",
+    type=_some(str, MODES),
+    default=["train"],
+    help=f"some of {', '.join(MODES)} (default: train)",
+  )
+  add(
+    "--variant",
+    type=lambda text: text.split(","),
+    default=["R50x1"],
+    help="variants of the network (default: R50x1)",
+  )
+  add(
+    "--px",
+    type=whole,
+    default=[224],
+    help="sides of the network's input (default: 224)",
+  )
+  add(
+    "--batch",
+    type=whole,
+    default=[32],
+    help="global batch sizes; first ones of a search (default: 32)",
+  )
   add(
     "--dtype",
     type=_some(str, ("float32", "bfloat16")),
     default=["float32"],
+    help="dtypes of the convolutions (default: float32)",
   )
-  add("--classes", type=_at_least(1), default=1000)
-  add("--config", default="configs/upstream.py", metavar="FILE:ARGS")
-  add("--sweep", action="append", default=[], metavar="KEY=VALUE,VALUE")
+  add(
+    "--classes",
+    type=_at_least(1),
+    default=1000,
+    help="outputs of the head (default: 1000)",
+  )
+  add(
+    "--config",
+    default="configs/upstream.py",
+    metavar="FILE:ARGS",
+    help="config file and arguments, as for bit_jax.main",
+  )
+  add(
+    "--sweep",
+    action="append",
+    default=[],
+    metavar="KEY=VALUE,VALUE",
+    help="values of a config key to measure; may be repeated",
+  )
   add(
     "--peers",
     type=_peers,
     default=list(_DEFAULT_PEERS),
     help=f"some of {', '.join((*TIMM, TF_DATA))}; '' for none",
   )
-  add("--devices", type=_at_least(0), default=0, help="0: all")
-  add("--rounds", type=_at_least(1), default=5)
   add(
-    "--round_secs", type=_at_least(0.0), default=2.0, help="of each, at least"
+    "--devices",
+    type=_at_least(0),
+    default=0,
+    help="number of devices to use; 0: all (default)",
   )
-  add("--clock", choices=("wall", "cpu"), default="wall", help="of steps")
-  add("--images", type=_at_least(2), default=500, help="made for --mode=input")
-  add("--precision", choices=("default", "highest"), default="default")
-  add("--aot", "--topology", default="", help="of TPU chips, e.g. v3:16x16")
-  add("--memory_gib", type=_some(float), default=[], help="of a device")
-  add("--check", type=pathlib.Path, help="a file of --aot and --json")
-  add("--json", type=pathlib.Path)
+  add(
+    "--rounds",
+    type=_at_least(1),
+    default=5,
+    help="rounds of measurements (default: 5)",
+  )
+  add(
+    "--round_secs",
+    type=_at_least(0.0),
+    default=2.0,
+    help="least duration of a round (default: 2)",
+  )
+  add(
+    "--clock",
+    choices=("wall", "cpu"),
+    default="wall",
+    help="clock that times the steps (default: wall)",
+  )
+  add(
+    "--images",
+    type=_at_least(2),
+    default=500,
+    help="images generated for --mode=input (default: 500)",
+  )
+  add(
+    "--precision",
+    choices=("default", "highest"),
+    default="default",
+    help="highest: no TF32 on GPUs",
+  )
+  add(
+    "--aot",
+    "--topology",
+    default="",
+    help="compile only, for TPU chips, e.g. v3:16x16",
+  )
+  add(
+    "--memory_gib",
+    type=_some(float),
+    default=[],
+    help="memory sizes of a device for --mode=max_batch, by compilation",
+  )
+  add(
+    "--check",
+    type=pathlib.Path,
+    help="compare with a file written by --aot and --json",
+  )
+  add("--json", type=pathlib.Path, help="file to write the results to")
   add("--trial", default="", help=argparse.SUPPRESS)
   return parser

@@ -1,4 +1,4 @@
-"""Images a second that the input pipeline gives, beside tf.data's."""
+"""Measures the throughput of the input pipeline, beside that of tf.data."""
 
 import contextlib
 import os
@@ -23,15 +23,19 @@ from scripts.benchmark import peers, steps
 from scripts.benchmark.flags import Case
 from scripts.benchmark.steps import Subject
 
-# That a peer is given; more would only fill memory.
+# Most images handed to a peer; more would only fill memory.
 _PEER_IMAGES = 2000
 
 
 def make_photo(seed: int) -> bytes:
-  """Returns a JPEG of ILSVRC-2012's most frequent size, 500 x 375 pixels.
+  """Returns a generated JPEG of 500 x 375 pixels, as large as ImageNet's.
 
-  Upscaled noise of several scales, stronger in some places than in others: at
-  quality 95 about as large as ImageNet's, 100 kB, and as slow to decode.
+  The size is the most frequent one of ILSVRC-2012. The image is upscaled noise
+  of several scales, stronger in some places than in others: at quality 95 its
+  file has about the size of ImageNet's, 100 kB, and is as slow to decode.
+
+  Args:
+    seed: Seeds the noise.
   """
   rng, (height, width) = np.random.default_rng(seed), (375, 500)
 
@@ -52,15 +56,16 @@ def make_photo(seed: int) -> bytes:
 
 
 def num_cores() -> int:
-  """Returns how many cores this process may use."""
-  if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+  """Returns the number of CPU cores that this process may use."""
+  # macOS lacks sched_getaffinity.
+  if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def photo_folder(count: int) -> Iterator[pathlib.Path]:
-  """Gives a temporary folder with CLASS/NUMBER.jpg, two classes."""
+  """Yields a temporary folder of photos, CLASS/NUMBER.jpg, in two classes."""
   with tempfile.TemporaryDirectory(prefix="bit_jax_benchmark") as path:
     for i in range(count):
       of_class = pathlib.Path(path, "ab"[i % 2])
@@ -70,9 +75,9 @@ def photo_folder(count: int) -> Iterator[pathlib.Path]:
 
 
 class Pipeline:
-  """The training batches of bit_jax.
+  """The input pipeline of bit_jax, training batches on the devices.
 
-  Its batches end on the devices; the time to start and stop its threads counts.
+  Measured times include starting and stopping its threads.
   """
 
   name = "bit_jax"
@@ -84,7 +89,7 @@ class Pipeline:
     self._done = 0
 
   def run(self, steps: int) -> None:
-    """Reads some batches, each time others."""
+    """Reads some batches, continuing after those of the previous call."""
     config, start = self._config, self._done
     self._done += steps
     with pipeline.train_batches(
@@ -101,12 +106,16 @@ class Pipeline:
         jax.block_until_ready(batch)
 
   def memory(self) -> dict[str, Any]:
-    """Returns nothing: it is not known apart."""
+    """Returns {}: its share of the process's memory is unknown."""
     return {}
 
 
 def _encoded(source: Source) -> list[bytes]:
-  """Returns JPEGs of a source, for a peer that takes nothing else."""
+  """Returns the JPEGs of a source, the only input that tf.data's code takes.
+
+  Raises:
+    InputError: An image is not a JPEG.
+  """
   images = []
   for i in range(min(len(source), _PEER_IMAGES)):
     image = source.examples[i]["image"]
@@ -119,7 +128,7 @@ def _encoded(source: Source) -> list[bytes]:
 def make_peers(
   names: Sequence[str], source: Source, config: Config
 ) -> tuple[list[Subject], list[str]]:
-  """Returns tf.data, if it is among the names, or a line on why it is not."""
+  """Returns (subjects, notes): tf.data if named, or why it is not compared."""
   if peers.TfData.name not in names:
     return [], []
   if config.input.train != "inception":
@@ -143,15 +152,18 @@ def run(
   """Measures a case in mode input.
 
   Args:
-    case: with config.data.name set, its data; else photos made here.
-    mesh: of the devices batches go to.
-    peer_names: others to compare with.
-    num_images: that are made.
-    rounds: see `benchmark_steps.interleave`.
-    round_secs: likewise.
+    case: The case; it reads generated photos unless it overrides a data key.
+    mesh: The mesh whose devices receive the batches.
+    peer_names: Names of the peers to compare with.
+    num_images: Number of photos to generate.
+    rounds: Turns of each pipeline.
+    round_secs: Least duration of a turn.
+
+  Returns:
+    The result as it is stored in JSON, without the case.
 
   Raises:
-    InputError: the data is not there.
+    InputError: The data set is not there.
   """
   config = steps.load_config(case)
   with contextlib.ExitStack() as stack:

@@ -1,9 +1,8 @@
-"""Model FLOPs, peaks of devices, and the share of the peak that is used.
+"""Counts model FLOPs and computes MFU, the share of a device's peak.
 
-MFU here is the usual one: the multiplications and additions of convolutions and
-dense layers that the model asks for, whatever is recomputed, divided by time
-and by the device's dense peak. A training step counts three times its forward
-pass.
+MFU has the usual definition: the multiplications and additions of the model's
+convolutions and dense layers, without recomputation, divided by time and by the
+device's dense peak. A training step counts as three forward passes.
 """
 
 import dataclasses
@@ -16,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 # Dense TFLOP/s (without sparsity) of one JAX device: (pattern of device_kind,
-# {precision: peak}, source). v2, v3 and v7x have two devices a chip. The first
-# match counts.
+# {precision: peak}, source). v2, v3 and v7x have two devices per chip. The
+# first match counts.
 _PEAKS: tuple[tuple[str, dict[str, float], str], ...] = (
   (
     r"H100 PCIe",
@@ -39,7 +38,7 @@ _PEAKS: tuple[tuple[str, dict[str, float], str], ...] = (
     {"bfloat16": 312.0, "tf32": 156.0, "float32": 19.5},
     "NVIDIA A100 datasheet",
   ),
-  # No TF32, and no bfloat16 in its tensor cores.
+  # V100's tensor cores support neither TF32 nor bfloat16.
   (r"V100-PCIE", {"float32": 14.0}, "NVIDIA V100 datasheet, PCIe"),
   (r"V100", {"float32": 15.7}, "NVIDIA V100 datasheet, SXM2"),
   (r"^TPU v2$", {"bfloat16": 22.5}, "Cloud TPU documentation, 45 a chip"),
@@ -54,12 +53,12 @@ _PEAKS: tuple[tuple[str, dict[str, float], str], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-  """What a device can do at most.
+  """The peak rate of a device.
 
   Attributes:
-    flops_per_sec: of one device.
-    what: precision and source.
-    measured: True: by `measure_peak`, not its maker's number.
+    flops_per_sec: FLOP/s of one device.
+    what: Precision and source in words.
+    measured: True if `measure_peak` measured it; False for the maker's number.
   """
 
   flops_per_sec: float
@@ -68,12 +67,12 @@ class Peak:
 
 
 def known_peak(device_kind: str, dtype: str, *, tf32: bool) -> Peak | None:
-  """Returns the peak in the makers' tables; None: it is not there.
+  """Returns the peak by the makers' tables; None for an unknown device.
 
   Args:
-    device_kind: of a JAX device.
-    dtype: of the convolutions, float32 or bfloat16.
-    tf32: float32 may be multiplied as TF32 where the device can.
+    device_kind: The `device_kind` of a JAX device.
+    dtype: Dtype of the convolutions: float32 or bfloat16.
+    tf32: Allows float32 to be multiplied as TF32 if the device can.
   """
   for pattern, peaks, source in _PEAKS:
     if not re.search(pattern, device_kind):
@@ -82,7 +81,7 @@ def known_peak(device_kind: str, dtype: str, *, tf32: bool) -> Peak | None:
     if dtype == "float32" and "tf32" in peaks and tf32:
       precision = "tf32"
     if dtype == "float32" and device_kind.startswith("TPU"):
-      # The units multiply bfloat16 only: float32 takes one pass, or several.
+      # A TPU multiplies bfloat16 only; float32 takes one or several passes.
       precision = "bfloat16"
     if precision not in peaks:
       return None
@@ -99,15 +98,15 @@ def measure_peak(
   size: int = 2048,
   rounds: int = 5,
 ) -> Peak:
-  """Multiplies two square matrices and returns the best rate of some rounds.
+  """Measures the peak by multiplying square matrices.
 
   Args:
-    device: a JAX device.
-    dtype: float32 or bfloat16. On a CPU the better of both: many have units for
-      float32 only.
-    clock: seconds.
-    size: rows of a matrix.
-    rounds: of which the fastest counts.
+    device: A JAX device.
+    dtype: float32 or bfloat16. On a CPU the faster of both counts, as many CPUs
+      have units for float32 only.
+    clock: Returns the time in seconds.
+    size: Rows of the matrices.
+    rounds: Number of multiplications, of which the fastest counts.
   """
   kinds = ("float32", dtype) if device.platform == "cpu" else (dtype,)
   best, name = math.inf, dtype
@@ -131,19 +130,19 @@ def measure_peak(
 def find_peak(
   device: Any, dtype: str, *, tf32: bool, clock: Callable[[], float]
 ) -> Peak:
-  """Returns the known peak of a device, else a measured one."""
+  """Returns the peak of a device by the makers' tables, else a measured one."""
   known = known_peak(device.device_kind, dtype, tf32=tf32)
   return known or measure_peak(device, dtype, clock=clock)
 
 
 def mfu(flops: float, secs: float, peak: Peak, num_devices: int) -> float:
-  """Returns the share of the peak that is used.
+  """Returns the share of the devices' peak that a step uses.
 
   Args:
-    flops: of a step on all devices together.
-    secs: of a step.
-    peak: of one device.
-    num_devices: that share the step.
+    flops: FLOPs of a step on all devices together.
+    secs: Duration of a step.
+    peak: Peak of one device.
+    num_devices: Number of devices that share the step.
   """
   return flops / (secs * peak.flops_per_sec * num_devices)
 
@@ -151,11 +150,12 @@ def mfu(flops: float, secs: float, peak: Peak, num_devices: int) -> float:
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
   """Counts the FLOPs of convolutions and matrix products, without running them.
 
-  A multiplication and its addition are two; those with padding count too.
+  A multiplication and an addition count as two FLOPs, and products with padding
+  count as well.
 
   Args:
-    function: of arrays.
-    *arguments: arrays or jax.ShapeDtypeStruct.
+    function: A function of arrays that JAX can trace.
+    *arguments: Arrays or jax.ShapeDtypeStruct.
   """
   return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -173,14 +173,14 @@ def _count(jaxpr: Any) -> int:
       left = eqn.invars[0].aval.shape
       total += 2 * out.size * math.prod(left[i] for i in contracted)
     times = params["length"] if eqn.primitive.name == "scan" else 1
-    # One branch runs; those for other kinds of device compute the same.
+    # Only one branch runs, and branches for other devices compute the same.
     combine = max if eqn.primitive.name == "cond" else sum
     total += times * combine(map(_count, _inner(params)))
   return total
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-  """Yields the functions that an operation calls."""
+  """Yields the jaxprs that an operation calls."""
   for value in params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
       item = getattr(item, "jaxpr", item)

@@ -1,9 +1,9 @@
-"""Other implementations to compare with, where they are installed.
+"""Other implementations to compare with, if they are installed.
 
-Nothing of theirs is imported before it is asked for. Each does the same work as
-ours: uint8 images on the device, scaled there; the same batch, classes, input
-size and multiplications; SGD with momentum 0.9 and weight decay 1e-4, and
-softmax cross-entropy. Ours computes the norms of gradient and update besides.
+Their packages are imported only on demand. Each does the same work as bit_jax:
+uint8 images are on the device and scaled there; batch, classes, input size and
+precision are equal; SGD with momentum 0.9 and weight decay 1e-4, and softmax
+cross-entropy. bit_jax also computes the norms of gradient and update.
 """
 
 import importlib
@@ -21,13 +21,13 @@ from scripts.benchmark.steps import Subject
 
 
 def timm_name(variant: str) -> str:
-  """Returns what timm calls a variant of ours, e.g. resnetv2_50x1_bit."""
+  """Returns timm's name of a variant, e.g. resnetv2_50x1_bit; '' if none."""
   depth_and_width = re.fullmatch(r"R(\d+)x(\d+)", variant)
   return f"resnetv2_{variant[1:]}_bit" if depth_and_width else ""
 
 
 class Timm:
-  """timm's network in PyTorch, channels_last, bf16 by autocast."""
+  """timm's network in PyTorch, in channels_last, with autocast for bfloat16."""
 
   def __init__(
     self,
@@ -38,19 +38,19 @@ class Timm:
     platform: str,
     tf32: bool,
   ):
-    """Builds the model, compiles it if asked to, and makes three steps.
+    """Builds the model, compiles it if asked to, and runs three steps.
 
     Args:
-      name: of TIMM.
-      case: says mode and variant.
-      config: the resolved config of the case.
-      platform: of JAX's devices, cpu or gpu: PyTorch is to use the same.
-      tf32: float32 may be multiplied as TF32.
+      name: A key of TIMM.
+      case: The case, for its mode and variant.
+      config: The resolved config of the case.
+      platform: Platform of JAX's devices, cpu or gpu; PyTorch uses the same.
+      tf32: Allows float32 to be multiplied as TF32.
 
     Raises:
       ImportError: PyTorch or timm is not installed.
-      RuntimeError: among others, where memory does not suffice, or there is no
-        such device.
+      RuntimeError: Memory does not suffice, there is no such device, or PyTorch
+        fails in another way.
     """
     self._torch: Any = importlib.import_module("torch")
     timm: Any = importlib.import_module("timm")
@@ -82,7 +82,7 @@ class Timm:
     labels = rng.integers(0, classes, rows)
     self._labels = torch.from_numpy(labels).to(self._device)
     mode = TIMM[name]
-    # PyTorch compiles in the first steps.
+    # PyTorch compiles in the first steps, which are therefore run here.
     self._forward = torch.compile(self._model, mode=mode) if mode else model
     start = time.perf_counter()
     self.run(3)
@@ -90,7 +90,8 @@ class Timm:
 
   def _logits(self, images):
     torch = self._torch
-    # [N, H, W, 3] seen as [N, 3, H, W] is what channels_last is.
+    # A permuted view of [N, H, W, 3] as [N, 3, H, W] has the memory layout of
+    # channels_last.
     images = images.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
     with torch.autocast(
       self._device, dtype=torch.bfloat16, enabled=self._bfloat16
@@ -112,7 +113,7 @@ class Timm:
     self._optimizer.step()
 
   def run(self, steps: int) -> None:
-    """Makes some steps and waits until they are done."""
+    """Runs some steps and waits until they are done."""
     for _ in range(steps):
       if self._train:
         self._train_step()
@@ -123,7 +124,7 @@ class Timm:
       self._torch.cuda.synchronize()
 
   def memory(self) -> dict[str, Any]:
-    """Returns PyTorch's own peak, on a GPU."""
+    """Returns the peaks in bytes that PyTorch reports on a GPU; {} on a CPU."""
     if self._device != "cuda":
       return {}
     cuda = self._torch.cuda
@@ -142,15 +143,18 @@ def make(
   num_devices: int,
   tf32: bool,
 ) -> tuple[list[Subject], list[str]]:
-  """Returns peers, warmed up, and a line about each that is missing.
+  """Builds the peers that can be compared.
 
   Args:
-    names: of TIMM.
-    case: what is measured.
-    config: its resolved config.
-    platform: of JAX's devices.
-    num_devices: that ours uses.
-    tf32: float32 may be multiplied as TF32.
+    names: Keys of TIMM.
+    case: The case to measure.
+    config: The resolved config of the case.
+    platform: Platform of JAX's devices.
+    num_devices: Number of devices that bit_jax uses.
+    tf32: Allows float32 to be multiplied as TF32.
+
+  Returns:
+    (peers, notes): the peers, warmed up, and a line about each missing one.
   """
   peers: list[Subject] = []
   notes = []
@@ -169,7 +173,7 @@ def make(
         peers.append(Timm(name, case, config, platform=platform, tf32=tf32))
       except ImportError as e:
         notes.append(f"{name} is not compared: {one_line(e)}")
-      # Theirs may fail in any way, ours is measured all the same.
+      # Whatever error a peer raises, bit_jax is still measured.
       except Exception as e:
         notes.append(f"{name} fails: {one_line(e)[:300]}")
   if peers:
@@ -179,18 +183,18 @@ def make(
 
 
 class TfData:
-  """tf.data's fused decode-and-crop, as in TensorFlow's ImageNet examples."""
+  """tf.data with fused decode and crop, as in TensorFlow's ImageNet code."""
 
   name = TF_DATA
   compile_secs = 0.0
 
   def __init__(self, images: Sequence[bytes], px: int, batch: int):
-    """Builds the pipeline; JPEGs are held in memory.
+    """Builds the pipeline over JPEGs in memory.
 
     Args:
-      images: encoded JPEGs.
-      px: side of the output.
-      batch: images of a batch.
+      images: Encoded JPEGs.
+      px: Side of the output images.
+      batch: Images per batch.
 
     Raises:
       ImportError: TensorFlow is not installed.
@@ -218,10 +222,10 @@ class TfData:
     return tf.cast(tf.image.random_flip_left_right(image), tf.uint8)
 
   def run(self, steps: int) -> None:
-    """Reads some batches uint8[batch, px, px, 3] from the beginning."""
+    """Reads some batches uint8[batch, px, px, 3], each time from the start."""
     for _ in zip(range(steps), self._batches.as_numpy_iterator(), strict=False):
       pass
 
   def memory(self) -> dict[str, Any]:
-    """Returns nothing: it is not known apart."""
+    """Returns {}: its share of the process's memory is unknown."""
     return {}

@@ -1,4 +1,4 @@
-"""Results of the benchmark as tables, and where they are from."""
+"""Formats results of the benchmark as tables; describes the environment."""
 
 import datetime
 import importlib.metadata
@@ -18,7 +18,7 @@ _PACKAGES = (
 
 
 def environment(argv: Sequence[str]) -> dict[str, Any]:
-  """Returns command, date, machine and the versions of what is installed."""
+  """Returns command, date, machine and package versions, for JSON."""
   versions = {"python": platform.python_version()}
   for name in _PACKAGES:
     try:
@@ -44,7 +44,7 @@ def _cpu_name() -> str:
 
 
 def header(where: Mapping[str, Any]) -> str:
-  """Returns lines for what `environment` found."""
+  """Returns the result of `environment` as text."""
   versions = ", ".join(f"{k} {v}" for k, v in where["versions"].items())
   return (
     f"{where['command']}\n{where['date']}, {where['cpu']}, {where['cores']} "
@@ -53,13 +53,13 @@ def header(where: Mapping[str, Any]) -> str:
 
 
 def align(rows: Sequence[Mapping[str, str]]) -> str:
-  """Returns rows as a table; a column is as wide as its longest text."""
+  """Returns rows {column: text} as a table with columns of even width."""
   columns = list(dict.fromkeys(key for row in rows for key in row))
   lines = [columns, *([row.get(c, "") for c in columns] for row in rows)]
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(
     "  ".join(
-      # Words to the left, numbers to the right.
+      # The first two columns hold words, the others numbers.
       text.ljust(width) if i < 2 else text.rjust(width)
       for i, (text, width) in enumerate(zip(line, widths, strict=True))
     ).rstrip()
@@ -68,7 +68,7 @@ def align(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def label(case: Mapping[str, Any]) -> str:
-  """Returns a case, as JSON has it, in a few words."""
+  """Returns a short name of a case, given as in JSON."""
   if case["mode"] == "input":
     parts = [case["mode"], f"{case['px']} px", f"batch {case['batch']}"]
   else:
@@ -102,7 +102,7 @@ def _largest(subject: Mapping[str, Any]) -> str:
   batch = subject["max_batch"]
   if not subject.get("extrapolated"):
     return str(batch)
-  # Without two batches that could be compiled there is no line.
+  # Extrapolation needs two compiled batches; without them the result is 0.
   return f"{batch} (extrapolated)" if batch else "unknown"
 
 
@@ -149,7 +149,7 @@ def _aot_row(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
-  """Returns the lines of a table for one case, as text by column."""
+  """Returns the table rows {column: text} of one result."""
   name = label(result["case"])
   if "error" in result:
     return [{"case": name, "of": "failed", "": result["error"]}]
@@ -175,12 +175,13 @@ def rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def tables(results: Iterable[Mapping[str, Any]]) -> str:
-  """Returns a table for each kind of result, and what is to be said besides."""
+  """Returns a table for each kind of result, followed by notes."""
   groups: dict[Any, list[dict[str, str]]] = {}
   notes: dict[str, None] = {}
   for result in results:
     for row in rows(result):
-      # What shares most columns shares a table; failures stand alone.
+      # Results with mostly the same columns share a table; failures have one of
+      # their own.
       groups.setdefault(_kind(result), []).append(row)
     if device := result.get("device"):
       notes[f"on {device['count']} x {device['kind']}"] = None

@@ -1,4 +1,4 @@
-"""Seconds to the first step, with an empty and a filled compilation cache."""
+"""Measures the time to the first step with an empty and a filled cache."""
 
 import os
 import re
@@ -13,22 +13,22 @@ from bit_jax.errors import InputError, one_line
 from scripts.benchmark import steps
 from scripts.benchmark.flags import ROOT, Case
 
-# What bit_jax.main prints: "imported in 1.0 s" and "first step after 1.0 s:
-# data 1.0, state 1.0, compiling and running the step 1.0".
+# bit_jax.main prints "imported in 1.0 s" and "first step after 1.0 s: data 1.0,
+# state 1.0, compiling and running the step 1.0".
 _IMPORTED = re.compile(r"imported in ([\d.]+) s")
 _FIRST_STEP = re.compile(r"first step after ([\d.]+) s: (.*)")
 _PART = re.compile(r"([a-z][a-z ]*?) ([\d.]+)(?:,|$)")
 
 
 def parse(line: str, found: dict[str, float]) -> bool:
-  """Reads a line that bit_jax.main prints.
+  """Reads the times from a line of bit_jax.main's output.
 
   Args:
-    line: of its output.
-    found: gets seconds by name: imports, and what the first step's line has.
+    line: The line.
+    found: {name: seconds}; receives the times in the line.
 
   Returns:
-    True if it is the line of the first step.
+    True if the line reports the first step.
   """
   if match := _IMPORTED.search(line):
     found["imports"] = float(match[1])
@@ -39,17 +39,18 @@ def parse(line: str, found: dict[str, float]) -> bool:
 
 
 def start(command: list[str], env: Mapping[str, str]) -> dict[str, float]:
-  """Starts a run, and ends it when its first step is done.
+  """Starts a run and kills it when its first step is done.
 
   Args:
-    command: a training run.
-    env: its environment.
+    command: Command line of a training run.
+    env: Environment of the run.
 
   Returns:
-    Seconds by name: `first step` from the start of the process, and `parse`'s.
+    {name: seconds}: `first step`, counted from the start of the process, and
+    the times that `parse` finds.
 
   Raises:
-    InputError: it ends without a step.
+    InputError: The run ends before its first step.
   """
   found: dict[str, float] = {}
   begun = time.monotonic()
@@ -77,11 +78,15 @@ def run(case: Case, *, rounds: int) -> dict[str, Any]:
   """Measures a case in mode start, on glyphs unless the case names other data.
 
   Args:
-    case: what to start.
-    rounds: of a start with an empty compilation cache, then with a filled one.
+    case: The case to start.
+    rounds: Number of rounds. A round starts once with an empty compilation
+      cache, then with the filled one.
+
+  Returns:
+    The result as it is stored in JSON, without the case.
 
   Raises:
-    InputError: the run fails.
+    InputError: A run fails.
   """
   found: dict[str, list[dict[str, float]]] = {"empty cache": [], "filled": []}
   arguments = case.arguments

@@ -1,4 +1,4 @@
-"""Times training and inference of our network beside others', in turns."""
+"""Times training and inference of bit_jax in turns with other code."""
 
 import dataclasses
 import math
@@ -25,16 +25,16 @@ from bit_jax.run import start, step
 from scripts.benchmark import mfu
 from scripts.benchmark.flags import Case
 
-# BiT-S's data: only its numbers are needed.
+# Training examples of ILSVRC-2012, BiT-S's data; the data itself is not read.
 _EXAMPLES = 1_281_167
 
 
 def load_config(case: Case) -> Config:
-  """Returns the config of a case, not resolved.
+  """Returns the config of a case before it is resolved.
 
   Raises:
-    InputError: a value is wrong.
-    UsageError: a key or an argument is unknown.
+    InputError: A value is wrong.
+    UsageError: A key or an argument is unknown.
   """
   return load.load_config(case.config, case.arguments)
 
@@ -43,8 +43,8 @@ def make_config(case: Case, mesh: Mesh) -> Config:
   """Returns the resolved config of a case.
 
   Raises:
-    InputError: a value is wrong, or does not suit the devices.
-    UsageError: a key or an argument is unknown.
+    InputError: A value is wrong or does not suit the devices.
+    UsageError: A key or an argument is unknown.
   """
   config = load_config(case)
   check.check(config, mesh)
@@ -58,11 +58,11 @@ def make_spec(config: Config, mesh: Mesh) -> step.StepSpec:
 
 
 def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
-  """Builds what makes logits of a batch, as in an evaluation.
+  """Builds the step that computes the logits of a batch, as in evaluation.
 
   Args:
-    config: a resolved one.
-    mesh: batches, and the logits, are split over it.
+    config: A resolved config.
+    mesh: The mesh over whose devices batches and logits are split.
   """
   network = make_spec(config, mesh).objective.network
   model, prepare = inference.for_inference(network, mesh)
@@ -76,7 +76,7 @@ def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
 
 
 def make_abstract_prepared(config: Config, mesh: Mesh) -> Any:
-  """Returns what inference is prepared with as jax.ShapeDtypeStruct."""
+  """Returns the prepared variables of inference as jax.ShapeDtypeStruct."""
   spec = make_spec(config, mesh)
 
   def fold(variables):
@@ -113,34 +113,39 @@ def make_batch(config: Config, mesh: Mesh) -> dict[str, jax.Array]:
 
 
 class Subject(Protocol):
-  """What is timed.
+  """An implementation to time.
 
   Attributes:
-    name: in tables.
-    compile_secs: it took to make it ready; 0: nothing was compiled.
+    name: Name in tables.
+    compile_secs: Time spent on compilation; 0 if nothing was compiled.
   """
 
   name: str
   compile_secs: float
 
   def run(self, steps: int) -> None:
-    """Makes some steps and waits until they are done."""
+    """Runs some steps and waits until they are done."""
 
   def memory(self) -> dict[str, Any]:
-    """Returns bytes of memory by what they are."""
+    """Returns {kind of memory: bytes}."""
     ...
 
 
 class Ours:
-  """The update step, or inference, of bit_jax on a batch that is there."""
+  """The update step or the inference of bit_jax, on a batch on the devices."""
 
   name = "bit_jax"
 
   def __init__(self, config: Config, mesh: Mesh, *, train: bool):
-    """Compiles, and makes two steps.
+    """Compiles the step and runs it twice.
+
+    Args:
+      config: A resolved config.
+      mesh: The mesh of the devices to use.
+      train: Times the update step; False times inference.
 
     Raises:
-      InputError: the compiler finds too little memory.
+      InputError: The compiler refuses for lack of memory.
     """
     spec = make_spec(config, mesh)
     state: Any = step.make_init(spec)(0)
@@ -150,7 +155,8 @@ class Ours:
       infer = make_infer_step(config, mesh)
       self._function = infer.run
       self._state = infer.prepare(state.variables)
-    del state  # Its momentum, where it is not needed.
+    # Inference needs no momentum, so its memory is freed.
+    del state
     self._train, self._batch = train, make_batch(config, mesh)
     self._device = mesh.devices.flat[0]
     parts = config.optim.accum_steps if train else 1
@@ -166,24 +172,24 @@ class Ours:
     )
 
   def run(self, steps: int) -> None:
-    """Makes some steps and waits until they are done."""
+    """Runs some steps and waits until they are done."""
     results = []
     for _ in range(steps):
       result = self._compiled(self._state, self._batch)
       if self._train:
-        # The old state's memory is used up.
+        # The step donates the memory of the old state.
         self._state, result = result
       results.append(result)
     jax.block_until_ready((self._state, results))
 
   def memory(self) -> dict[str, Any]:
-    """Returns the device's peak, if it tells, the compiler's sum, and RSS."""
+    """Returns the compiler's sum and, if known, the device's peak or RSS."""
     found = {"compiler_bytes": self.cost.total_bytes}
     stats = self._device.memory_stats() or {}
     if peak := stats.get("peak_bytes_in_use"):
       found["peak_bytes"] = peak
     if self._device.platform == "cpu":
-      # Of the process until now, before others were loaded into it.
+      # This peak was read before peers were loaded into the process.
       found["rss_bytes"] = self._rss_bytes
     return found
 
@@ -195,16 +201,16 @@ def interleave(
   round_secs: float,
   clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-  """Times subjects in turns, so that all see the machine's good and bad times.
+  """Times subjects in turns, so that load on the machine affects all alike.
 
   Args:
-    subjects: warmed up.
-    rounds: turns of each.
-    round_secs: a turn takes at least, if a step does not take longer.
-    clock: seconds.
+    subjects: The subjects, warmed up.
+    rounds: Turns of each subject.
+    round_secs: Least duration of a turn; a turn has at least one step.
+    clock: Returns the time in seconds.
 
   Returns:
-    Seconds of a step in each round, by name.
+    {name: seconds of a step in each round}.
   """
 
   def timed(subject, steps):
@@ -224,7 +230,7 @@ def interleave(
 
 
 def summary(numbers: Iterable[float]) -> dict[str, Any]:
-  """Returns median, min, max and the numbers themselves."""
+  """Returns the median, min, max and all of some numbers, as a dict."""
   rounds = list(numbers)
   return {
     "median": statistics.median(rounds),
@@ -237,12 +243,12 @@ def summary(numbers: Iterable[float]) -> dict[str, Any]:
 def report(
   subjects: Sequence[Subject], secs: Mapping[str, list[float]], *, batch: int
 ) -> list[dict[str, Any]]:
-  """Returns what is known of each subject, the first being compared with.
+  """Returns the results of each subject, compared with the first one.
 
   Args:
-    subjects: that were timed.
-    secs: of `interleave`.
-    batch: images of a step.
+    subjects: The timed subjects.
+    secs: The result of `interleave`.
+    batch: Images per step.
   """
   found, reference = [], secs[subjects[0].name]
   for s in subjects:
@@ -255,7 +261,8 @@ def report(
       "compile_secs": s.compile_secs,
     }
     if s is not subjects[0]:
-      # Above 1: the first is faster. Rounds are compared with their neighbours.
+      # Above 1 the first subject is faster. Each round is compared with the
+      # neighbouring one of the other subject, as the machine's load varies.
       pairs = zip(secs[s.name], reference, strict=True)
       row["first_is_faster"] = summary(theirs / ours for theirs, ours in pairs)
     found.append(row)
@@ -275,14 +282,16 @@ def run(
   """Measures a case in mode train or infer.
 
   Args:
-    case: what to measure.
-    mesh: of the devices to use.
-    make_peers: (case, config) -> warmed-up subjects, and what is to be said
-      about those that are missing.
-    rounds: see `interleave`.
-    round_secs: likewise.
-    clock: likewise.
-    tf32: float32 may be multiplied as TF32.
+    case: The case to measure.
+    mesh: The mesh of the devices to use.
+    make_peers: (case, config) -> (warmed-up peers, lines about missing ones).
+    rounds: Turns of each subject.
+    round_secs: Least duration of a turn.
+    clock: Returns the time in seconds.
+    tf32: Allows float32 to be multiplied as TF32.
+
+  Returns:
+    The result as it is stored in JSON, without the case.
   """
   config, train = make_config(case, mesh), case.mode == "train"
   flops = forward_flops(config) * (3 if train else 1)

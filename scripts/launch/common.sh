@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What the launchers share. They source it in the root of the checkout.
+# Functions of all launchers, which source this in the root of the checkout.
 
-# Ends with a code and a message.
+# Exits with a code and an error message.
 die() {
   local code=$1
   shift
@@ -9,19 +9,20 @@ die() {
   exit "$code"
 }
 
-# Prints the header of a launcher.
+# Prints the header comment of a launcher.
 usage() {
   awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$1"
 }
 
-# Prints a command as one line that a shell reads back as it is.
+# Prints a command as one line, quoted so that a shell reads the same words.
 quote() {
   local line
   line=$(printf '%q ' "$@")
   echo "${line% }"
 }
 
-# Ends unless all but the first are whole numbers, at least the first.
+# Exits with 2 unless all arguments after the first are whole numbers that are
+# at least the first.
 check_numbers() {
   local least=$1 number
   shift

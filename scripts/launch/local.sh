@@ -1,31 +1,33 @@
 #!/usr/bin/env bash
-# Runs bit_jax.main as several processes on this machine, which work as one: to
-# try what runs on a cluster, or to use the GPUs of one machine one by one.
+# Runs bit_jax.main as several processes on this machine that train together: to
+# try a cluster job locally, or to give each GPU a process of its own.
 #
 #   scripts/launch/local.sh [--processes=2] [--devices_per_process=1] [--gpus]
 #       [--log_dir=DIR] [--port=PORT] [--grace_secs=10] [--dry_run]
 #       -- ARGUMENTS OF bit_jax.main
 #
-#   --processes            how many
+#   --processes            number of processes
 #   --devices_per_process  virtual CPU devices, or GPUs, of each process
-#   --gpus                 GPUs, taken in order from CUDA_VISIBLE_DEVICES, else
-#                          from 0; without it, the CPU is used
-#   --log_dir              takes process-1.log, ... (default: a new folder under
-#                          /tmp); process 0 writes to the terminal
-#   --port                 of process 0, where they meet (default: a free one)
-#   --grace_secs           when a process fails, the others get SIGTERM at once
-#                          and SIGKILL after this time
-#   --dry_run              prints the commands instead
+#   --gpus                 use GPUs, in the order of CUDA_VISIBLE_DEVICES, else
+#                          from 0; without this flag the CPU is used
+#   --log_dir              folder of process-1.log, ... (default: a new folder
+#                          under /tmp); process 0 writes to the terminal
+#   --port                 port of process 0, to which the others connect
+#                          (default: a free one)
+#   --grace_secs           time from SIGTERM, which the other processes get as
+#                          soon as one fails, to SIGKILL
+#   --dry_run              print the commands without running them
 #
-# SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 go on to all processes: they finish the
-# step, save and exit with 75; the same command goes on from there. Exits with
-# the code of the first process that fails, else with 75 or 0.
+# SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 are passed on to all processes: they
+# finish the step, save and exit with 75; the same command continues the run.
+# Exits with the code of the first process that fails, else with 75 or 0.
 # BIT_JAX_PYTHON names another Python than .venv/bin/python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source scripts/launch/common.sh
 
-readonly stopped=75  # bit_jax/errors.py
+# The exit code of a stopped run, as in bit_jax/errors.py.
+readonly stopped=75
 readonly address=127.0.0.1
 python=${BIT_JAX_PYTHON:-.venv/bin/python}
 processes=2
@@ -40,7 +42,7 @@ is_free() {
   ! (: < "/dev/tcp/$address/$1") 2> /dev/null
 }
 
-# Prints a free port below those that systems give to outgoing connections.
+# Prints a free port below the range that systems use for outgoing connections.
 find_port() {
   local candidate
   for _ in {1..50}; do
@@ -53,7 +55,7 @@ find_port() {
   die 1 'no free port found; name one with --port='
 }
 
-# Sets command to what runs one process: env, its variables, the program.
+# Sets `command` to the command line of one process, with its environment.
 make_command() {
   local id=$1
   command=(env)
@@ -68,7 +70,8 @@ make_command() {
     "--process_id=$id")
 }
 
-# Before any process starts: one that had started would have to be killed.
+# Exits if there are too few GPUs. This comes before the first process starts,
+# which would have to be killed otherwise.
 check_gpus() {
   local all
   IFS=, read -ra all <<< "$CUDA_VISIBLE_DEVICES"
@@ -92,9 +95,10 @@ log_of() {
   echo "$log_dir/process-$1.log"
 }
 
-pids=()  # Of process 0, 1, ...; '' once it has ended.
+# The ids of processes 0, 1, ...; '' for a process that has ended.
+pids=()
 
-# Sends a signal to every process that still runs.
+# Sends a signal to every running process.
 forward() {
   local pid
   for pid in "${pids[@]:+${pids[@]}}"; do
@@ -156,8 +160,8 @@ if ((processes > 1)); then
   echo "process 0 writes here, the others to $(log_of '*')" >&2
 fi
 
-# Each process gets its own process group: Ctrl-C then reaches it once, through
-# us, and not twice, which would end it without saving.
+# Each process gets a process group of its own. Ctrl-C then reaches it once,
+# through this script; a second signal would end it without saving.
 set -m
 trap 'forward TERM' TERM
 trap 'forward INT' INT
@@ -173,7 +177,8 @@ for ((id = 0; id < processes; id++)); do
   pids+=("$!")
 done
 
-# Not `wait -n`: it cannot tell which one ended before Bash 5.1.
+# `wait -n` would be simpler, but before Bash 5.1 it cannot tell which process
+# ended.
 result=0
 deadline=''
 running=$processes
@@ -187,8 +192,8 @@ while ((running)); do
     wait "$pid" || code=$?
     pids[id]=''
     running=$((running - 1))
-    # Those that stop on request do so together and need no help. After the
-    # first failure the others would wait for this process for ever.
+    # Processes that stop on request do so together. After a failure, however,
+    # the others would wait for the failed process for ever, so they are ended.
     if ((code == 0 || result != 0 && result != stopped)); then
       continue
     fi
@@ -205,12 +210,12 @@ while ((running)); do
     forward KILL
   fi
   if ((running)); then
-    # A signal ends this wait, then its trap runs.
+    # Unlike a plain `sleep`, `wait` returns on a signal, so traps run at once.
     sleep 0.1 &
     wait "$!" || true
   fi
 done
-# After a failure the logs are worth a look.
+# After a failure the logs are kept, as they show its cause.
 if [[ $temporary ]] && ((result == 0 || result == stopped)); then
   rm -r "$temporary"
 fi

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Submits bit_jax.main to Slurm, with one process per GPU, and has it requeued
-# until it is done: at the time limit, on preemption, when a node fails, and,
-# a few times, when it crashes.
+# Submits bit_jax.main to Slurm with one process per GPU. The job is requeued
+# until the run is done: at the time limit, on preemption, when a node fails
+# and, a few times, after a crash.
 #
 #   scripts/launch/slurm.sh [--nodes=1] [--gpus_per_node=1]
 #       [--cpus_per_task=8] [--time=LIMIT] [--partition=NAME] [--account=NAME]
 #       [--job_name=bit_jax] [--sbatch=OPTION]... [--log_dir=.]
 #       [--max_crashes=3] [--dry_run] -- ARGUMENTS OF bit_jax.main
 #
-#   --gpus_per_node  a number, or with a type: a100:4
-#   --cpus_per_task  per GPU, mostly for reading images
-#   --sbatch         more for sbatch, e.g. --sbatch=--qos=long --sbatch=--mem=0
-#   --log_dir        takes NAME-JOB.log of all processes and all restarts
-#   --max_crashes    how often a crash is followed by another try
-#   --dry_run        prints the batch script instead
+#   --gpus_per_node  number of GPUs, possibly with their type: a100:4
+#   --cpus_per_task  CPU cores per GPU, mostly for decoding images
+#   --sbatch         further option of sbatch, e.g. --sbatch=--qos=long
+#   --log_dir        folder of NAME-JOB.log, with all processes and restarts
+#   --max_crashes    crashes after which the job is still requeued
+#   --dry_run        print the batch script without submitting it
 #
 # The checkout, its .venv, --log_dir and --workdir must be on a disk that all
 # nodes share. 120 s before the time limit the processes get SIGUSR1: they
 # finish the step, save and exit with 75, and the job is requeued. Bad input
-# (codes 1 and 2) ends it. `scancel JOB` ends it for good.
+# (codes 1 and 2) ends the job, and so does `scancel JOB`.
 # BIT_JAX_PYTHON names another Python than .venv/bin/python.
 set -euo pipefail
 readonly called_from=$PWD
@@ -35,7 +35,8 @@ max_crashes=3
 dry_run=''
 options=()
 
-# sbatch knows double quotes around a value, but no backslashes.
+# Prints options as #SBATCH lines. sbatch understands double quotes around a
+# value, but no backslashes.
 print_options() {
   local option
   for option in "$@"; do
@@ -46,13 +47,16 @@ print_options() {
   done
 }
 
-# One task per GPU, all GPUs of the node visible to each: jax.distributed gives
-# the task with SLURM_LOCALID=i the i-th GPU that it sees. --gpus-per-task would
-# hide the others and fail.
-# --signal without "B:" goes to the processes, not to the batch shell.
-# --kill-on-bad-exit=0: the first to exit with 75 must not end those that save.
-# --wait is for those that a crashed one leaves hanging; when all is well they
-# leave together.
+# Prints the batch script.
+#
+# It starts one task per GPU and lets each task see all GPUs of its node, as
+# jax.distributed gives the task with SLURM_LOCALID=i the i-th GPU that it sees.
+# --gpus-per-task would hide the others, and that would fail.
+# --signal without "B:" sends the signal to the processes, not the batch shell.
+# --kill-on-bad-exit=0: a process that exits with 75 must not end those that
+# still save.
+# --wait ends processes that hang after another one has crashed. Without a crash
+# all processes end together.
 print_script() {
   echo '#!/usr/bin/env bash'
   print_options "--job-name=$job_name" "--nodes=$nodes" \
@@ -84,7 +88,8 @@ case $code in
     ;;
   75) echo "== stopped, $(date)" ;;
   *)
-    # Not SLURM_RESTART_COUNT: it counts time limits and preemptions as well.
+    # SLURM_RESTART_COUNT also counts time limits and preemptions, so crashes
+    # are counted in a file.
     crashes=$(($(cat "$crashes_file" 2> /dev/null || echo 0) + 1))
     echo "$crashes" > "$crashes_file"
     echo "== crash $crashes: code $code, $(date)"
@@ -94,7 +99,7 @@ case $code in
     fi
     ;;
 esac
-# Requeueing would bring back a job that was cancelled.
+# Requeueing a cancelled job would bring it back.
 state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=''
 if [[ $state != RUNNING ]]; then
   echo "== not requeued: the job is ${state:-gone}"

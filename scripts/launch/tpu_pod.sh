@@ -11,35 +11,39 @@
 #   scripts/launch/tpu_pod.sh create|install|status|stop|delete
 #       --name=POD --zone=ZONE ...
 #
-# run includes create and install where they are needed. It shows the log of
-# worker 0 and may be interrupted: the run goes on in the pod, and the same
+# `run` includes `create` and `install` if they are needed. It shows the log of
+# worker 0. It may be interrupted: the run continues in the pod, and the same
 # command watches it again.
 #
 #   status  prints the state of the pod and of the run on every worker
-#   stop    lets the run finish its step, save and end; run goes on from there
+#   stop    lets the run finish its step, save and end; `run` continues it
 #   delete  deletes the pod
 #
 #   --version         image of the workers (default: by --type)
-#   --setup           run on every worker after the installation, e.g. to mount
-#                     the bucket with the data
-#   --create_flag     more for `tpu-vm create`, e.g. --create_flag=--network=NET
-#   --ssh_flag        more for `tpu-vm ssh` and `scp`, e.g. --internal-ip
-#   --max_crashes     how often a crash is followed by another try
-#   --capacity_tries  how often to ask for a pod while there is no capacity
-#   --poll_secs       time between two looks at the run or the pod
-#   --dry_run         prints the commands instead
+#   --setup           command for every worker after the installation, e.g. to
+#                     mount the bucket with the data
+#   --create_flag     further flag of `tpu-vm create`, e.g.
+#                     --create_flag=--network=NET
+#   --ssh_flag        further flag of `tpu-vm ssh` and `scp`, e.g.
+#                     --ssh_flag=--internal-ip
+#   --max_crashes     crashes after which the run is still restarted
+#   --capacity_tries  requests for a pod while there is no capacity
+#   --poll_secs       time between two checks of the run or the pod
+#   --dry_run         print the commands without running them
 #
 # Exits with 0 when the run is done, 1 or 2 for bad input, 75 after `stop`, else
-# with the code of the last crash. Needs an installed gcloud that is logged in,
-# and for several workers: ssh-add ~/.ssh/google_compute_engine
+# with the code of the last crash. Needs gcloud, logged in, and for several
+# workers: ssh-add ~/.ssh/google_compute_engine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source scripts/launch/common.sh
 source scripts/launch/tpu_pod_gcloud.sh
 source scripts/launch/tpu_pod_workers.sh
 
-readonly stopped=75   # bit_jax/errors.py
-readonly max_failures=20  # Of gcloud, one after the other, while all seems well.
+# The exit code of a stopped run, as in bit_jax/errors.py.
+readonly stopped=75
+# The consecutive failures of gcloud that are tolerated while the pod is ready.
+readonly max_failures=20
 verb=''
 name=''
 zone=''
@@ -57,9 +61,9 @@ poll_secs=30
 dry_run=''
 arguments=()
 
-# To the terminal, also while what is running is redirected.
+# Prints a line to the terminal, even from within a redirected command.
 exec 3>&2
-say() {
+log() {
   echo "== $(date '+%F %T') $*" >&3
 }
 
@@ -73,7 +77,7 @@ install_pod() {
     && on_workers all "$(install_script)"
 }
 
-# Prints the states of all workers; fails if one cannot be reached.
+# Prints the states of all workers; fails if a worker cannot be reached.
 all_states() {
   local result=0
   rm -rf "$tmp/states"
@@ -84,19 +88,21 @@ all_states() {
   return "$result"
 }
 
-# Sets state, size and id from worker 0 and shows a part of its log.
+# Sets state, size and id from worker 0 and prints its log from a position on:
+# `tail -c $1`.
 poll() {
   on_workers 0 "$(state_script "$1")" > "$tmp/poll" 2> "$tmp/ssh" || return
   read -r state size id < <(sed -n 's/^bit_jax-state //p' "$tmp/poll") || return
   sed -n '/^bit_jax-state /,$p' "$tmp/poll" | tail -n +2
 }
 
-# After a failure of gcloud, tells whether to try again: not if the pod is gone.
+# Succeeds if gcloud should be tried again after a failure: the pod is there, or
+# its state is unknown. Exits after too many failures.
 is_pod_there() {
   local pod
   pod=$(pod_state)
   if [[ $pod != READY && $pod != UNKNOWN ]]; then
-    say "$name is $pod"
+    log "$name is $pod"
     return 1
   fi
   failures=$((failures + 1))
@@ -106,8 +112,9 @@ is_pod_there() {
   fi
 }
 
-# Waits for the end of the run, showing the log from a part on. Sets outcome:
-# finished, asked, again, crash, lost, or the exit code for bad input.
+# Waits for the end of the run and prints its log from a position on: `tail -c
+# $1`. Sets outcome to finished, asked (stopped by `stop`), again (stopped
+# otherwise), crash, lost (the pod is gone), or the exit code for bad input.
 watch_run() {
   local part=$1 states=''
   outcome=lost
@@ -121,7 +128,8 @@ watch_run() {
     fi
     sleep "$poll_secs"
   done
-  # The others end with worker 0, or never.
+  # The other workers end soon after worker 0 or hang for ever, so a few checks
+  # are enough.
   for _ in 1 2 3 4; do
     if states=$(all_states); then
       [[ $states == *running* ]] || break
@@ -133,11 +141,11 @@ watch_run() {
   judge "$(sort -u <<< "$states")"
 }
 
-# Sets outcome from the states of the workers. Bad input counts as such only if
-# no worker failed in another way: a crash of one may end the others with 1.
+# Sets outcome from the states of the workers. Codes 1 and 2 mean bad input only
+# if no worker failed in another way, as a crash of one may end others with 1.
 judge() {
   local failed
-  say "ended; states of the workers: ${1//$'\n'/ }"
+  log "ended; states of the workers: ${1//$'\n'/ }"
   failed=$(grep -vxE "0|$stopped|asked" <<< "$1") || true
   if [[ $failed ]]; then
     outcome=crash
@@ -154,18 +162,18 @@ judge() {
 
 run() {
   local crashes=0 failures=0 outcome crash_code state size id
-  trap 'say "the run goes on in $name; the same command watches it"; exit 130' \
+  trap 'log "the run goes on in $name; the same command watches it"; exit 130' \
     INT
   while :; do
     ensure_pod
     if poll 0 && [[ $state == running ]]; then
       [[ $id == "$(cksum <<< "$command")" ]] \
         || die 1 "$name runs something else; stop it first"
-      say "watching the run in $name"
+      log "watching the run in $name"
       watch_run 4000
-    elif say "installing ${commit:0:8} on $name" \
+    elif log "installing ${commit:0:8} on $name" \
       && install_pod > "$tmp/ssh" 2>&1 \
-      && say "starting $command" \
+      && log "starting $command" \
       && on_workers all "$(start_script)" > "$tmp/ssh" 2>&1; then
       failures=0
       watch_run +1
@@ -181,10 +189,11 @@ run() {
       asked) exit "$stopped" ;;
       1 | 2) exit "$outcome" ;;
       crash)
-        # A pod that is being taken away makes the run fail in many ways.
+        # A run on a pod that is being taken away fails in many ways, none of
+        # which counts as a crash.
         if [[ $(pod_state) == READY ]]; then
           crashes=$((crashes + 1))
-          say "crash $crashes: code $crash_code"
+          log "crash $crashes: code $crash_code"
           ((crashes <= max_crashes)) || exit "$crash_code"
         fi
         ;;
@@ -263,7 +272,7 @@ fi
 if [[ $verb == run || $verb == install ]]; then
   commit=$(git rev-parse HEAD) || die 1 'this is no git checkout'
   [[ -z $(git status --porcelain) ]] \
-    || say 'uncommitted changes are not installed, only HEAD is'
+    || log 'uncommitted changes are not installed, only HEAD is'
 fi
 if [[ $dry_run ]]; then
   tmp=${TMPDIR:-/tmp}
@@ -293,7 +302,7 @@ fi
 case $verb in
   create)
     ensure_pod
-    say "$name is ready"
+    log "$name is ready"
     ;;
   install) install_pod ;;
   run) run ;;

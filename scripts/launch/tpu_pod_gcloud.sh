@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154
-# What tpu_pod.sh has gcloud do, or prints with --dry_run: commands on
-# the pod and its workers, and the pod itself. The variables are the launcher's.
+# The calls of gcloud by tpu_pod.sh, which manage the pod and run scripts on its
+# workers; with --dry_run they are printed. The variables are the launcher's.
 
-# As quote, but the scripts for the workers remain readable.
+# Prints a command like `quote`, but keeps the lines of multi-line scripts.
 show() {
   local word line=''
   for word in "$@"; do
@@ -46,8 +46,8 @@ default_version() {
   esac
 }
 
-# Prints READY, PREEMPTED, ..., NOT_FOUND, UNKNOWN if gcloud cannot tell, or
-# REFUSED if it never will.
+# Prints the state of the pod: READY, PREEMPTED, ..., or NOT_FOUND; UNKNOWN if
+# gcloud fails; REFUSED if gcloud fails in a way that no retry can mend.
 pod_state() {
   local state
   if state=$(tpu_vm describe "$name" '--format=value(state)' \
@@ -75,7 +75,7 @@ delete_pod() {
   tpu_vm delete "$name"
 }
 
-# Returns once the pod is ready; creates it if it is not there or was taken.
+# Waits until the pod is ready; creates it if it is missing or was taken away.
 ensure_pod() {
   local state tries=0 failures=0
   while :; do
@@ -83,7 +83,7 @@ ensure_pod() {
     case $state in
       READY) return ;;
       NOT_FOUND)
-        say "creating $name ($type)"
+        log "creating $name ($type)"
         if create_pod 2> "$tmp/create"; then
           continue
         fi
@@ -97,7 +97,7 @@ ensure_pod() {
         fi
         ;;
       PREEMPTED | TERMINATED)
-        say "$name is $state: deleting it"
+        log "$name is $state: deleting it"
         delete_pod || failures=$((failures + 1))
         ;;
       STOPPED | STOPPING | HIDDEN | HIDING)
@@ -108,7 +108,7 @@ ensure_pod() {
           '--project=... or gcloud auth login may help'
         ;;
       UNKNOWN) failures=$((failures + 1)) ;;
-      *) say "$name is $state: waiting" ;;
+      *) log "$name is $state: waiting" ;;
     esac
     ((failures < max_failures)) || die 1 'gcloud fails (see above)'
     sleep "$poll_secs"

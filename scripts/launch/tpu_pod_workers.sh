@@ -1,9 +1,11 @@
 # shellcheck shell=bash disable=SC2154
-# What tpu_pod.sh runs on the workers, as scripts. The run's folder is in
-# memory: gone after a reboot, as the run is. The variables are the launcher's.
+# Prints the scripts that tpu_pod.sh runs on the workers. The state of a run is
+# in a folder in memory, which a reboot clears as it ends the run. The variables
+# are the launcher's.
 
-# Ubuntu 22.04 has Python 3.10; uv brings a newer one. jax[tpu] gets the version
-# that requirements.txt asks for; gcs is for gs:// paths.
+# Prints the script that installs the checkout. Ubuntu 22.04 has Python 3.10, so
+# uv installs a newer one. pip takes jax[tpu] in the version that
+# requirements.txt pins; the extra gcs is for gs:// paths.
 install_script() {
   echo "# install"
   echo "installed=$commit-$(cksum <<< "$setup" | tr ' ' -)"
@@ -32,8 +34,8 @@ echo "$installed" > .installed
 END
 }
 
-# Ends what an earlier run left behind, then starts the command in a session of
-# its own, which outlives the connection.
+# Prints the script that kills the remains of an earlier run and starts the
+# command in a session of its own, which outlives the connection.
 start_script() {
   cat << 'END'
 # start
@@ -53,8 +55,9 @@ END
   cat << 'END'
 BIT_JAX_END
 cd ~/bit_jax
-# Both write the same: nothing runs unseen if this script is cut off, and there
-# is a process once it has ended.
+# Both the new session and this script write the process id, which is the same:
+# the session so that it is known even if this script is cut off, the script so
+# that it is known when the script ends.
 nohup setsid bash -c 'echo $$ > "$1/pid"; trap : TERM; . "$1/command"
   echo $? > "$1/new_code"
   mv "$1/new_code" "$1/code"' bash "$run" > ~/bit_jax.log 2>&1 < /dev/null &
@@ -62,9 +65,9 @@ echo $! > "$run/pid"
 END
 }
 
-# Prints "bit_jax-state STATE LOG_SIZE ID", where STATE is running, absent,
-# asked (stopped by `stop`) or an exit code; then what `tail -c $1` leaves of the
-# log.
+# Prints the script that prints "bit_jax-state STATE LOG_SIZE ID", where STATE
+# is running, absent, asked (stopped by `stop`) or an exit code, and then the
+# log through `tail -c $1`.
 state_script() {
   echo "# state"
   echo "part=$1 stopped=$stopped"
@@ -85,6 +88,7 @@ head -c "$size" ~/bit_jax.log 2> /dev/null | tail -c "$part"
 END
 }
 
+# Prints the script that asks the run to save and end.
 stop_script() {
   cat << 'END'
 # stop

@@ -24,7 +24,7 @@ def make_blocks(count=NUM_ROWS, size=4):
 
 
 def get(cache, source=None, way=PLAIN, size=4, blocks=None):
-  """Returns the rows that the cache gives, and whether they were computed."""
+  """Returns the rows from the cache and True if they were computed."""
   calls = []
 
   def compute():
@@ -50,7 +50,7 @@ def test_the_second_time_nothing_is_computed(cache):
 
 
 def changed(source, key):
-  """Returns a source of which one value of one example differs."""
+  """Returns a copy of a source with one value of one example changed."""
   examples = [dict(source.examples[i]) for i in range(NUM_ROWS)]
   value = np.array(examples[7][key])
   value.flat[-1] += 1

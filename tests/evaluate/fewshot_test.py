@@ -37,7 +37,7 @@ def test_primal_and_dual_are_one_solution(monkeypatch):
     np.linalg, "solve", lambda a, b: solved.append(a.shape) or solve(a, b)
   )
   few = fewshot.ridge_accuracy(x, y, x_test, y_test, num_classes=10)
-  # Twice the examples with twice the weight is the same problem.
+  # Duplicated examples with twice the L2 weight are the same problem.
   many = fewshot.ridge_accuracy(
     np.tile(x, (2, 1)),
     np.tile(y, 2),

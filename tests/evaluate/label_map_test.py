@@ -14,12 +14,12 @@ def test_a_whole_name_goes_before_a_synonym():
   outputs = ("grey fox, fox", "tench, Tinca tinca", "fox", "red wolf")
   own = ("Tinca tinca", "fox", "gnu")
   assert match(own, outputs) == ([[1], [2], []], False)
-  # The other way round, the first synonym that is known decides.
+  # In the other direction, the first synonym that matches decides.
   assert match(("ape, fox", "elk, fox"), ("fox", "elk"))[0] == [[0], [1]]
 
 
 def test_the_same_classes_in_the_same_order():
-  # Two of ImageNet's classes are called crane: by name they would be one.
+  # ImageNet has two classes called crane, which are ambiguous by name.
   own = ("crane", "ape", "crane")
   assert match(own, own) == ([[0], [1], [2]], False)
   assert match(list(own), own)[0] == [[0], [1], [2]]

@@ -20,7 +20,7 @@ def test_search_equals_brute_force(mesh, within, count, found):
     found = min(found, 52)
   order = np.argsort(wanted, axis=1)[:, :found]
 
-  # What fills the last block up would be the nearest.
+  # The padding of the last block would be the nearest if it were not ignored.
   blocks = np.concatenate([index, queries[:11]]).astype(np.float32)
   distances, numbers = neighbours.search(
     queries.astype(np.float32),

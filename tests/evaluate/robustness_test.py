@@ -13,13 +13,13 @@ from bit_jax.evaluate import robustness
 from tests import fakes
 from tests.data import tiny_tfds
 
-# What a ReaL image may show, by the numbers of ImageNet's classes.
+# Labels of the ReaL images, as numbers of ImageNet's classes.
 REAL = [[7], [], [3, 8], [999], [8], []]
 
 
 @functools.cache
 def declared(name):
-  """Returns the features in the TFDS that is installed."""
+  """Returns the features of a builder in the installed TFDS."""
   with tempfile.TemporaryDirectory() as empty:
     return dict(tfds.builder(name, data_dir=empty).info.features.items())
 
@@ -71,7 +71,7 @@ def data_dir(tmp_path_factory):
 
 
 def write_images(root, **counts):
-  """Writes that many 8 px images of a class, framed in red."""
+  """Writes `count` 8 px images of a class with a red border."""
   for label, (name, count) in enumerate(counts.items()):
     (root / name).mkdir(parents=True)
     for i in range(count):
@@ -91,7 +91,7 @@ def test_real_labels_are_sets_and_images_without_any_do_not_count(data_dir):
   assert (got.left_out, got.unmatched, got.assumed_order) == (2, (), False)
   assert got.multi_label
   assert got.class_names == wordnet_ids()
-  # The images are still those of their labels.
+  # Images and labels still belong together.
   kept = [i for i, shown in enumerate(REAL) if shown]
   for i, example in zip(kept, got.examples, strict=True):
     assert example["image"] == tiny_tfds.noisy_png("validation", i, i, 16)
@@ -103,7 +103,7 @@ def test_real_labels_are_sets_and_images_without_any_do_not_count(data_dir):
   )
   assert (len(part), part.left_out) == (2, 1)
   assert part.fingerprint != got.fingerprint
-  # Errors name the example of the set, not the number among those that count.
+  # Errors name the index of the example in the set, not among those counted.
   with pytest.raises(InputError, match="imagenet2012_real .* example 2: noth"):
     robustness.load(
       "real", wordnet_ids(), data_dir=data_dir, border_px=8
@@ -111,7 +111,7 @@ def test_real_labels_are_sets_and_images_without_any_do_not_count(data_dir):
 
 
 def test_classes_in_another_order_and_number(data_dir):
-  # From the last to the first, without two of them.
+  # The classifier has the set's classes in reverse order, without two.
   ids = wordnet_ids()
   names = [ids[i] for i in range(999, -1, -1) if i not in (3, 7)]
   got = robustness.load("real", names, data_dir=data_dir)
@@ -144,7 +144,7 @@ def test_a_folder_of_images_by_class(tmp_path):
   cache_dir = tmp_path / "cache"
   got = robustness.load(f"folder:{root}", names, cache_dir=str(cache_dir))
   assert len(list(cache_dir.iterdir())) == 1
-  # No image is held out.
+  # All images are evaluated; none is held out as a test split.
   assert labels(got) == [[0], [1], [1]]
   assert (got.left_out, got.unmatched) == (3, ("gnu",))
   assert {k: v.tolist() for k, v in got.members.items()} == {

@@ -1,4 +1,4 @@
-"""Tests of the line charts of reports."""
+"""Tests of report/chart.py."""
 
 import math
 import re
@@ -94,7 +94,7 @@ def test_long_lines_are_thinned_but_keep_ends_spikes_and_gaps():
     (-3, 12, [-5, 0, 5, 10, 15]),
     (2, 2, [1, 1.5, 2, 2.5, 3]),
     (0, 0, [-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6]),
-    # Further apart than nothing, but nothing lies between them.
+    # The two are distinct floats, but no float lies between them.
     (2, 2 + 5e-16, [1, 1.5, 2, 2.5, 3]),
     (0, 5e-324, [-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6]),
   ],

@@ -1,4 +1,4 @@
-"""The pages of runs, and the command tools/report.py that writes one."""
+"""Tests of the pages in report/ and of the command tools/report.py."""
 
 import base64
 import html.parser
@@ -19,7 +19,7 @@ from bit_jax.tools import report
 
 
 class _Page(html.parser.HTMLParser):
-  """A page's tables as text, its images, and whether its tags pair up."""
+  """Collects a page's tables as text and its images; checks that tags match."""
 
   def __init__(self, path):
     super().__init__()

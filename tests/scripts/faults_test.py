@@ -1,4 +1,4 @@
-"""The comparison of the fault driver; .ci/run runs the driver itself."""
+"""Tests of the fault driver's comparison; .ci/run runs the driver itself."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from scripts import faults
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """What the comparison reads of a finished run."""
+  """A folder with the files of a finished run that the comparison reads."""
   workdir = tmp_path_factory.mktemp("run")
   write_run(workdir)
   return workdir
@@ -91,7 +91,7 @@ def test_results_that_differ(run, other):
 
 
 def fake_kill(*, saving, secs=None):
-  """Returns a `kill_at` of no process; secs of each kill in turn, if given."""
+  """Returns a `kill_at` without a process; `secs` are its resume times."""
   secs = iter(secs or ())
 
   def kill_at(moment, workdir, seed, rng):
@@ -106,7 +106,7 @@ def fake_kill(*, saving, secs=None):
 
 
 def fake_driver(monkeypatch, kill_at):
-  """Has the driver kill nothing, start nothing and find no difference."""
+  """Makes the driver start and kill no process and find no difference."""
   monkeypatch.setattr(faults, "kill_at", kill_at)
   monkeypatch.setattr(faults, "finish", lambda *_: 1.0)
   monkeypatch.setattr(faults, "stalls", lambda _: [0.25])
@@ -127,7 +127,7 @@ def test_the_figures_stand_beside_their_aims(monkeypatch, tmp_path, capsys):
 
 
 def at_its_end_after(kills):
-  """Returns a `kill_at` that finds every run at its end, but for so many."""
+  """Returns a `kill_at` whose runs have all finished but for some."""
   kill, left = fake_kill(saving=True), iter(range(kills))
   return lambda *args: None if next(left, None) is None else kill(*args)
 

@@ -51,7 +51,7 @@ def test_layout_goes_by_suffix_or_flag(src, dst, flags, layout, params, capsys):
   assert layout_of(dst) == layout
   loaded = weights.load(dst)
   jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
-  # What is lost is said.
+  # The command reports metadata that the layout cannot hold.
   assert capsys.readouterr().out == (
     f"{dst}: R14x0.25, 3 classes, {layout} layout\n"
     "class names and preprocessing are left out; --layout=bit_jax has both\n"
@@ -96,7 +96,7 @@ def truncate(path):
 
 
 def damage(path):
-  """Flips a bit inside an array, which only reading it shows."""
+  """Flips a bit inside an array, which is noticed only when it is read."""
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 1
   path.write_bytes(content)

@@ -13,7 +13,7 @@ from tests import fakes
 from tests.data import tiny_tfds
 
 NAMES = ("tench, Tinca tinca", "crane", "ape", "gnu", "pug", "fox", "yak")
-# A folder's classes that are not called as one of NAMES.
+# Classes of a folder whose names differ from all of NAMES.
 LABEL_MAP = {"tench": "tench", "bird": "gnu", "dog": "pug; fox", "yak": "yak"}
 CLASSES = ("tench", "bird", "dog", "yak", "rake")
 PLAIN = {"crop": "none", "crop_px": 32, "resize_px": 0, "flip": False}
@@ -21,7 +21,7 @@ PLAIN = {"crop": "none", "crop_px": 32, "resize_px": 0, "flip": False}
 
 @pytest.fixture(scope="module")
 def params():
-  """A network whose head tells 7 classes apart at random."""
+  """A network with a random head of 7 classes."""
   model = models.create("R14x0.25", num_classes=7)
   params = init.init_variables(model, jax.random.key(0))["params"]
   shape = params["head"]["kernel"].shape
@@ -51,7 +51,7 @@ def folder(tmp_path_factory, params):
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path, monkeypatch):
-  """Where scans of folders are remembered."""
+  """The folder that caches scans of image folders."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   return tmp_path / "cache/bit_jax/folders"
 
@@ -75,7 +75,7 @@ def run(capsys, *argv):
 
 
 def expected(guesses, i):
-  """Returns whether the first, and one of the first five guesses are right."""
+  """Returns (top-1 correct, top-5 correct) for each image."""
   right = {"tench": {0}, "bird": {3}, "dog": {4, 5}, "yak": {6}}[CLASSES[i % 5]]
   return guesses[i][0] in right, bool(right & {*guesses[i][:5].tolist()})
 
@@ -93,7 +93,7 @@ def test_numbers_of_a_folder_with_a_label_map(folder, guesses, capsys):
   got = json.loads(out.out)[bench]
   counted = [i for i in range(23) if i % 5 != 4]
   first, five = np.array([expected(guesses, i) for i in counted]).T
-  # The fifth guess matters.
+  # An answer in fifth place shows that top-5 accuracy counts five guesses.
   assert guesses[6][4] == NAMES.index(LABEL_MAP[CLASSES[6 % 5]])
   assert got["accuracy"] == first.mean()
   assert got["top5_accuracy"] == five.mean()
@@ -134,7 +134,7 @@ def test_one_line_a_benchmark(folder, guesses, cache_dir, capsys):
     "bird, dog, rake\n"
   )
   assert out.out == f"{bench}{line}{bench}/{line}"
-  # The folder is scanned once.
+  # The second evaluation reads the folder's scan from the cache.
   assert len(list(cache_dir.iterdir())) == 1
   assert out.err == ""
 
@@ -200,7 +200,7 @@ def test_a_split_of_any_data_set(folder, tmp_path, guesses, capsys):
   (tmp_path / "names.txt").write_text("g\nf\ne\nd\nc\nb\na\n")
   flags = ["--dataset=tiny", f"--data_dir={tmp_path}", "--crop_px=32"]
   label = np.arange(21) % 7
-  # Without names the outputs are a to g, and the line says so.
+  # Outputs without names are taken in the order of the set, and a note says so.
   out = run(capsys, folder / "bare.npz", "--preprocess=square", *flags)
   first = np.mean(guesses[:21, 0] == label)
   assert out.out.startswith(f"tiny test: accuracy {first:.4f}, ")

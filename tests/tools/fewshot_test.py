@@ -20,7 +20,7 @@ def params_npz(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path, monkeypatch):
-  """Where features are kept."""
+  """The folder that caches features."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   return tmp_path / "cache" / "bit_jax" / "features"
 
@@ -44,7 +44,7 @@ def test_the_same_features_are_computed_once(
     assert fewshot.main(argv) == 0
   without, first, again = capsys.readouterr().out.splitlines()
   assert without == first == again
-  # Other draws, the same test set.
+  # Other seeds draw other training examples, but the test set stays cached.
   before = set(kept.iterdir())
   assert len(before) == 2
   assert fewshot.main([*argv, "--seeds=3"]) == 0

@@ -24,7 +24,7 @@ _CLASSES = ("a & b", "c")
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path, monkeypatch):
-  """Where features are kept."""
+  """The folder that caches features."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   return tmp_path / "cache" / "bit_jax" / "features"
 
@@ -182,7 +182,7 @@ def test_page_needs_nothing_from_elsewhere(search_photos):
   assert "color-scheme: light dark" in page
   assert "prefers-color-scheme: dark" in page
   assert ".pairs {" in page
-  # A table, and two pairs of two images.
+  # The page has one table figure and two pairs of two images.
   assert page.count("<figure") == page.count("</figure>") == 1 + 2 * 3
 
 

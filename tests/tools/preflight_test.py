@@ -21,7 +21,7 @@ IMAGE_BYTES = 32 * 32 * 3 + 8  # With label and index.
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch, tmp_path):
-  """Where configs/ is; with no data sets."""
+  """Changes to the root, where configs/ is, without any data sets."""
   monkeypatch.chdir(ROOT)
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
 
@@ -364,7 +364,7 @@ def test_a_step_is_compiled_for_a_topology(capsys):
   assert found["num_devices"] == 8
   assert found["device_kind"] == "TPU v3"
   assert found["compiler"].startswith("libtpu ")
-  # Small arrays are padded there.
+  # A TPU pads small arrays.
   assert 1 < found["argument_bytes"] / (2 * PARAMS_BYTES) < 1.5
   assert found["code_bytes"] > 0
   assert found["flops"] > 0

@@ -65,7 +65,7 @@ def test_builds_in_an_environment_of_its_own(tmp_path, capsys):
   assert tfds[:3] == [f"{env}/bin/tfds", "build", "cifar10"]
   assert "--file_format=array_record" in tfds
   assert f"--data_dir={tmp_path}" in tfds
-  # Else `./cifar10` would be taken for a script that builds it.
+  # Without the flag, tfds would take `./cifar10` for a script that builds it.
   assert "--imports=tensorflow_datasets" in tfds
   out = capsys.readouterr().out.splitlines()
   assert [line[:2] for line in out[:3]] == ["$ "] * 3
@@ -176,7 +176,7 @@ def test_dry_run_prints_and_runs_nothing(tmp_path, capsys):
 
 
 def test_paths_are_made_absolute(tmp_path, monkeypatch, capsys):
-  # The tools run elsewhere and know no `~`.
+  # The commands do not expand `~`, so their paths must be absolute.
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
   args = ["cifar10", "--data_dir=~/data", "--venv=env", "--dry_run"]
@@ -196,7 +196,7 @@ def test_an_interrupt_ends_quietly(tmp_path, monkeypatch, capsys):
 
 
 def test_a_failed_command_ends_in_one_line(tmp_path, monkeypatch, capsys):
-  # With the real runner: venv is the first command, see the fixture.
+  # The real runner runs venv first, which the fixture makes fail.
   scratch = tmp_path / "scratch"
   scratch.mkdir()
   monkeypatch.setattr("tempfile.tempdir", str(scratch))
@@ -208,7 +208,7 @@ def test_a_failed_command_ends_in_one_line(tmp_path, monkeypatch, capsys):
 
 def test_a_conversion_must_convert_the_version_it_was_given(tmp_path):
   write_info(tmp_path / "my_set" / "1.0.0", fileFormat="tfrecord")
-  # Somebody else's build of another version meanwhile is no success.
+  # Another version, built by another process meanwhile, is no success.
   runner = FakeRunner(
     lambda: write_info(tmp_path / "my_set/2.0.0", fileFormat="array_record")
   )

@@ -32,7 +32,7 @@ def stored():
 @pytest.fixture
 def path(tmp_path, stored):
   path = tmp_path / "figures.json"
-  # The others are measured, and a search for the largest batch.
+  # The other two cases are a measurement and a search for the largest batch.
   others = [{"case": {}}, {"case": {}, "topology": "v3:1x1"}]
   path.write_text(json.dumps({"cases": [stored, *others]}))
   return path
@@ -109,7 +109,7 @@ def test_training_and_inference_are_compiled_for_a_mesh(mesh):
   ]
   train, infer, search = costs
   assert train.bytes_accessed > 2 * infer.bytes_accessed > 0
-  # Parameters and momentum against parameters.
+  # Training has parameters and momentum as arguments, inference parameters.
   assert train.argument_bytes > 1.9 * infer.argument_bytes
   assert search.flops == train.flops
 

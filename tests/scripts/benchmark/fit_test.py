@@ -27,7 +27,7 @@ def test_largest_is_found(limit, start, unit):
 
   found = fit.largest(fits, start=start, unit=unit)
   assert found in asked
-  # As close as 1/32 of it.
+  # The search ends within 1/32 of the result.
   assert limit * (1 - 1 / 32) <= found / unit <= limit
   assert len(set(asked)) == len(asked) < 24
 
@@ -56,7 +56,7 @@ def test_few_batches_are_needed_where_memory_is_nearly_linear(
     assert batch % unit == 0
     asked.append(batch)
     n = batch / unit
-    # Layouts change with the batch.
+    # The compiler's layouts change with the batch, so memory is not linear.
     return math.inf if n > 3000 else 100 + n * (10 + bend * (n >= 64))
 
   limit_bytes = 100 + limit * (10 + bend * (limit >= 64))
@@ -69,7 +69,7 @@ def test_few_batches_are_needed_where_memory_is_nearly_linear(
 def test_on_line_nothing_may_fit():
   assert not fit.largest_on_line(lambda n: 9 + n, 5, start=64, unit=4)
   assert not fit.largest_on_line(lambda n: math.inf, 5, start=64, unit=4)
-  # Neither grows nor ends: no line tells where.
+  # Memory that does not grow defines no line.
   assert fit.largest_on_line(lambda n: 3, 5, start=64, unit=4) >= 64
 
 
@@ -80,7 +80,7 @@ def test_on_line_the_search_has_ends():
     asked.append(batch)
     return batch if batch <= 9000 else math.inf
 
-  # The compiler gives up below the limit, or there is room for anything.
+  # The compiler gives up below the limit, or every batch fits.
   assert 8700 <= fit.largest_on_line(total_bytes, 1e6, start=64, unit=1) <= 9000
   assert len(asked) <= 16
   asked.clear()
@@ -132,7 +132,7 @@ def test_smaller_batches_tell_where_the_first_is_too_large(mesh, most, batch):
 
 
 def test_memory_that_is_unknown_is_asked_for(mesh):
-  with pytest.raises(InputError, match="cpu is unknown: --memory_gib="):
+  with pytest.raises(InputError, match="cpu is unknown; give --memory_gib="):
     fit.by_compiler(TINY, mesh, [], mock.Mock())
 
 

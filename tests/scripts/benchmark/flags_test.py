@@ -98,7 +98,7 @@ def test_a_command_measures_the_same_case():
   assert command[:2] == ["-m", "scripts.benchmark"]
   again, overrides = parse(*command[2:])
   assert flags.make_cases(again, overrides) == [case]
-  # It is an override there.
+  # In the command line of a case the swept key is an override.
   assert vars(again) == {**vars(args), "sweep": []}
 
 

@@ -30,13 +30,13 @@ def test_photos_are_like_those_of_imagenet():
   assert image.shape == (375, 500, 3)
   assert 90_000 < len(first) < 115_000
   assert 20 < image.std() < 90
-  # Neighbours are alike.
+  # In a photo, unlike in white noise, neighbouring pixels are similar.
   assert np.corrcoef(image[:, 1:].ravel(), image[:, :-1].ravel())[0, 1] > 0.7
 
 
 @pytest.fixture
 def read(monkeypatch):
-  """The batches that were read."""
+  """A list that receives the batches that the pipeline reads."""
   batches, train_batches = [], pipeline.train_batches
 
   def spy(source, preprocess, **kwargs):

@@ -25,7 +25,7 @@ def at_root(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def peak(monkeypatch):
-  """No matmul is timed."""
+  """Replaces the measured peak, so that no matmul is timed."""
   known = mfu.Peak(1e9, "fake", measured=True)
   monkeypatch.setattr(mfu, "find_peak", lambda *_, **__: known)
 
@@ -179,12 +179,12 @@ def test_largest_batch_by_trials(monkeypatch, capsys):
   assert "timm                48                 2.00" in out
 
 
-# The guard.
+# --check, the guard against regressions.
 
 
 @pytest.fixture
 def figures(monkeypatch, tmp_path, mesh):
-  """A file of two compiled cases; the compiler's answer can be changed."""
+  """A file of two compiled cases, and the cost that the compiler returns."""
   cost = {"temp_bytes": 1000}
 
   def compile_case(case, mesh):

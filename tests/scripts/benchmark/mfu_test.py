@@ -20,7 +20,7 @@ def conv(x, kernel):
 
 
 def test_flops_of_one_operation():
-  # Three outputs of four products; nothing else counts.
+  # Three outputs of four products each; other operations do not count.
   assert count(lambda x, w: jax.nn.relu(x @ w) * 2, (3, 4), (4, 5)) == 120
   # 2 x 3 x 3 x 8 outputs of 3 x 3 x 4 products.
   expected = 2 * (2 * 3 * 3 * 8) * (3 * 3 * 4)
@@ -95,7 +95,7 @@ def test_unknown_peaks(kind, dtype):
 
 def test_peak_is_measured_where_it_is_not_known():
   device = jax.devices()[0]
-  # Every matmul takes a second.
+  # Every matmul takes one second on this clock.
   clock = mock.Mock(side_effect=range(100))
   peak = mfu.measure_peak(device, "bfloat16", clock=clock, size=16, rounds=2)
   assert peak.flops_per_sec == 2 * 16**3

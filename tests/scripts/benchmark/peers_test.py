@@ -1,4 +1,4 @@
-"""Peers with fakes in place of their packages, none of which is needed."""
+"""Tests of the peers, with fakes in place of their packages."""
 
 import sys
 from unittest import mock
@@ -10,7 +10,7 @@ from scripts.benchmark.flags import Case
 
 
 class Tensor(mock.MagicMock):
-  """Stays what it is on its way, and comes in parts."""
+  """A tensor whose conversions return itself, and which chunk splits."""
 
   def _same(self, *args):
     return self

@@ -73,7 +73,7 @@ def test_a_start_with_an_empty_cache_and_one_with_a_filled_one(
   ]
   assert "--config.model.variant=R14x0.5" in command
   assert command[-1] == "--config.data.name=glyphs"
-  # Each in a work directory of its own.
+  # Each start has a work directory of its own.
   assert len({command[4] for command, _, _ in seen}) == 4
 
 

@@ -13,7 +13,7 @@ TINY = Case("train", "R14x0.5", 32, 4, classes=10)
 
 
 class Clock:
-  """Advances by what subjects take."""
+  """A clock that advances by the duration of the subjects' steps."""
 
   def __init__(self):
     self.now = 0.0
@@ -121,7 +121,7 @@ def test_our_steps_run_and_are_measured(mode, mesh, monkeypatch):
   assert ours["images_per_sec"] == pytest.approx(4 / secs)
   flops = steps.forward_flops(steps.make_config(case, mesh))
   assert found["flops_per_step"] == flops * (3 if mode == "train" else 1)
-  # Virtual devices count as the one machine that they are.
+  # The virtual devices of a CPU share one machine's peak.
   assert ours["mfu"] == pytest.approx(found["flops_per_step"] / secs / 1e9)
   memory = ours["memory"]
   assert memory["rss_bytes"] > memory["compiler_bytes"] > 2**20
@@ -140,7 +140,7 @@ def test_training_goes_on_from_step_to_step(one_device):
 def test_inference_gives_logits(mesh):
   config = steps.make_config(TINY, mesh)
   state = steps.step.make_init(steps.make_spec(config, mesh))(0)
-  # The head starts with zeros, which would hide the rest.
+  # The head starts with zeros, which would make all logits equal.
   kernel = jnp.sin(jnp.arange(10240.0)).reshape(1024, 10)
   state.params["head"]["kernel"] = kernel
   infer = steps.make_infer_step(config, mesh)
@@ -152,7 +152,7 @@ def test_inference_gives_logits(mesh):
   expected = model.apply(state.variables, images.astype(np.float32))
   np.testing.assert_allclose(logits, expected, atol=1e-4)
   assert np.abs(expected).max() > 0.1
-  # What is compiled ahead of time has these shapes.
+  # Compilation ahead of time uses these shapes.
   for x, y in zip(
     jax.tree.leaves(steps.make_abstract_prepared(config, mesh)),
     jax.tree.leaves(prepared),

@@ -1,0 +1,135 @@
+import tarfile
+
+import pytest
+
+from bit_jax.data import datasets
+from bit_jax.data.sets import folder
+from bit_jax.errors import InputError
+from tests.tools.pack.sets import (
+  examples,
+  load,
+  numbered,
+  records,
+  run,
+  tar,
+  write,
+)
+
+
+@pytest.mark.parametrize(
+  "names",
+  [
+    numbered("Train/cat", "Train/dog", "val/dog", "test/cat", "test/dog"),
+    [*numbered("train/cat", "train/dog", "valid/cat"), "extra/readme.png"],
+  ],
+)
+def test_splits_are_those_of_a_folder_set(tmp_path, out, names):
+  src = write(tmp_path / "src", *names)
+  for path in src.glob("val"):
+    (path / "cat").mkdir()
+  run(src, out)
+  splits = folder.load(str(src)).splits
+  packed = datasets.open_dataset("mine", data_dir=str(out))
+  assert list(packed.split_sizes) == list(splits)
+  for split, source in splits.items():
+    assert packed.load(split).class_names == source.class_names
+    assert examples(packed.load(split)) == examples(source)
+
+
+def test_a_class_can_be_called_train(tmp_path, out):
+  run(write(tmp_path / "src", *numbered("train", "val", "plane")), out)
+  assert load(out).class_names == ("plane", "train", "val")
+
+
+def test_the_one_split_can_be_named(src, out):
+  run(src, out, split="test")
+  assert len(load(out, "test")) == 16
+
+
+def test_tars_and_folders_are_the_same(tmp_path, src, out):
+  write(src, "bird/1.jpg", "bird/2.jpg")
+  run(src, out / "folders")
+  tar(src)
+  with tarfile.open(src / "bird.tar", "a") as file:
+    file.add(src / "cat.tar", "readme.txt")
+    file.add(src / "cat.tar", "__MACOSX/1.jpg")
+    # Unpacking would leave the last file of this name.
+    file.add(src / "dog.tar", "./1.jpg")
+  with pytest.raises(InputError, match=r"bird.tar \(bird/1.jpg\): not a JPEG"):
+    run(src, out / "bad")
+  image = write(tmp_path, "new.jpg") / "new.jpg"
+  with tarfile.open(src / "bird.tar", "a") as file:
+    file.add(image, "./1.jpg")
+  run(src, out / "tars")
+  expected = records(out / "folders")
+  (i,) = [i for i, record in enumerate(expected) if record[0] == "bird/1.jpg"]
+  expected[i] = ("bird/1.jpg", image.read_bytes(), 0)
+  assert records(out / "tars") == expected
+
+
+def test_class_list_gives_the_order(src, out, tmp_path):
+  names = tmp_path / "names.txt"
+  names.write_text("dog\ncat\n")
+  run(src, out, class_list=str(names))
+  train = load(out)
+  assert train.class_names == ("dog", "cat")
+  assert all(label == (n[:3] == "cat") for n, _, label in records(out))
+
+  for text, message in (
+    ("dog\ncat\nant\n", r"2 and 3; 1 \('ant'\) only in the list"),
+    ("dog\nant\n", r"1 \('cat'\) only in the data"),
+    ("dog\ncat\ndog\n", "names.txt: 'dog' is repeated"),
+  ):
+    names.write_text(text)
+    with pytest.raises(InputError, match=message):
+      run(src, out / "2", class_list=str(names))
+  names.write_text("dog\nant\n")
+  with pytest.raises(InputError, match=r"1 \('cat'\) only in the data"):
+    run(src, out / "2", class_list=str(names), allow_missing=True)
+  assert not (out / "2").exists()
+
+  names.write_text("dog\nant\ncat\n")
+  run(src, out / "2", class_list=str(names), allow_missing=True)
+  assert load(out / "2").class_names == ("dog", "ant", "cat")
+  assert set(load(out / "2").read_labels().tolist()) == {0, 2}
+
+
+def test_several_labels_an_image(tmp_path, out, capsys):
+  src = write(tmp_path / "src", "a.jpg", "x/b.jpg", "x/y/c.png", "d.jpg")
+  write(src, "unlisted.jpg")
+  labels = tmp_path / "labels.csv"
+  labels.write_text(
+    '\ufeffa.jpg,sun; sea;sun\n./x/b.jpg,sea\n\nx/y/c.png,\nd.jpg,"a, b"\n',
+    encoding="utf-8",
+  )
+  run(src, out, labels=str(labels))
+  train = load(out)
+  assert train.multi_label
+  assert train.class_names == ("a, b", "sea", "sun")
+  assert sorted((name, label) for name, _, label in records(out)) == [
+    ("a.jpg", [1, 2]),
+    ("d.jpg", [0]),
+    ("x/b.jpg", [1]),
+    ("x/y/c.png", []),
+  ]
+  got = [train.examples[i] for i in range(4)]
+  assert sorted((e["label"], e["image"]) for e in got) == sorted(
+    (label, image) for _, image, label in records(out)
+  )
+  text = capsys.readouterr().out
+  assert "left out: 1 images that " in text
+  assert " does not list, such as unlisted.jpg" in text
+
+  names = tmp_path / "names.txt"
+  names.write_text("sea\nsun\nmoon\na, b\n")
+  run(src, out / "2", labels=str(labels), class_list=str(names))
+  assert load(out / "2").class_names == ("sea", "sun", "moon", "a, b")
+
+
+def test_several_labels_in_splits(tmp_path, out):
+  src = write(tmp_path / "src", "train/a.jpg", "test/x/b.jpg")
+  labels = tmp_path / "labels.csv"
+  labels.write_text("train/a.jpg,sun\ntest/x/b.jpg,sea\n")
+  run(src, out, labels=str(labels))
+  assert [r[::2] for r in records(out, "test")] == [("test/x/b.jpg", [0])]
+  assert [r[::2] for r in records(out)] == [("train/a.jpg", [1])]
