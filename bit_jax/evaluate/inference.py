@@ -53,17 +53,28 @@ def network(loaded: Weights) -> tuple[Any, dict[str, Any]]:
 
 
 @functools.lru_cache(maxsize=16)
+def make_fold(network: Any, mesh: Mesh) -> Callable[[Any], Any]:
+  """Builds the jitted function from parameters to folded, replicated ones."""
+
+  def fold(params):
+    return models.fold(network, params)[1]
+
+  return jax.jit(fold, out_shardings=sharding.replicated(mesh))
+
+
+@functools.lru_cache(maxsize=16)
 def for_inference(model: Any, mesh: Mesh) -> tuple[Any, Callable[[Any], Any]]:
   """Returns the network to apply, and `InferenceStep.prepare` for it.
 
   Weights are standardized when they are prepared, not with each batch.
   """
+  fold = make_fold(model, mesh)
 
-  @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-  def fold(variables):
-    return {**variables, "params": models.fold(model, variables["params"])[1]}
+  def prepare(variables):
+    variables = sharding.to_devices(variables, mesh)
+    return {**variables, "params": fold(variables["params"])}
 
-  return unstandardized(model), lambda v: fold(sharding.to_devices(v, mesh))
+  return unstandardized(model), prepare
 
 
 @functools.lru_cache(maxsize=8)

@@ -38,7 +38,9 @@ def make_score_step(
     `index` and `mask` of each in rows.
   """
   whole = sharding.replicated(mesh)
-  fold: Any = jax.jit(objective.fold, out_shardings=whole)
+  fold: Any = inference.make_fold(objective.network, mesh)
+  if type(objective).fold is not Objective.fold:
+    fold = jax.jit(objective.fold, out_shardings=whole)
 
   def prepare(variables):
     params, carried = sharding.to_devices(variables, mesh)

@@ -7,13 +7,14 @@ from jax.sharding import Mesh
 
 from bit_jax import models
 from bit_jax.errors import InputError, UsageError
-from bit_jax.objectives import losses
+from bit_jax.objectives import losses, named
 from bit_jax.parallel import sharding
 from bit_jax.recipe import hyperrule
 from bit_jax.recipe.load import Config
 from bit_jax.recipe.resolve import EVAL_CROPS, TRAIN_CROPS
 
 _CHOICES = {
+  "objective": tuple(named.OBJECTIVES),
   "loss": tuple(losses.LOSSES),
   "hyperrule": ("", *hyperrule.PRESETS),
   "model.dtype": ("float32", "bfloat16"),
@@ -111,6 +112,16 @@ def check(config: Config, mesh: Mesh) -> None:
   if config.optim.momentum >= 1:
     raise InputError(
       f"config.optim.momentum={config.optim.momentum}: expected less than 1"
+    )
+  if not 0 < config.distill.temperature < math.inf:
+    raise InputError(
+      f"config.distill.temperature={config.distill.temperature}: expected more "
+      f"than 0"
+    )
+  if not 0 <= config.distill.label_weight <= 1:
+    raise InputError(
+      f"config.distill.label_weight={config.distill.label_weight}: expected 0 "
+      f"to 1"
     )
   for pattern in config.optim.freeze:
     try:

@@ -5,6 +5,7 @@ Nothing is written here, and nothing compiled.
 
 import dataclasses
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -120,7 +121,7 @@ def load(
   else:
     spec = StepSpec.of(config, mesh, objective)
     fixed_arrays = sharding.to_devices(fixed_arrays, mesh)
-    config.resolved.objective = " ".join(repr(objective).split())
+    config.resolved.objective = _name_of(objective)
   config.resolved.fixed_digest = fixed.digest_of(fixed_arrays)
   data, fewshot_sets = sources.cache_in_memory(data, fewshot_sets, config)
   run = Run(
@@ -146,6 +147,12 @@ def load(
   run.log(describe.describe(config, data, mesh))
   clock.mark("data")
   return dataclasses.replace(run, result=None)
+
+
+def _name_of(objective: Objective) -> str:
+  """Returns a short text that any of an objective's static values changes."""
+  text = hashlib.sha256(repr(objective).encode()).hexdigest()
+  return f"{type(objective).__name__}, {text[:8]}"
 
 
 def make_spec(

@@ -162,10 +162,8 @@ def _from_arrays(
     raise InputError(f"weights {path}: {e}") from e
   # A file without a head becomes a network with a head of no outputs, so that
   # every network has the same parameters.
-  if layout.has_headless and not any(name in flat for name in layouts.HEAD):
-    norm = flat.get("norm-pre-head/bias", np.zeros(0, np.float32))
-    flat["head/kernel"] = np.zeros((*norm.shape, 0), norm.dtype)
-    flat["head/bias"] = np.zeros(0, norm.dtype)
+  if layout.has_headless:
+    flat = _with_head(flat)
   weights = _make(path, paths.unflatten(flat), {}, {})
   release = releases.of_file(path.stem) if layout is layouts.OFFICIAL else ""
   if not release:
@@ -195,7 +193,12 @@ def _load_folder(path: epath.Path) -> Weights:
 
 def _make(path, params, batch_stats, metadata) -> Weights:
   """Infers the variant and options, and checks that all arrays are there."""
-  shapes = {k: tuple(v.shape) for k, v in paths.flatten(params).items()}
+  # Heads of other objectives are whatever their network says.
+  heads = {k: params[k] for k in metadata.get("heads", ()) if k in params}
+  flat = paths.flatten({k: v for k, v in params.items() if k not in heads})
+  if heads:
+    flat = _with_head(flat)
+  shapes = {k: tuple(v.shape) for k, v in flat.items()}
   try:
     variant, num_classes = param_shapes.infer_variant(shapes)
   except InputError as e:
@@ -210,17 +213,30 @@ def _make(path, params, batch_stats, metadata) -> Weights:
         f"weights {path}: their network has {key}={value!r}, which this "
         f"version of bit_jax does not know"
       )
+  own = paths.unflatten(flat)
   param_shapes.check_params(
-    f"weights {path}", params, variant, num_classes, options["norm"]
+    f"weights {path}", own, variant, num_classes, options["norm"]
   )
   return Weights(
-    params,
+    own | heads,
     batch_stats,
     variant,
     tuple(metadata.get("class_names", ())),
     dict(metadata.get("preprocess", {})),
     models.non_default_options(options),
   )
+
+
+def _with_head(flat: dict[str, Any]) -> dict[str, Any]:
+  """Returns arrays with a head of no classes if they have no head."""
+  if any(name in flat for name in layouts.HEAD):
+    return flat
+  norm = flat.get("norm-pre-head/bias", np.zeros(0, np.float32))
+  return {
+    **flat,
+    "head/kernel": np.zeros((*norm.shape, 0), norm.dtype),
+    "head/bias": np.zeros(0, norm.dtype),
+  }
 
 
 def save_npz(path: epath.PathLike, weights: Weights) -> None:
@@ -240,6 +256,7 @@ def save_npz(path: epath.PathLike, weights: Weights) -> None:
     "class_names": list(weights.class_names),
     "preprocess": weights.preprocess,
     "model_options": weights.model_options,
+    "heads": models.extra_heads(weights.params),
   }
   arrays = paths.flatten(weights.params)
   for k, v in paths.flatten(weights.batch_stats).items():
@@ -281,6 +298,11 @@ def save_as(
       f"{path}: the {layout.name} layout is for GroupNorm and weight "
       f"standardization, but these weights are of a network with "
       f"{models.spell_options(weights.model_options, weights.model_options)}"
+    )
+  if heads := models.extra_heads(weights.params):
+    raise InputError(
+      f"{path}: the {layout.name} layout has no place for the heads "
+      f"{', '.join(heads)}"
     )
   flat = paths.flatten(weights.params)
   if not weights.num_classes:

@@ -435,7 +435,9 @@ def make_network(**options):
     )
 
   variables = init.init_variables(model, jax.random.key(0))
-  params, stats = map(change, (variables["params"], variables["batch_stats"]))
+  params, stats = map(
+    change, (variables["params"], variables.get("batch_stats", {}))
+  )
   return model, {"params": params, "batch_stats": stats}
 
 

@@ -148,7 +148,7 @@ def test_inference_gives_logits(mesh):
   prepared = infer.prepare(state.variables)
   logits = infer.run(prepared, batch)
   images = np.asarray(batch["images"]) / 127.5 - 1
-  model = steps.step.make_model(config)
+  model = steps.make_spec(config, mesh).objective.network
   expected = model.apply(state.variables, images.astype(np.float32))
   np.testing.assert_allclose(logits, expected, atol=1e-4)
   assert np.abs(expected).max() > 0.1

@@ -1,0 +1,195 @@
+"""Distillation: its loss against float64, its teacher, and whole runs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bit_jax import models, train, weights
+from bit_jax.errors import InputError
+from bit_jax.models import init
+from bit_jax.objectives.distill import Distill, soft_loss
+from bit_jax.run import start
+from bit_jax.run.sources import RunData
+from bit_jax.run.step import make_init, make_update_step
+from bit_jax.storage import checkpoint
+from bit_jax.writers import metrics_file
+from tests import fakes
+from tests.fakes import a_batch, make_config, resolved
+
+CLASS_NAMES = tuple(f"class {i}" for i in range(4))
+
+
+def random_params(network, seed):
+  """Initial parameters with a head that tells classes apart at random."""
+  params = init.init_variables(network, jax.random.key(seed))["params"]
+  kernel = params["head"]["kernel"]
+  params["head"]["kernel"] = jax.random.normal(
+    jax.random.key(seed), kernel.shape
+  )
+  return jax.device_get(params)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+  """The path of a teacher's weights."""
+  network = models.create("R14x0.25", num_classes=4)
+  path = tmp_path_factory.mktemp("teacher") / "params.npz"
+  saved = weights.Weights(
+    random_params(network, 7), {}, "R14x0.25", CLASS_NAMES
+  )
+  weights.save_npz(path, saved)
+  return str(path)
+
+
+def distill_config(teacher, **overrides):
+  return make_config(
+    objective="distill", **{"distill.teacher": teacher, **overrides}
+  )
+
+
+def exact_soft_loss(student, teacher, t):
+  """The formula of arXiv 1503.02531 in float64."""
+
+  def softmax(x):
+    e = np.exp(x / t - (x / t).max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+  p, q = softmax(np.float64(teacher)), softmax(np.float64(student))
+  return t**2 * (p * (np.log(p) - np.log(q))).sum(-1)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_the_soft_loss_is_that_of_the_paper(temperature):
+  rng = np.random.default_rng(0)
+  student, teacher = rng.normal(0, 3, (2, 5, 7)).astype("f")
+  got = soft_loss(student, teacher, temperature)
+  wanted = exact_soft_loss(student, teacher, temperature)
+  np.testing.assert_allclose(got, wanted, rtol=1e-4)
+  assert np.abs(wanted).min() > 0.01
+
+
+def test_at_a_high_temperature_it_is_the_distance_of_centred_logits():
+  rng = np.random.default_rng(0)
+  student, teacher = rng.normal(0, 1, (2, 5, 7)).astype("f")
+  difference = student - teacher
+  difference -= difference.mean(-1, keepdims=True)
+  limit = np.square(difference).sum(-1) / (2 * 7)
+  got = soft_loss(student, teacher, 100.0)
+  np.testing.assert_allclose(got, limit, rtol=0.02)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn():
+  rng = np.random.default_rng(0)
+  logits = jnp.asarray(rng.normal(0, 3, (5, 7)), jnp.float32)
+  value, grads = jax.value_and_grad(lambda x: soft_loss(x, logits, 2.0).mean())(
+    logits
+  )
+  assert abs(value) < 1e-6
+  assert np.abs(grads).max() < 1e-6
+
+
+@pytest.mark.parametrize("accum_steps", [1, 2])
+def test_the_step_mixes_both_losses_and_leaves_the_teacher_alone(
+  teacher, mesh, accum_steps
+):
+  config = resolved(
+    distill_config(
+      teacher,
+      **{
+        "distill.temperature": 2.0,
+        "distill.label_weight": 0.25,
+        "optim.accum_steps": accum_steps,
+      },
+    )
+  )
+  spec, fixed = start.make_spec(config, mesh, class_names=CLASS_NAMES)
+  before = jax.device_get(fixed)
+  state = make_init(spec)(0)
+  batch = a_batch(mesh)
+  # The student's head is zero at first: it says the same of every image.
+  images = np.asarray(batch["images"]) / np.float32(127.5) - 1
+  network = models.create("R14x0.25", num_classes=4)
+  logits = network.apply(
+    {"params": weights.load(teacher).params}, jnp.asarray(images, jnp.float32)
+  )
+  soft = exact_soft_loss(np.zeros((8, 4)), logits, 2.0).mean()
+  state, metrics = make_update_step(spec)(state, batch, fixed)
+  np.testing.assert_allclose(metrics["soft_loss"], soft, rtol=1e-3)
+  np.testing.assert_allclose(metrics["label_loss"], np.log(4), rtol=1e-5)
+  np.testing.assert_allclose(
+    metrics["loss"], 0.25 * np.log(4) + 0.75 * soft, rtol=1e-3
+  )
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(fixed), before)
+  make_update_step(spec)(state, batch, fixed)  # It was not donated either.
+
+
+def test_other_teachers_share_a_compiled_step(teacher, mesh, tmp_path):
+  other = dataclasses.replace(
+    weights.load(teacher),
+    params=random_params(models.create("R14x0.25", num_classes=4), 8),
+  )
+  weights.save_npz(tmp_path / "other.npz", other)
+  (a, _), (b, _) = (
+    start.make_spec(resolved(distill_config(path)), mesh)
+    for path in (teacher, str(tmp_path / "other.npz"))
+  )
+  assert isinstance(a.objective, Distill)
+  assert make_update_step(a) is make_update_step(b)
+
+
+def test_a_run_learns_what_its_teacher_says(teacher, tmp_path):
+  # The teacher's head is random: only what it said of these images is learned.
+  data = RunData(fakes.array_source(), {"same": fakes.array_source()})
+  config = distill_config(teacher, total_steps=30, **{"optim.lr": 0.02})
+  result = train.train_and_evaluate(config, tmp_path, data=data)
+  assert result["eval/same/agreement"] > 0.6  # By chance: 0.25.
+  first, *_, last = metrics_file.read_metrics(tmp_path / "metrics.jsonl")
+  assert last["eval/same/soft_loss"] < 0.5 * first["train/soft_loss"]
+  # The teacher is no part of what is saved.
+  path = checkpoint.find(tmp_path)
+  assert path
+  names = checkpoint.load_arrays(path)
+  assert not [name for name in names if "teacher" in name]
+  assert weights.load(tmp_path).class_names == CLASS_NAMES
+  # Another teacher is another run.
+  other = dataclasses.replace(
+    weights.load(teacher),
+    params=random_params(models.create("R14x0.25", num_classes=4), 8),
+  )
+  weights.save_npz(tmp_path / "other.npz", other)
+  config.distill.teacher = str(tmp_path / "other.npz")
+  with pytest.raises(InputError, match="resolved.fixed_digest: '"):
+    train.train_and_evaluate(config, tmp_path, data=data)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"distill.teacher": ""}, "config.distill.teacher is empty: expected a"),
+    ({"distill.teacher": "/no.npz"}, "weights /no.npz: no such file"),
+    ({"distill.temperature": 0.0}, "config.distill.temperature=0.0: expected"),
+    ({"distill.label_weight": 1.5}, "label_weight=1.5: expected 0 to 1"),
+    ({"objective": "guess"}, "config.objective='guess': expected one of"),
+  ],
+)
+def test_bad_values_are_named(teacher, tmp_path, change, message):
+  data = RunData(fakes.array_source(), {})
+  config = distill_config(teacher)
+  config.update_from_flattened_dict(change)
+  with pytest.raises(InputError, match=message):
+    train.train_and_evaluate(config, tmp_path, data=data)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_teacher_of_other_classes_is_refused(teacher, tmp_path):
+  config = distill_config(teacher)
+  data = RunData(fakes.array_source(num_classes=5), {})
+  with pytest.raises(InputError, match="has 4 classes, but the data set has 5"):
+    train.train_and_evaluate(config, tmp_path, data=data)
+  names = ("class 0", "class 2", "class 1", "class 3")
+  data = RunData(fakes.array_source(class_names=names), {})
+  with pytest.raises(InputError, match="order: 'class 1' instead of 'class 2'"):
+    train.train_and_evaluate(config, tmp_path, data=data)
