@@ -14,7 +14,7 @@ import ml_collections
 from bit_jax.errors import UsageError
 
 
-def parse_arg(arg: str | None, **defaults: str | int) -> dict:
+def parse_arg(arg: str | None, **defaults: str | int | float) -> dict:
   """Parses `key=value,key=value` as it follows a config file's name.
 
   Args:

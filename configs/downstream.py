@@ -23,12 +23,23 @@ all examples per class 54.1 / 82.4 / 97.3 %, CIFAR-100 35.2 / 64.8 / 86.4 %.
 Not run: the released weights cannot be downloaded on our machines.
 """
 
+from collections.abc import Mapping
+
 import ml_collections
 
 from bit_jax.errors import InputError
 from configs import common
 
 PRESETS = ("paper", "code", "light", "quick")
+
+
+ARGUMENTS = {
+  "preset": "paper",
+  "model": "R50x1",
+  "dataset": "cifar10",
+  "data_dir": "",
+  "examples_per_class": 0,
+}
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -40,14 +51,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   Raises:
     InputError: An argument has an unknown value.
   """
-  args = common.parse_arg(
-    arg,
-    preset="paper",
-    model="R50x1",
-    dataset="cifar10",
-    data_dir="",
-    examples_per_class=0,
-  )
+  return from_arguments(common.parse_arg(arg, **ARGUMENTS))
+
+
+def from_arguments(
+  args: Mapping[str, str | int | float],
+) -> ml_collections.ConfigDict:
+  """Returns the config of the arguments in ARGUMENTS; others are ignored."""
   preset = args["preset"]
   if preset not in PRESETS:
     raise InputError(f"preset={preset}: expected one of {', '.join(PRESETS)}")

@@ -23,7 +23,6 @@ from jax.sharding import Mesh
 from bit_jax.data.decode import Encoded
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
-from bit_jax.errors import InputError
 from bit_jax.parallel import sharding
 
 Batch = dict[str, Any]
@@ -59,30 +58,23 @@ def example_index(position: int, num_examples: int, seed: int) -> int:
   )
 
 
-def _read(source: Source, index: int) -> tuple[np.ndarray | Encoded, Any]:
-  """Returns an example's image, possibly still encoded, and its label.
-
-  The label is np.int32, or uint8[classes] with ones for a multi-label set.
+def _read(
+  source: Source, index: int
+) -> tuple[np.ndarray | Encoded, dict[str, Any]]:
+  """Returns an example's image, possibly still encoded, and its other arrays.
 
   Raises:
-    InputError: The label is outside the classes.
+    InputError: A field has a value that it cannot have.
   """
-  example = source.examples[index]
+  example, where = source.examples[index], f"{source.name} example {index}"
   image = example["image"]
   if not isinstance(image, np.ndarray):
-    name = example.get("name", f"{source.name} example {index}")
-    image = Encoded(image, name)
-  label = example["label"]
-  if source.multi_label:
-    hot = np.zeros(source.num_classes, np.uint8)
-    hot[np.asarray(label, int)] = 1
-    return image, hot
-  if not 0 <= label < source.num_classes:
-    raise InputError(
-      f"{source.name} example {index}: label {label} is outside the "
-      f"{source.num_classes} classes"
-    )
-  return image, np.int32(label)
+    image = Encoded(image, example.get("name", where))
+  row: dict[str, Any] = {
+    field.key: field.to_array(example[name], where)
+    for name, field in source.fields.items()
+  }
+  return image, {**row, "index": np.int32(index)}
 
 
 def _num_cores() -> int:
@@ -182,13 +174,12 @@ def train_batches(
 
   Returns:
     A context manager that yields an iterator of dicts of global arrays:
-    `images` uint8[B, crop_px, crop_px, 3]; `labels` int32[B], or
-    uint8[B, classes] with ones for multi-label sets; `index` int32[B], the
-    index of the example in source.
+    `images` uint8[B, crop_px, crop_px, 3]; an array [B, ...] for each of
+    `source.fields`; `index` int32[B], the index of the example in source.
 
   Raises:
-    InputError: An image cannot be decoded or a label is out of range; raised by
-      the iterator, with a message that names the file or the example.
+    InputError: An image cannot be decoded or a field has a wrong value; raised
+      by the iterator, with a message that names the file or the example.
   """
 
   def make_row(position, out):
@@ -199,9 +190,9 @@ def train_batches(
     # bits of the key.
     key = np.array([seed, (epoch << 40) | index], np.uint64)
     rng = np.random.Generator(np.random.Philox(key=key))
-    image, label = _read(source, index)
+    image, row = _read(source, index)
     preprocess(image, rng, out)
-    return {"labels": label, "index": np.int32(index)}
+    return row
 
   return _batches(
     make_row,
@@ -247,13 +238,9 @@ def eval_batches(
     # Padding repeats the last example, so that it is a valid image; the mask
     # leaves it out of the results.
     index = min(position, num_examples - 1)
-    image, label = _read(source, index)
+    image, row = _read(source, index)
     preprocess(image, out=out)
-    return {
-      "labels": label,
-      "index": np.int32(index),
-      "mask": np.float32(real),
-    }
+    return {**row, "mask": np.float32(real)}
 
   return _batches(
     make_row,

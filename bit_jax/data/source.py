@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bit_jax.data.fields import ClassLabel, ClassLabels, Field
+
 
 class Examples(Protocol):
   """Random access to examples.
@@ -38,6 +40,8 @@ class Source:
       crop (glyphs, digits); 0 if a recipe chooses the resolution.
     flip: False if mirroring an image changes its class.
     multi_label: True if a label is a sequence of class ids.
+    labelled: False if the labels are missing or of no interest; batches then
+      hold images alone.
   """
 
   name: str
@@ -49,6 +53,7 @@ class Source:
   native_px: int = 0
   flip: bool = True
   multi_label: bool = False
+  labelled: bool = True
 
   def __len__(self) -> int:
     return len(self.examples)
@@ -57,6 +62,14 @@ class Source:
   def num_classes(self) -> int:
     """Number of classes."""
     return len(self.class_names)
+
+  @property
+  def fields(self) -> dict[str, Field]:
+    """The fields of an example, beside its image, that batches hold."""
+    if not self.labelled:
+      return {}
+    kind = ClassLabels if self.multi_label else ClassLabel
+    return {"label": kind(self.num_classes)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -79,13 +80,18 @@ def for_inference(model: Any, mesh: Mesh) -> tuple[Any, Callable[[Any], Any]]:
 
 @functools.lru_cache(maxsize=8)
 def make_feature_step(model: Any, mesh: Mesh) -> InferenceStep:
-  """Builds the step that returns (float32[B, D] features, labels)."""
+  """Builds the step that returns (float32[B, D] features, labels).
+
+  The labels are int32[B], or uint8[B, classes] for multi-label sets; -1 where
+  the source has none.
+  """
   model, prepare = for_inference(model, mesh)
 
   def step(variables, batch):
     images = models.scale_images(batch["images"])
     _, features = model.apply(variables, images, return_features=True)
-    return features["pre_logits"], batch["labels"]
+    rows = features["pre_logits"]
+    return rows, batch.get("labels", jnp.full(len(rows), -1, jnp.int32))
 
   return InferenceStep(
     prepare, jax.jit(step, out_shardings=sharding.replicated(mesh))

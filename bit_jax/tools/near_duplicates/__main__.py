@@ -53,7 +53,7 @@ import numpy as np
 from bit_jax import weights
 from bit_jax.data import datasets
 from bit_jax.data.preprocess import Preprocess
-from bit_jax.data.source import Examples, Source
+from bit_jax.data.source import Source
 from bit_jax.errors import InputError, exit_status
 from bit_jax.evaluate import (
   feature_cache,
@@ -65,19 +65,6 @@ from bit_jax.storage import cache
 from bit_jax.tools.near_duplicates import page
 
 _PROGRESS_SECS = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Images:
-  """Examples with label 0 in place of their own, which may be missing."""
-
-  examples: Examples
-
-  def __len__(self) -> int:
-    return len(self.examples)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    return {**self.examples[index], "label": 0}
 
 
 def _with_progress(
@@ -129,11 +116,7 @@ def _search(
   shape = batch_size, loaded.params["head"]["kernel"].shape[0]
 
   def features(source):
-    images = dataclasses.replace(
-      source,
-      examples=_Images(source.examples),
-      multi_label=False,
-    )
+    images = dataclasses.replace(source, labelled=False)
     rows = inference.feature_rows(
       *(step, prepare, images, preprocess, mesh),
       batch_size=batch_size,

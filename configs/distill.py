@@ -1,0 +1,42 @@
+"""Distillation: a student learns from a fine-tuned teacher (arXiv 1503.02531).
+
+The loss is label_weight x the loss on the labels + (1 - label_weight) x T^2
+KL(teacher || student), both softened by the temperature T; student and teacher
+see the same, mixed pixels. The teacher is any weights with the data set's
+classes: a work directory, a checkpoint or a params.npz. Everything else is the
+fine-tuning of configs/downstream.py, whose arguments and presets this takes.
+
+| argument     | default | meaning                                            |
+|--------------|---------|----------------------------------------------------|
+| teacher      |         | its weights                                        |
+| temperature  | 4       | T; Hinton et al. tried 2.5 to 20 (their paper)      |
+| label_weight | 0.1     | of the labels; 0 learns from the teacher alone     |
+
+  python -m bit_jax.main --workdir=/tmp/student \\
+      --config=configs/distill.py:teacher=/tmp/teacher,dataset=cifar10 \\
+      --config.init.checkpoint=BiT-M-R50x1.npz
+
+Neither default is the BiT paper's, which does not distil; they were not tuned.
+Expected: EXPECTED
+"""
+
+import ml_collections
+
+from configs import common, downstream
+
+ARGUMENTS = {"teacher": "", "temperature": 4.0, "label_weight": 0.1}
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """Returns the config.
+
+  Args:
+    arg: `teacher=,temperature=,label_weight=`, and the arguments of
+      configs/downstream.py.
+  """
+  args = common.parse_arg(arg, **ARGUMENTS, **downstream.ARGUMENTS)
+  c = downstream.from_arguments(args)
+  c.objective = "distill"
+  for key in ARGUMENTS:
+    c.distill[key] = args[key]
+  return c
