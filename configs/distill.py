@@ -16,8 +16,16 @@ fine-tuning of configs/downstream.py, whose arguments and presets this takes.
       --config=configs/distill.py:teacher=/tmp/teacher,dataset=cifar10 \\
       --config.init.checkpoint=BiT-M-R50x1.npz
 
-Neither default is the BiT paper's, which does not distil; they were not tuned.
-Expected: EXPECTED
+Neither default is from the BiT paper, which does not distil; they were not
+tuned. A teacher that is larger than the student costs one more of its forward
+passes a step.
+
+Measured (25 November 2026, 2 CPU cores, seeds 0, 1, 2), digits, preset quick:
+an R14x0.5 teacher of 600 steps has 97.9 %. An R14x0.25 student from random
+weights has, after 150 steps, 83.7 % from the labels (configs/downstream.py;
+83.6 to 89.7), 90.3 % from the teacher alone (label_weight=0; 90.2 to 92.2) and
+89.7 % with the defaults (89.5 to 91.5). All three ran at the same learning
+rate, which was chosen for none of them. Larger sets and networks: not run.
 """
 
 import ml_collections
