@@ -16,6 +16,17 @@ def test_help_is_the_header(script):
   assert done.stdout.splitlines() == expected
 
 
+@pytest.mark.parametrize("script", [LOCAL, SLURM, TPU_POD])
+def test_the_old_name_says_where_the_launcher_went(script):
+  name = pathlib.Path(script).name
+  old = pathlib.Path(script).parents[1] / f"launch_{name}"
+  done = run(str(old), "--name=n", cwd="/")
+  assert done.returncode == 2
+  assert done.stderr == (
+    f"error: scripts/launch_{name} is now scripts/launch/{name}\n"
+  )
+
+
 @pytest.mark.parametrize(
   "args",
   [
