@@ -91,6 +91,15 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
   assert np.abs(grads).max() < 1e-6
 
 
+def test_no_gradient_reaches_the_teacher():
+  rng = np.random.default_rng(0)
+  student, teacher = rng.normal(0, 3, (2, 5, 7)).astype("f")
+  by_both = jax.grad(lambda s, t: soft_loss(s, t, 2.0).mean(), (0, 1))
+  by_student, by_teacher = by_both(student, teacher)
+  assert np.abs(by_student).max() > 0.01
+  assert not by_teacher.any()
+
+
 @pytest.mark.parametrize("accum_steps", [1, 2])
 def test_the_step_mixes_both_losses_and_leaves_the_teacher_alone(
   teacher, mesh, accum_steps
