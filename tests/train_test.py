@@ -145,28 +145,28 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(
   assert trained(tmp_path / "cut") == trained(tmp_path / "whole")
 
 
-def test_a_step_that_is_late_is_told_by_the_watchdog(
+def test_the_watchdog_reports_a_step_that_is_late(
   arrays, tmp_path, monkeypatch, capfd
 ):
-  spoken, dogs = threading.Event(), []
+  reported, watchdogs = threading.Event(), []
 
-  class Dog(watchdog.Watchdog):
+  class RecordingWatchdog(watchdog.Watchdog):
     def progress(self, step):
       super().progress(step)
-      if step == 1:  # The run stands still until somebody complains.
-        dogs.append(self)
-        assert spoken.wait(timeout=60)
+      if step == 1:  # The run stands still until there is a report.
+        watchdogs.append(self)
+        assert reported.wait(timeout=60)
 
     def check(self):
       text = super().check()
       if "after step 1" in text:
-        spoken.set()
+        reported.set()
       return text
 
-  monkeypatch.setattr(watchdog, "Watchdog", Dog)
+  monkeypatch.setattr(watchdog, "Watchdog", RecordingWatchdog)
   train.train_and_evaluate(make_config(watchdog_mins=2e-3), tmp_path)
-  (dog,) = dogs
-  dog._thread.join()  # It ends with the run.
+  (stall_monitor,) = watchdogs
+  stall_monitor._thread.join()  # It ends with the run.
   shown = capfd.readouterr().err
   assert (
     "watchdog: host 0: nothing has finished for 0.0 minutes, after" in shown
