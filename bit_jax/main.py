@@ -72,7 +72,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs training; imports JAX only after the flags were found to be good."""
+  """Runs training; heavy imports wait until the flags were found good."""
   del argv
   started = time.monotonic()
   import jax

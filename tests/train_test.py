@@ -145,7 +145,7 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(
   assert trained(tmp_path / "cut") == trained(tmp_path / "whole")
 
 
-def test_the_watchdog_reports_a_step_that_is_late(
+def test_a_step_that_is_late_is_reported_by_the_watchdog(
   arrays, tmp_path, monkeypatch, capfd
 ):
   reported, watchdogs = threading.Event(), []

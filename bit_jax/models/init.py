@@ -1,4 +1,4 @@
-"""Initializes the variables of any network, with little to compile.
+"""Initializes the variables of any network with a short compile time.
 
 `trace` runs a network once, abstractly, and is the only place that looks at its
 modules. Functions that must tell a convolution of the encoder from one of a

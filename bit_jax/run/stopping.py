@@ -57,7 +57,7 @@ class StopRequest:
 
 
 def make_stop_flag(mesh: Mesh) -> Callable[[bool], Any]:
-  """Returns a function that computes if any host was asked to stop.
+  """Returns a function that computes whether any host was asked to stop.
 
   Its argument is this host's flag. All hosts must call it equally often. With
   one host, it returns the flag. With several, it returns a bool scalar on the
