@@ -1,4 +1,4 @@
-"""Trains and evaluates one recipe.
+"""The command that trains and evaluates one recipe.
 
 python -m bit_jax.main --config=configs/NAME.py:key=value,... --workdir=DIR
 """
@@ -28,14 +28,16 @@ _WORKDIR = flags.DEFINE_string(
 _COORDINATOR = flags.DEFINE_string(
   "coordinator_address",
   "",
-  "HOST:PORT of process 0, where several processes are started by hand; Slurm, "
-  "Open MPI and TPU pods are recognized without.",
+  "HOST:PORT of process 0, for processes started by hand; Slurm, Open MPI and "
+  "TPU pods are recognized without it.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", 0, "How many there are; with --coordinator_address."
+  "num_processes", 0, "Number of processes; only with --coordinator_address."
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  "process_id", -1, "Which one this is, from 0; with --coordinator_address."
+  "process_id",
+  -1,
+  "Index of this process, from 0; only with --coordinator_address.",
 )
 
 
@@ -46,7 +48,7 @@ def _fail(message: object, code: int) -> NoReturn:
 
 def _config_first(argv: Sequence[str]) -> list[str]:
   """Returns argv with --config=... before the overrides of its keys."""
-  # ml_collections insists on that order.
+  # ml_collections requires that order.
   return [
     *argv[:1],
     *sorted(argv[1:], key=lambda arg: not arg.startswith("--config=")),
@@ -54,14 +56,14 @@ def _config_first(argv: Sequence[str]) -> list[str]:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses flags; whatever is wrong with them ends in one line."""
-  sys.argv[:] = _config_first(sys.argv)  # It looks there too.
+  """Parses flags; exits with one line if something is wrong with them."""
+  sys.argv[:] = _config_first(sys.argv)  # ml_collections reads it too.
   try:
     rest = flags.FLAGS(_config_first(argv))
     for name, flag in (("config", _CONFIG), ("workdir", _WORKDIR)):
       if not flag.value:
         raise UsageError(f"--{name} is missing; see --help")
-    _CONFIG.value.to_dict()  # A file that is not there is an error from here.
+    _CONFIG.value.to_dict()  # Raises here, not before, for a missing file.
     if len(rest) > 1:
       raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
     return rest
@@ -70,7 +72,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Hands over to train; imports what is heavy only once flags are good."""
+  """Runs training; heavy imports wait until the flags were found good."""
   del argv
   started = time.monotonic()
   import jax
@@ -90,7 +92,8 @@ def main(argv: Sequence[str]) -> None:
 
   status = exit_status(run)
   if status not in (0, STOPPED) and jax.process_count() > 1:
-    # A usual exit waits minutes for the other processes, which wait for this.
+    # A normal exit waits minutes for the other processes, which wait for this
+    # one.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -141,7 +141,7 @@ def _open(
   """Restores or makes the state, then opens all that the run writes to."""
   config, folder = run.config, run.workdir / "checkpoints"
   stop = stack.enter_context(stopping.StopRequest())
-  dog = stack.enter_context(
+  stall_monitor = stack.enter_context(
     watchdog.Watchdog(
       config.watchdog_mins,
       host=jax.process_index(),
@@ -183,7 +183,7 @@ def _open(
       )
     ),
     stop=stop,
-    watchdog=dog,
+    watchdog=stall_monitor,
   )
   if start_step:
     run.log(f"resumed from step {start_step} of {folder}")

@@ -15,16 +15,17 @@ of them). Tasks of the same head and image size share one compiled step:
   python -m scripts.study --workdir=/tmp/vtab \\
       --study=configs/vtab.py:model=R50x1,init=BiT-M-R50x1.npz,data_dir=/data/tfds
 
-To choose something by validation, train on 800 examples and look at the other
-200 (`train=train800,eval=val200`); the default trains on both, train800val200,
-and reports the full test split. The names are those of `Splits.named`.
+To choose settings by validation, train on 800 examples and evaluate on the
+other 200 (`train=train800,eval=val200`); the default trains on both,
+train800val200, and reports the full test split. `Splits.named` has all names.
 The sets are TFDS ones, prepared with `python -m bit_jax.tools.prepare`;
 resisc45 and diabetic_retinopathy_detection need a manual download first.
 
 Work directories of commits that had config.data.splits name the same examples
 in another way. They are refused, finished ones too, unless
---config.resume_changed=true is given; their weights load. Metrics are named by
-the split text: eval/train[80%:]/accuracy where test is cut from train.
+--config.resume_changed=true is given. Their weights can still be loaded.
+Metrics are named by the split text: eval/train[80%:]/accuracy where test is cut
+from train.
 
 Hardware and time: any accelerator that holds batch 512 of the model; 19 x 500
 steps. Expected, R152x4, mean of the 19 accuracies in %:
@@ -59,7 +60,7 @@ class Splits:
   test: str = "test"
 
   def named(self) -> dict[str, str]:
-    """Returns all splits that the benchmark names."""
+    """Returns the benchmark's splits by name."""
     train800, val200 = f"{self.train}[:800]", f"{self.val}[:200]"
     return dataclasses.asdict(self) | {
       "train800": train800,
@@ -68,8 +69,8 @@ class Splits:
     }
 
 
-# How google-research/task_adaptation (data/*.py) cuts validation and test out
-# of what TFDS has, percentages rounded down.
+# Validation and test as google-research/task_adaptation (data/*.py) cuts them
+# out of the splits of TFDS, with percentages rounded down.
 _OFFICIAL = Splits("train", "validation")
 _LAST_10 = Splits("train[:90%]", "train[90%:]")
 _LAST_20 = Splits("train[:80%]", "train[80%:]")
@@ -87,11 +88,11 @@ class Task:
     group: One of GROUPS.
     dataset: TFDS name, config and the versions the benchmark accepts.
     num_classes: The number of labels.
-    splits: The benchmark's splits, in terms of the set's own.
+    splits: The benchmark's splits, as split texts of the data set.
     label_key: A feature, or a derivation of data/sets/derived_labels.py.
-    crop: False where a crop may cut off or rescale what is asked for.
+    crop: False where a crop may cut off or rescale what the label is about.
     flip: False where mirroring changes the class.
-    image_scale: 255 where pixels are stored as 0 and 1.
+    image_scale: Factor for stored pixel values; 255 where they are 0 and 1.
   """
 
   group: str
@@ -182,10 +183,10 @@ _SHARED = {
 
 
 def task_name(text: str) -> str:
-  """Returns the name in TASKS that a text means.
+  """Returns the key of TASKS for a task name with `_` or `-`.
 
   Raises:
-    InputError: there is no such task.
+    InputError: There is no such task.
   """
   name = text.replace("-", "_")
   if name not in TASKS:
@@ -194,10 +195,13 @@ def task_name(text: str) -> str:
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the config of `task=,preset=,model=,data_dir=,train=,eval=`.
+  """Returns the config of one task.
+
+  Args:
+    arg: `task=,preset=,model=,data_dir=,train=,eval=`, all of them optional.
 
   Raises:
-    InputError: a task, a preset or a split is unknown.
+    InputError: A task, a preset or a split is unknown.
   """
   args = common.parse_arg(arg, task="caltech101", **_SHARED)
   task = TASKS[task_name(args["task"])]
@@ -223,7 +227,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def get_study(arg: str | None = None) -> Study:
-  """Returns the study of all tasks: `init=`, and as get_config but `task=`."""
+  """Returns the study of all tasks.
+
+  Args:
+    arg: `init=`, the initial weights, and the keys of get_config but `task=`.
+  """
   args = common.parse_arg(arg, init="", **_SHARED)
   shared = ",".join(f"{key}={args[key]}" for key in _SHARED)
   runs = []

@@ -1,13 +1,13 @@
-"""Makes the runs of a study, and tables and charts of those that are finished.
+"""Runs a study; writes tables and charts of the runs that are finished.
 
   python -m scripts.study --study=configs/kshot.py:dataset=cifar10 \\
       --workdir=/tmp/kshot [--runs='1-shot*,5-shot*'] [--config.key=value ...]
 
 A study is a file with `get_study(arg)`: `configs/vtab.py`, `configs/kshot.py`,
 `configs/ablation.py` and `configs/reproduction.py`. Each run has a folder in
-the work directory. Started again, the command goes on where it was stopped;
+the work directory. Started again, the command resumes where it was stopped;
 other machines can make other runs in the same directory (--runs), and --runs=''
-makes none. Runs whose data set is not prepared are named and skipped, a run
+makes none. Runs whose data set is not prepared are named and skipped; a run
 that fails ends the command. `--config.key=value` of bit_jax.main is applied to
 every run.
 
@@ -39,14 +39,15 @@ from bit_jax.run import workdir_files
 from bit_jax.storage import cache, checkpoint, files
 from bit_jax.writers import metrics_file
 
-say = functools.partial(print, flush=True)
+log = functools.partial(print, flush=True)
 
 
 def load_study(spec: str) -> study.Study:
   """Returns the study that `FILE:key=value,...` names.
 
   Raises:
-    InputError, UsageError: the file has no study, or its arguments are wrong.
+    InputError: The arguments have a wrong value.
+    UsageError: The file has no study, or its arguments are wrong.
   """
   path, _, arg = spec.partition(":")
   module_spec = importlib.util.spec_from_file_location("study_file", path)
@@ -61,7 +62,7 @@ def load_study(spec: str) -> study.Study:
 
 
 def missing_data(run: study.Run) -> str:
-  """Returns why a run's data set cannot be used, '' if it can."""
+  """Returns the reason why a run's data set cannot be used, or ''."""
   data = run.config.data
   if data.name in ("glyphs", "digits") or data.name.startswith("folder:"):
     return ""
@@ -81,16 +82,16 @@ def is_finished(
     return False
   old, new = json.loads(stored.read_text()), json.loads(config.to_json())
   if any(old["data"][key] != new["data"][key] for key in ("name", "dir")):
-    return False  # What is there now is compared with the data at hand.
+    return False  # The run itself opens the data and compares it.
   changed = workdir_files.differences(old, new)
   return all(line.startswith("resolved.") for line in changed)
 
 
 def make_run(run: study.Run, workdir: pathlib.Path) -> float:
-  """Makes a run, or goes on with it; returns the seconds it took.
+  """Makes or resumes a run; returns the seconds it took.
 
   Raises:
-    InputError: it fails, or the run it starts from is not finished.
+    InputError: The run fails, or the run it starts from is not finished.
   """
   started = time.monotonic()
   config = copy.deepcopy(run.config)
@@ -101,7 +102,7 @@ def make_run(run: study.Run, workdir: pathlib.Path) -> float:
   if config.data.subset_file:
     config.data.subset_file = str(workdir / config.data.subset_file)
   if is_finished(config, workdir / run.name):
-    say("is finished")
+    log("is finished")
     return 0.0
   try:
     train.train_and_evaluate(config, workdir / run.name)
@@ -113,29 +114,29 @@ def make_run(run: study.Run, workdir: pathlib.Path) -> float:
 def read_results(
   runs: Sequence[study.Run], workdir: pathlib.Path
 ) -> dict[str, dict[str, Any]]:
-  """Returns result.json of the finished runs by name."""
+  """Returns the content of result.json of each finished run, by name."""
   found = {r.name: workdir_files.read_result(workdir / r.name) for r in runs}
   return {name: result for name, result in found.items() if result}
 
 
 def read_secs(path: pathlib.Path, title: str) -> dict[str, float]:
-  """Returns how long each run took so far, by name.
+  """Returns the seconds that each run took so far, by name.
 
   Raises:
-    InputError: study.json is damaged, or belongs to a study of another title.
+    InputError: The file is damaged, or belongs to a study of another title.
   """
   if not path.exists():
     return {}
   try:
     stored = json.loads(path.read_text())
     secs = {name: run["secs"] for name, run in stored["runs"].items()}
-    of = stored["title"]
+    stored_title = stored["title"]
   except (ValueError, LookupError, TypeError, AttributeError) as e:
     raise InputError(f"{path} is damaged: {e!r}; remove it") from e
-  if of != title:
+  if stored_title != title:
     raise InputError(
-      f"{path} belongs to the study {of!r}, not {title!r}; use another "
-      "--workdir"
+      f"{path} belongs to the study {stored_title!r}, not {title!r}; use "
+      "another --workdir"
     )
   return secs
 
@@ -220,15 +221,15 @@ def run_study(
   """Makes the runs whose names match and returns the tables as Markdown.
 
   Args:
-    spec: the study.
-    workdir: holds, or will hold, a folder for each run.
-    runs: patterns of names, separated by commas; '' for no run.
-    overrides: `--config.key=value`, applied to every run.
+    spec: The study.
+    workdir: The folder that holds, or will hold, a folder for each run.
+    runs: Patterns of names, separated by commas; '' for no run.
+    overrides: Arguments `--config.key=value`, applied to every run.
 
   Raises:
-    InputError: a run fails, a pattern matches no run, no data set is prepared,
+    InputError: A run fails, a pattern matches no run, no data set is prepared,
       or `workdir` belongs to another study.
-    UsageError: an override is wrong.
+    UsageError: An override is wrong.
   """
   for run in spec.runs:
     load.override(run.config, overrides)
@@ -247,7 +248,7 @@ def run_study(
       reason = f"{run.init} is skipped"
     if reason:
       skipped[run.name] = reason
-      say(f"skipped {run.name}: {reason}")
+      log(f"skipped {run.name}: {reason}")
     else:
       todo.append(run)
   if skipped and not todo:
@@ -256,11 +257,11 @@ def run_study(
       f"{next(iter(skipped.values()))}"
     )
   for i, run in enumerate(todo, 1):
-    say(f"\n{run.name} ({i} of {len(todo)})")
+    log(f"\n{run.name} ({i} of {len(todo)})")
     took = make_run(run, workdir)
     if not read_results([run], workdir):
       raise InputError(f"{run.name} has ended without a result")
-    # Read each time: another machine may have added its runs.
+    # It is read again because another machine may have added its runs.
     secs = read_secs(stored, spec.title)
     secs[run.name] = secs.get(run.name, 0.0) + took
     write_tables(spec, workdir, secs)
@@ -287,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   def run() -> None:
     spec = load_study(args.study)
     text = run_study(spec, args.workdir, runs=args.runs, overrides=overrides)
-    say(f"\n{text}\nsee {args.workdir / 'study.html'}")
+    log(f"\n{text}\nsee {args.workdir / 'study.html'}")
 
   return exit_status(run)
 

@@ -6,7 +6,10 @@ import importlib
 import pytest
 
 MODULES = (
+  "bit_jax.models.resnet",
+  "bit_jax.objectives.losses",
   "bit_jax.recipe.hyperrule",
+  "bit_jax.run.optim",
   "bit_jax.weights.files",
 )
 

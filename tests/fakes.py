@@ -1,4 +1,4 @@
-"""Small stand-ins that several tests share."""
+"""Small data sets, configs and batches that several tests share."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ MODEL = "R14x0.25"
 
 
 class ArrayExamples:
-  """Seeded 32 px images of stripes, whose direction tells the class."""
+  """Seeded 32 px images of stripes, whose direction depends on the class."""
 
   def __init__(self, num_examples, num_classes, seed):
     rng = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ class ArrayExamples:
 
 
 def array_source(num_examples=40, num_classes=4, seed=0, **kw):
-  """Returns a Source of seeded arrays."""
+  """Returns a Source of seeded images; `kw` replaces its other fields."""
   examples = ArrayExamples(num_examples, num_classes, seed)
   names = tuple(f"class {i}" for i in range(num_classes))
   fields = dict(
@@ -54,6 +54,7 @@ def array_source(num_examples=40, num_classes=4, seed=0, **kw):
 
 
 def make_config(**overrides):
+  """Returns a config for four steps of training; overrides are flat keys."""
   config = downstream.get_config(f"preset=quick,model={MODEL}")
   config.total_steps = 4
   config.input.batch_size = 8
@@ -65,7 +66,7 @@ def make_config(**overrides):
 
 
 def upstream_config(*, batch_size=16, **overrides):
-  """Returns a config to pre-train a small network; `a__b` overrides `a.b`."""
+  """Returns a config for pre-training; the override `a__b` sets `a.b`."""
   config = upstream.get_config("preset=bit_s,model=R14x0.25")
   config.input.batch_size = batch_size
   config.update_from_flattened_dict(
@@ -75,16 +76,18 @@ def upstream_config(*, batch_size=16, **overrides):
 
 
 def resolved(config, num_classes=4, num_examples=40):
+  """Returns a config resolved for a data set of 32 px images."""
   info = source.DatasetInfo(num_examples, num_classes, (32, 32), native_px=32)
   return resolve.resolve(config, info)
 
 
 def spec(config, mesh):
-  """Returns what the update step of a resolved config depends on."""
+  """Returns the StepSpec of a resolved config."""
   return start.make_spec(config, mesh)[0]
 
 
 def a_batch(mesh, seed=0, num_classes=4, size=8):
+  """Returns a global batch of seeded random images and labels."""
   rng = np.random.default_rng(seed)
   batch = {
     "images": rng.integers(0, 256, (size, 32, 32, 3), np.uint8),

@@ -1,12 +1,12 @@
-"""Runs of bit_jax.main as processes, alone or in groups of one run."""
+"""Runs bit_jax.main in one process, or in several that form one run."""
 
 import os
 import socket
 import subprocess
 import sys
 
-# Tests compile far longer than they run: less optimization takes a third off
-# the whole, and the older code generator compiles three times as fast.
+# Tests compile for far longer than they run. Less optimization saves a third of
+# the total time, and the older code generator compiles three times as fast.
 COMPILE_SOON = (
   "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 )
@@ -19,22 +19,22 @@ SMALL = (
 
 
 def free_port():
-  """Returns a port of the loopback interface that nobody listens on."""
+  """Returns an unused port of the loopback interface."""
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     return s.getsockname()[1]
 
 
 def start(workdir, *args, processes=1, devices=4, prefix=(), own=((), ())):
-  """Starts bit_jax.main; returns its processes, whose output is a pipe each.
+  """Starts bit_jax.main and returns its processes, each with a pipe as output.
 
   Args:
-    workdir: of the run.
-    *args: further flags.
-    processes: that form one run.
-    devices: virtual CPU devices of each of them.
-    prefix: of the command, e.g. to limit what it may do.
-    own: further flags of each of two processes.
+    workdir: Work directory of the run.
+    *args: Further flags.
+    processes: Number of processes that form one run.
+    devices: Number of virtual CPU devices of each process.
+    prefix: Words before the command, e.g. to limit what it may do.
+    own: Further flags of each of two processes.
   """
   environ = os.environ | {
     "JAX_PLATFORMS": "cpu",

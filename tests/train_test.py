@@ -37,7 +37,7 @@ def read_lines(workdir):
 
 
 def trained(workdir):
-  """Returns (step, loss, hash of the examples) of each update."""
+  """Returns (step, loss, hash of the examples) of each logged update."""
   return [
     (line["step"], line["train/loss"], line["train/example_hash"])
     for line in read_lines(workdir)
@@ -46,7 +46,7 @@ def trained(workdir):
 
 
 def send(number):
-  """Sends this process a signal, which Python handles at once."""
+  """Sends this process a signal; its handler runs before this returns."""
   signal.raise_signal(number)
 
 
@@ -80,7 +80,7 @@ def test_a_run_from_its_config_to_its_result(arrays, tmp_path, capsys):
   assert json.loads((tmp_path / "result.json").read_text()) == result
   lines = read_lines(tmp_path)
   assert [line["step"] for line in lines] == [1, 2, 3, 4, 4, 4]
-  # A head of zeros knows nothing yet: ln(4).
+  # A head of zeros predicts four classes uniformly: ln(4).
   assert lines[0]["train/loss"] == pytest.approx(np.log(4), rel=1e-5)
   assert {"train/learning_rate", "train/grad_norm", "train/input_wait"} <= set(
     lines[0]
@@ -145,28 +145,28 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(
   assert trained(tmp_path / "cut") == trained(tmp_path / "whole")
 
 
-def test_a_step_that_is_late_is_told_by_the_watchdog(
+def test_a_step_that_is_late_is_reported_by_the_watchdog(
   arrays, tmp_path, monkeypatch, capfd
 ):
-  spoken, dogs = threading.Event(), []
+  reported, watchdogs = threading.Event(), []
 
-  class Dog(watchdog.Watchdog):
+  class RecordingWatchdog(watchdog.Watchdog):
     def progress(self, step):
       super().progress(step)
-      if step == 1:  # The run stands still until somebody complains.
-        dogs.append(self)
-        assert spoken.wait(timeout=60)
+      if step == 1:  # The run stands still until there is a report.
+        watchdogs.append(self)
+        assert reported.wait(timeout=60)
 
     def check(self):
       text = super().check()
       if "after step 1" in text:
-        spoken.set()
+        reported.set()
       return text
 
-  monkeypatch.setattr(watchdog, "Watchdog", Dog)
+  monkeypatch.setattr(watchdog, "Watchdog", RecordingWatchdog)
   train.train_and_evaluate(make_config(watchdog_mins=2e-3), tmp_path)
-  (dog,) = dogs
-  dog._thread.join()  # It ends with the run.
+  (stall_monitor,) = watchdogs
+  stall_monitor._thread.join()  # It ends with the run.
   shown = capfd.readouterr().err
   assert (
     "watchdog: host 0: nothing has finished for 0.0 minutes, after" in shown
@@ -241,7 +241,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(
     ({"init.checkpoint": "broken.npz"}, "broken.npz"),
   ],
 )
-def test_bad_values_end_in_one_line_and_claim_nothing(
+def test_bad_values_end_in_one_line_and_write_nothing(
   arrays, tmp_path, monkeypatch, overrides, message
 ):
   monkeypatch.chdir(tmp_path)
@@ -400,7 +400,7 @@ def test_multi_label_upstream(tmp_path, monkeypatch):
   config = upstream.get_config(f"preset=bit_m,model={MODEL}")
   config.total_steps, config.input.batch_size = 2, 8
   result = train.train_and_evaluate(config, tmp_path)
-  # Four sigmoids of zero: 4 ln 2, and little has changed since.
+  # Four sigmoids of zero have the loss 4 ln 2; two steps change it little.
   assert result["eval/train/loss"] == pytest.approx(4 * np.log(2), rel=0.2)
 
 
@@ -448,7 +448,7 @@ def test_a_signal_during_evaluation_saves_and_evaluates_again(
     patch.setattr(metrics, "make_score_step", make_score_step)
     with pytest.raises(StoppedError, match="after step 2, which is saved"):
       train.train_and_evaluate(config, tmp_path)
-  assert len(batches) == 2  # Of six.
+  assert len(batches) == 2  # There would be six.
   assert [line["step"] for line in read_lines(tmp_path)] == [1, 2, 2]
   train.train_and_evaluate(config, tmp_path)
   evaluated = [

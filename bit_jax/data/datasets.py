@@ -1,4 +1,4 @@
-"""Opens image sets by name and loads parts of their splits."""
+"""Opens data sets by name and loads parts of their splits."""
 
 import bisect
 import dataclasses
@@ -62,10 +62,10 @@ class Dataset:
     """Returns the names of the splits to train and to evaluate on.
 
     The second is test, or else validation (valid, val), or else ''. Splits
-    without labels, such as ImageNet's test, are passed over.
+    without labels, such as ImageNet's test, are skipped.
 
     Raises:
-      InputError: there is no train split.
+      InputError: There is no train split.
     """
     if "train" not in self.split_sizes:
       raise InputError(
@@ -98,8 +98,9 @@ def open_dataset(
   Args:
     dataset: `folder:PATH` (see `folder.load`), `glyphs`, `digits`, or a TFDS
       set, `NAME[/CONFIG][:VERSION]`, prepared as array_record under `data_dir`.
-    data_dir: where TFDS sets are; '': $TFDS_DATA_DIR or ~/tensorflow_datasets.
-    label_key: the feature of a TFDS set that holds the label, or a name of
+    data_dir: Folder of the TFDS sets; '': $TFDS_DATA_DIR or
+      ~/tensorflow_datasets.
+    label_key: The feature of a TFDS set that holds the label, or a name of
       `derived_labels.DERIVED`.
     image_scale: Factor for the pixel values of a TFDS set.
     percent_floor: Round percentages of a split down, not to the closest count.
@@ -108,7 +109,7 @@ def open_dataset(
     cache_dir: Where to store the scan of a folder; '': nowhere.
 
   Raises:
-    InputError: there is no such set, or it cannot be used.
+    InputError: There is no such set, or it cannot be used.
   """
   if dataset.startswith("folder:"):
     loaded = folder.load(
@@ -139,10 +140,11 @@ def open_dataset(
 def load(dataset: str, split: str, **kwargs: Any) -> Source:
   """Returns one split; short for `open_dataset(dataset, ...).load(split)`.
 
-  A folder of images is scanned each time: open it once for several splits.
+  A folder of images is scanned at each call; to load several splits, open it
+  once.
 
   Raises:
-    InputError: there is no such set or split, or it cannot be used.
+    InputError: There is no such set or split, or it cannot be used.
   """
   return open_dataset(dataset, **kwargs).load(split)
 

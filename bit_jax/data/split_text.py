@@ -1,13 +1,13 @@
 """Parses split texts, such as `train`, `train[:98%]` or `train[9:]+test`.
 
-The language of TFDS (https://www.tensorflow.org/datasets/splits), parsed here
-so that image folders and the built-in sets understand it too and every mistake
-ends in the same kind of message. Left out: `all` and shards. Stricter: the two
-bounds of a slice have one unit (TFDS reads [10:50%] as [10%:50%]), and a slice
-that selects nothing is an error.
+The syntax is that of TFDS (https://www.tensorflow.org/datasets/splits). It is
+parsed here so that it also works for image folders and the built-in sets, and
+so that every mistake ends in the same kind of message. `all` and shards are not
+supported. Two rules are stricter: both bounds of a slice have the same unit
+(TFDS reads [10:50%] as [10%:50%]), and a slice must select something.
 
-Added: slices of slices and percentages that round down. `train[90%:][:200]` is
-the first 200 examples of the last tenth of train.
+Two things are added: slices of slices, and percentages that round down.
+`train[90%:][:200]` is the first 200 examples of the last tenth of train.
 """
 
 import dataclasses
@@ -105,7 +105,7 @@ def _position(bound: re.Match[str], size: int, percent_floor: bool) -> int:
   if count:
     offset = int(count)
   elif percent_floor:
-    # Exact: floats would put 32.3 % of 1000 at 322.
+    # Fractions are exact; floats would put 32.3 % of 1000 at 322.
     offset = int(fractions.Fraction(percent) * size / 100)
   else:
     # TFDS rounds a percentage to the closest count; so do we, for the same

@@ -1,4 +1,4 @@
-"""Takes weight standardization out of a network and into its parameters."""
+"""Folds the weight standardization of a network into its parameters."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,24 +15,25 @@ def fold(
 ) -> tuple[Any, dict[str, Any]]:
   """Returns a network without standardization, and parameters for it.
 
-  So that it happens once, not at each use: for inference, or for gradients that
-  are summed over parts of a batch. Inside jit, or differentiated, as needed.
+  Standardization then happens once and not at each use, which helps inference
+  and gradients that are summed over parts of a batch. It can be used inside jit
+  and differentiated.
 
   Args:
     network: A network of `models.create`, or a module with one among its
       attributes.
-    params: Its parameters.
+    params: The parameters of the network.
 
   Returns:
-    (network, params), which give the same outputs. Kernels that were
-    standardized are in float32 at least; all other arrays, those of
-    convolutional heads as well, are the very ones that were passed.
+    (network, params), with the same outputs as before. Kernels that were
+    standardized are at least float32; all other arrays, including those of
+    convolutional heads, are the same objects that were passed.
   """
   plain = unstandardized(network)
   if plain is network:
     return network, dict(params)
-  # A head may have standardized convolutions that are not switched off here:
-  # they standardize once more, which changes nothing but rounding.
+  # A head may have standardized convolutions that are not switched off here.
+  # They standardize once more, which only changes rounding.
   standardized = init.trace(network).standardized
   flat = {
     path: standardize(x) if path in standardized else x
@@ -44,7 +45,7 @@ def fold(
 def unstandardized(network: nn.Module) -> Any:
   """Returns the network with `weight_standardization` off wherever it is on.
 
-  The very same object where it is off already.
+  If it is off everywhere, the network itself is returned.
   """
   changes: dict[str, Any] = {}
   for field in dataclasses.fields(network):

@@ -1,8 +1,8 @@
-"""Random values for the variables of any network, drawn fast.
+"""Initializes the variables of any network with a short compile time.
 
-`trace` runs a network once, abstractly, and is the only place that asks which
-modules it is made of: what must know a convolution of the encoder from one of a
-head (`init_variables`, `folding.fold`) asks it, never a rank or a name.
+`trace` runs a network once, abstractly, and is the only place that looks at its
+modules. Functions that must tell a convolution of the encoder from one of a
+head (`init_variables`, `folding.fold`) use it, and never a rank or a name.
 """
 
 import functools
@@ -17,19 +17,19 @@ import jax.numpy as jnp
 from bit_jax.models import paths
 from bit_jax.models.layers import StdConv
 
-# Parameters do not depend on the size of an image; every network can be
-# applied to one of this side.
+# Parameters do not depend on the size of an image, and every network can be
+# applied to an image of this size.
 _IMAGE_PX = 64
 
 
 class Trace(NamedTuple):
-  """What one abstract run of a network's `init` shows.
+  """The results of one abstract run of a network's `init`.
 
   Attributes:
     shapes: {collection: nested dict of jax.ShapeDtypeStruct}, e.g. `params`
       and, with BatchNorm, `batch_stats`.
     standardized: Paths of the kernels that are standardized when used.
-    init: The traced `init`, from a key and an image to the leaves of `shapes`.
+    init: The jaxpr of `init`, from key and image to the leaves of `shapes`.
   """
 
   shapes: dict[str, Any]
@@ -65,12 +65,12 @@ def init_variables(network: Any, rng: jax.Array) -> dict[str, Any]:
   """Draws the variables of a network, distributed as those of `network.init`.
 
   The standardized kernels are slices of one draw: a generator for each of them,
-  as `network.init` has, takes XLA over 20 times as long to compile. All else
+  as in `network.init`, takes XLA over 20 times as long to compile. All else
   (heads, normalizations, running statistics) has its module's own initializer.
 
   Args:
     network: Any module that takes images; see `trace`.
-    rng: A key.
+    rng: The random key.
 
   Returns:
     {collection: nested dict of arrays}, e.g. `params` and, with BatchNorm,
@@ -79,7 +79,7 @@ def init_variables(network: Any, rng: jax.Array) -> dict[str, Any]:
   traced = trace(network)
   leaves, structure = jax.tree.flatten(traced.shapes)
   image = jnp.zeros((1, _IMAGE_PX, _IMAGE_PX, 3))
-  # What is not used of it (kernels, the forward pass) is never compiled.
+  # The unused parts, the kernels and the forward pass, are never compiled.
   values = jax.extend.core.jaxpr_as_fun(traced.init)(
     jax.random.fold_in(rng, 0), image
   )

@@ -22,12 +22,12 @@ from bit_jax.models.layers import GROUPS, Layers, at_least_float32
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-  """What a depth stands for.
+  """The architecture of one depth.
 
   Attributes:
-    units: residual units in each of the four stages.
-    small_images: True for an early stride made for images of about 32 px: the
-      root is a 3x3 stride-2 convolution and has no pooling.
+    units: Number of residual units in each of the four stages.
+    small_images: True for a root made for images of about 32 px, which is a 3x3
+      convolution of stride 2 without pooling.
   """
 
   units: tuple[int, int, int, int]
@@ -53,8 +53,8 @@ def parse_variant(variant: str) -> tuple[int, float]:
   """Returns (depth, width) of a name such as `R50x1` or `R14x0.5`.
 
   Raises:
-    InputError: the name has another form, or the depth is unknown, or the
-      width gives a root whose channels do not fill whole groups.
+    InputError: The name has another form, the depth is unknown, or the channels
+      do not fill whole groups of GroupNorm in every layer.
   """
   match = re.fullmatch(r"R(\d+)x(\d+(?:\.\d+)?)", variant)
   depth, width = (int(match[1]), float(match[2])) if match else (0, 0.0)
@@ -73,22 +73,24 @@ def parse_variant(variant: str) -> tuple[int, float]:
   return depth, width
 
 
-# What must be known of a network to apply its parameters, besides its variant:
-# attributes of `ResNetV2` and their values, the default first.
+# Options that change the network but not its parameter shapes: attributes of
+# `ResNetV2` and their values, the default first. Applying parameters needs them
+# besides the variant.
 OPTIONS = {"norm": ("gn", "bn"), "weight_standardization": (True, False)}
 
-
-# What the backward pass computes a second time instead of keeping it, the least
-# first: nothing; normalizations and activations, but no convolution; all of a
-# residual unit; all of a stage. The numbers stay the same but for rounding.
+# Values of `remat`, the least first. The backward pass computes these parts
+# again instead of keeping them. none: nothing; norm: normalizations and
+# activations, but no convolution; unit: all of a residual unit; stage: all of a
+# stage. The results are the same but for rounding.
 REMAT = ("none", "norm", "unit", "stage")
 
 
 def non_default_options(attributes: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns those of OPTIONS that are not the default.
+  """Returns those of OPTIONS that do not have their default.
 
   Args:
-    attributes: of a `ResNetV2`, e.g. config.model; all OPTIONS must be there.
+    attributes: Attributes of a `ResNetV2`, e.g. config.model, with all keys of
+      OPTIONS.
   """
   return {
     key: attributes[key]
@@ -98,11 +100,12 @@ def non_default_options(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spell_options(options: Mapping[str, Any], keys: Iterable[str]) -> str:
-  """Returns model options as `norm='gn', ...`; what is left out is a default.
+  """Returns model options as text, `norm='gn', ...`.
 
   Args:
-    options: e.g. of `Weights.model_options`.
-    keys: of OPTIONS, those to spell.
+    options: Model options, e.g. `Weights.model_options`; omitted options have
+      their default.
+    keys: The keys of OPTIONS to include.
   """
   values = {key: options.get(key, OPTIONS[key][0]) for key in keys}
   return ", ".join(f"{key}={value!r}" for key, value in values.items())
@@ -129,10 +132,11 @@ class ResidualUnit(nn.Module):
   """Pre-activation bottleneck unit; its 3x3 convolution has the stride.
 
   Attributes:
-    channels: of the two inner convolutions; the output has four times as many.
-    layers: what it is made of.
-    stride: of the unit.
-    project: True where the shortcut is a 1x1 convolution; BiT takes it after
+    channels: Channels of the two inner convolutions; the output has four times
+      as many.
+    layers: Makes the convolutions and normalizations.
+    stride: Stride of the unit.
+    project: True if the shortcut is a 1x1 convolution, which BiT applies after
       the first normalization and activation.
   """
 
@@ -161,7 +165,7 @@ class ResidualUnit(nn.Module):
 
 
 def _rematerialized(module: Any, remat: str) -> Any:
-  """Returns a class of modules called with (x, train) that keeps less."""
+  """Returns a module class, called with (x, train), that rematerializes."""
   kept = [ops.CONVOLUTION, ops.STATISTICS] if remat == "norm" else []
   policy = jax.checkpoint_policies.save_only_these_names(*kept)
   return nn.remat(module, policy=policy, static_argnums=(2,))
@@ -194,7 +198,7 @@ class Stage(nn.Module):
 
 
 class Root(nn.Module):
-  """The first convolution, and for large images a max-pool."""
+  """The first convolution, followed by a max-pool for large images."""
 
   channels: int
   layers: Layers
@@ -202,7 +206,7 @@ class Root(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [N, H, W, 3] to 1/4 (small_images: 1/2) the height and width."""
+    """Maps [N, H, W, 3] to [N, H/4, W/4, C]; small_images: [N, H/2, W/2, C]."""
     kernel_px = 3 if self.small_images else 7
     conv = self.layers.conv
     x = conv(self.channels, "conv_root", kernel_px=kernel_px, stride=2)(x)
@@ -213,19 +217,19 @@ class ResNetV2(nn.Module):
   """BiT's network; see `create` for the usual way to make one.
 
   Attributes:
-    num_classes: outputs of the head.
-    units: residual units in each stage.
-    width: multiplies all channel counts.
-    small_images: see `Architecture`.
-    head_bias: initial value of the head's bias.
-    dtype: of the convolutions, float32 or bfloat16. Statistics, pooling, head
-      and logits are float32; float64 parameters make everything float64.
+    num_classes: Number of outputs of the head.
+    units: Number of residual units in each stage.
+    width: Factor for all channel counts.
+    small_images: True for a root made for images of about 32 px.
+    head_bias: Initial value of the head's bias.
+    dtype: Dtype of the convolutions, float32 or bfloat16. Statistics, pooling,
+      head and logits are float32; float64 parameters make everything float64.
     norm: `gn`; or `bn`, whose parameters are called bn1, bn2 and bn3, for the
       paper's ablation (table 4).
     weight_standardization: False for plain convolutions, for the ablation.
-    batch_group: for `bn`, how many consecutive examples share statistics in
-      training; 0 for all of the global batch.
-    remat: one of REMAT.
+    batch_group: For `bn`, the number of consecutive examples that share
+      statistics in training; 0 for all of the global batch.
+    remat: What the backward pass computes again; one of REMAT.
   """
 
   num_classes: int
@@ -250,16 +254,16 @@ class ResNetV2(nn.Module):
     """Computes logits.
 
     Args:
-      images: float[N, H, W, 3] in [-1, 1].
-      train: with norm `bn`, use the batch's statistics and update the running
-        ones (collection `batch_stats`, to be made mutable).
-      return_features: also return what the layers on the way give.
+      images: Images, float[N, H, W, 3] in [-1, 1].
+      train: With norm `bn`, use the batch's statistics and update the running
+        ones (collection `batch_stats`, which must be mutable).
+      return_features: Also return the outputs of the inner layers.
 
     Returns:
       float32[N, num_classes] logits (float64 for float64 parameters). With
-      return_features a pair of these and a dict: `root` (after the pool),
+      return_features, a pair of the logits and a dict: `root` (after the pool),
       `block1` ... `block4`, all [N, h, w, c], and `pre_logits` [N, D], the
-      pooled features that the head sees.
+      pooled features that the head receives.
     """
     layers = Layers(
       self.dtype, self.norm, self.weight_standardization, self.batch_group
@@ -290,18 +294,30 @@ class ResNetV2(nn.Module):
 
 
 def create(variant: str, *, num_classes: int, **kw) -> ResNetV2:
-  """Makes the network of a variant.
+  """Returns the network of a variant.
 
   Args:
-    variant: e.g. `R50x1`, `R152x4`, `R14x0.5`; see `parse_variant`.
-    num_classes: outputs of the head.
-    **kw: other attributes of `ResNetV2`; `dtype` may be a string.
+    variant: Name of the variant, e.g. `R50x1`, `R152x4` or `R14x0.5`.
+    num_classes: Number of outputs of the head.
+    **kw: Other attributes of `ResNetV2`; `dtype` may be a string.
 
   Returns:
-    The module; `module.apply({"params": p}, images)` gives logits.
+    The module; `module.apply({"params": params}, images)` returns logits.
 
   Raises:
-    InputError: the variant is unknown.
+    InputError: The variant is unknown.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from bit_jax import models
+    >>> model = models.create("R14x0.03125", num_classes=2)
+    >>> images = np.zeros((3, 32, 32, 3), np.float32)
+    >>> # jax.eval_shape computes shapes only; use jax.jit to compute values.
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> variables["params"]["block1"]["unit01"]["conv1"]["kernel"].shape
+    (1, 1, 2, 2)
+    >>> jax.eval_shape(model.apply, variables, images)
+    ShapeDtypeStruct(shape=(3, 2), dtype=float32)
   """
   depth, width = parse_variant(variant)
   if "dtype" in kw:

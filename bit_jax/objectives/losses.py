@@ -47,13 +47,26 @@ def mixup(
   is row N-1-i. Paper section 3.3; alpha 0 changes nothing.
 
   Args:
-    rng: a key; the same key gives the same weight.
-    images: float[N, H, W, 3].
-    targets: float[N, C].
-    alpha: of the Beta distribution, >= 0.
+    rng: Random key; the same key draws the same weight.
+    images: Images, float[N, H, W, 3].
+    targets: Class weights, float[N, C].
+    alpha: Parameter of the Beta distribution, >= 0.
 
   Returns:
     Mixed images and targets, of the same shapes and dtypes.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from bit_jax.objectives import losses
+    >>> images = np.zeros((2, 32, 32, 3), np.float32)
+    >>> images[1] = 1.0
+    >>> targets = losses.dense_targets(np.array([0, 1]), num_classes=2)
+    >>> rng = jax.random.key(0)
+    >>> images, targets = losses.mixup(rng, images, targets, alpha=0.1)
+    >>> images.shape, targets.shape
+    ((2, 32, 32, 3), (2, 2))
+    >>> bool((images[0] == targets[0, 1]).all())  # The partner's share.
+    True
   """
   if not alpha:
     return images, targets

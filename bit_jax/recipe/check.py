@@ -1,4 +1,4 @@
-"""Config values that are wrong whatever the data is."""
+"""Checks config values that can be judged without the data set."""
 
 import math
 import re
@@ -25,7 +25,7 @@ _CHOICES = {
   "input.eval": EVAL_CROPS,
 }
 
-# Smallest value that makes sense.
+# Smallest allowed values.
 _AT_LEAST = {
   "seed": 0,
   "num_classes": 0,
@@ -63,8 +63,8 @@ def check(config: Config, mesh: Mesh) -> None:
   """Checks a config before it is resolved.
 
   Raises:
-    InputError: a value cannot work; the message names key, value and what was
-      expected.
+    InputError: A value is not usable; the message names the key, the value and
+      what was expected.
     UsageError: `config.resolved` was set by hand.
   """
   models.parse_variant(config.model.variant)

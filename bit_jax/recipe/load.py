@@ -9,10 +9,12 @@ from ml_collections import config_flags
 from bit_jax.errors import InputError, UsageError
 
 # A ConfigDict with the keys of configs/common.py. ConfigDict itself types each
-# attribute as a union of all that a config may hold, which no code can use.
+# attribute as a union of everything that a config may hold, which no code can
+# work with.
 Config = Any
 
-# Keys that older commits had: (the value that changed nothing, what to use).
+# Removed keys that older commits had: (the value without effect, the message
+# that says what to use instead).
 GONE = {
   "data.splits": (
     "",
@@ -21,8 +23,8 @@ GONE = {
   )
 }
 
-# What config files and ml_collections raise for bad values; UsageError and
-# InputError are ValueErrors.
+# Errors that config files and ml_collections raise for bad values. UsageError
+# and InputError are ValueErrors.
 CONFIG_ERRORS = (
   *(flags.Error, OSError, LookupError, TypeError, ValueError),
   *(AttributeError, ImportError, SyntaxError),
@@ -30,11 +32,11 @@ CONFIG_ERRORS = (
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-  """Returns what to print for an error in the flags, and the exit code."""
+  """Returns the message for an error in the flags, and the exit code."""
   cause: BaseException | None = error
   ours = None
-  # ml_collections wraps ours in one of the same type with a whole traceback:
-  # the innermost is the message.
+  # ml_collections wraps our error in one of the same type whose text is a whole
+  # traceback; only the innermost has our message.
   while cause:
     if isinstance(cause, InputError | UsageError):
       ours = cause
@@ -60,7 +62,7 @@ def override(config: Config, arguments: Sequence[str]) -> None:
   """Applies `--config.key=value` to a config, as the command line does.
 
   Raises:
-    UsageError: an argument is no such override, or its key or value is wrong.
+    UsageError: An argument is not an override, or its key or value is wrong.
   """
   argv = ["override", *arguments]
   parser = flags.FlagValues()
@@ -76,15 +78,15 @@ def override(config: Config, arguments: Sequence[str]) -> None:
 
 
 def load_config(path: str, overrides: Sequence[str]) -> Config:
-  """Returns a config as the command line gives it.
+  """Returns the config of a file, with overrides applied.
 
   Args:
-    path: `configs/NAME.py:key=value,...`.
-    overrides: `--config.key=value`.
+    path: The file and its arguments, `configs/NAME.py:key=value,...`.
+    overrides: Arguments such as `--config.key=value`.
 
   Raises:
-    InputError: a value is wrong.
-    UsageError: the file, an argument or a key is.
+    InputError: A value is wrong.
+    UsageError: The file, an argument or a key is wrong.
   """
   argv = ["load_config", f"--config={path}"]
   parser = flags.FlagValues()
@@ -94,7 +96,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
   try:
     parser(argv)
     config: Any = holder.value
-    config.to_dict()  # A file that is not there is an error from here.
+    config.to_dict()  # Raises here, not before, for a missing file.
   except CONFIG_ERRORS as e:
     message, code = explain(e)
     raise (InputError if code == 1 else UsageError)(message) from e

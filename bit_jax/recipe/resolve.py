@@ -1,4 +1,4 @@
-"""From a config's rules and a data set's facts to plain numbers for one run."""
+"""Resolves the rules of a config into plain numbers for one data set."""
 
 import re
 
@@ -19,13 +19,13 @@ def parse_duration(
   """Returns a duration such as `90 epochs`, `5000 steps` or `30 %` in steps.
 
   Args:
-    text: a number and a unit.
-    key: where it comes from, for the message.
-    steps_per_epoch: examples divided by batch size.
-    total_steps: what 100 % are; 0 where a share makes no sense.
+    text: A number and a unit.
+    key: The config key that holds the text, for the error message.
+    steps_per_epoch: The number of examples divided by the batch size.
+    total_steps: The length of 100 %; 0 where percentages are not allowed.
 
   Raises:
-    InputError: the text has another form.
+    InputError: The text has another form.
   """
   match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(epochs?|steps?|%)\s*", text)
   units = {"e": steps_per_epoch, "s": 1.0, "%": total_steps / 100}
@@ -63,7 +63,7 @@ def _schedule(config, info: DatasetInfo) -> tuple[int, int, tuple[int, ...]]:
     total = need_rule("total").total_steps
   if not total:
     raise InputError(f"config.schedule.total={s.total!r}: expected more than 0")
-  # A rule's own points belong to the rule's own length.
+  # The rule's warm-up and decay points are those of its own total_steps.
   scale = total / rule.total_steps if rule else 1.0
   if s.warmup:
     warmup = steps(s.warmup, "config.schedule.warmup", total)
@@ -94,7 +94,7 @@ def _resolution(config, info: DatasetInfo) -> tuple[int, int]:
       *info.image_px, config.hyperrule, config.model.variant
     )
   else:
-    # Upstream: 224 (paper section 3.3); sets of smaller images keep theirs.
+    # Upstream: 224 (paper section 3.3), or the image size where it is smaller.
     crop = min(224, *info.image_px)
     resize = round(crop * 8 / 7)
   resize = config.input.resize_px or resize
@@ -108,10 +108,10 @@ def _resolution(config, info: DatasetInfo) -> tuple[int, int]:
 
 
 def resolve(config: Config, info: DatasetInfo) -> Config:
-  """Returns a copy of config with all products under `config.resolved`.
+  """Returns a copy of config with the resolved numbers in `config.resolved`.
 
   Raises:
-    InputError: a rule is missing, malformed or contradicts the data.
+    InputError: A rule is missing or malformed, or contradicts the data.
   """
   config = config.copy_and_resolve_references()
   wanted = config.num_classes
@@ -156,5 +156,5 @@ def eval_preprocess(config: Config) -> preprocess.Preprocess:
   px = config.resolved.crop_px
   if config.input.eval == "square":
     return preprocess.hyperrule_test(px)
-  # 224 of a short side of 256, in proportion for other resolutions.
+  # A 224 px crop of a short side of 256, in proportion for other sizes.
   return preprocess.central(round(px * 8 / 7), px)

@@ -1,8 +1,8 @@
-"""Studies: several runs that are compared, and how tables are made of them.
+"""Studies: sets of runs, and the tables that compare them.
 
-A study only says which runs there are and what tells them apart (`factors`,
-such as {"data": "cifar10", "per class": "5", "seed": "0"}); `scripts/study.py`
-makes the runs, and tables and charts of those that are finished.
+A study only lists its runs and what distinguishes them (`factors`, such as
+{"data": "cifar10", "per class": "5", "seed": "0"}); `scripts/study.py` makes
+the runs, and writes tables and charts of those that are finished.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Run:
 
   Attributes:
     name: The folder of the run in the study's work directory.
-    config: A config as those of `configs/`.
+    config: A config such as those of `configs/`.
     factors: Names and values that distinguish the run from the others.
     init: The earlier run whose weights this one starts from; '' to use
       config.init.checkpoint.
@@ -42,9 +42,9 @@ class Table:
     title: The heading.
     rows: The factors whose values name a row.
     columns: The factors whose values name a column.
-    metric: A pattern of keys in result.json; the first that matches is shown,
-      a share of 1.
-    where: The factors that runs must have to count.
+    metric: A pattern of keys in result.json; the value of the first key
+      that matches, a share of 1, is shown in %.
+    where: The factors that runs must have to be included.
     statistic: "median" (with the range) or "mean".
     total: The name of a last row over all runs of the table; '' for none.
     decimals: The number of decimals of the percentages.
@@ -97,12 +97,12 @@ class Study:
 
 
 def matches(factors: Factors, where: Factors) -> bool:
-  """Returns whether a run has all the factors in `where`."""
+  """Returns True if a run has all the factors in `where`."""
   return all(factors.get(key) == value for key, value in where.items())
 
 
 def value(metric: str, scalars: Mapping[str, Any]) -> float | None:
-  """Returns the first scalar whose key matches a pattern, None without any."""
+  """Returns the first scalar whose key matches a pattern, or None."""
   keys = (key for key in scalars if fnmatch.fnmatchcase(key, metric))
   return scalars.get(next(keys, ""))
 
@@ -148,8 +148,8 @@ def cells(
 def text(table: Table, values: Sequence[float | None]) -> str:
   """Returns a cell in %, such as `54.1 (51.0 to 56.2)` or `not run`.
 
-  A mean says how many runs it is of, `70.1 (of 7)`, and is marked where some
-  have no result: `70.1 (partial, 4 of 7)`.
+  A mean is followed by the number of its runs, `70.1 (of 7)`, and is marked if
+  some have no result: `70.1 (partial, 4 of 7)`.
   """
   found = [value for value in values if value is not None]
   if not found:

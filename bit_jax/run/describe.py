@@ -1,4 +1,4 @@
-"""Describes a run to people, in lines of text."""
+"""Describes a run in lines of text for people."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from bit_jax.run.sources import RunData
 
 
 def summary(result: Mapping[str, Any]) -> str:
-  """Returns a result as one line."""
+  """Returns the step and the main metrics of a result as one line."""
   scalars = ", ".join(
     f"{key.removeprefix('eval/')} {value:.4g}"
     for key, value in result.items()
@@ -25,7 +25,7 @@ def describe(
   data: RunData,
   mesh: Mesh,
 ) -> str:
-  """Returns what a person wants to read before a run starts."""
+  """Returns the description that is printed before a run starts."""
   r, train = config.resolved, data.train
   held = ", ".join(f"{s.name} ({len(s):,})" for s in data.evals.values())
   held = held or "nothing (config.data.eval_splits can say what)"
@@ -53,7 +53,7 @@ def describe(
 
 
 def _schedule_warning(resolved: Config) -> str:
-  """Returns a line about a schedule that never reaches its rate, or ''."""
+  """Returns a warning if the schedule never reaches its peak rate, else ''."""
   if 1 < resolved.total_steps <= resolved.warmup_steps:
     return (
       "\nwarning: the warm-up is as long as the run or longer; "
@@ -63,7 +63,7 @@ def _schedule_warning(resolved: Config) -> str:
 
 
 def describe_params(params: Any) -> str:
-  """Returns the number of parameters, in all and by part, as one line."""
+  """Returns the total and per-module number of parameters as one line."""
   parts = {
     name: sum(x.size for x in jax.tree.leaves(part))
     for name, part in params.items()

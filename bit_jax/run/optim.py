@@ -19,22 +19,30 @@ def step_schedule(
   *,
   one_late: bool = False,
 ) -> Callable[[Any], jax.Array]:
-  """Linear warm-up, then a constant that falls by a factor at some steps.
+  """Returns a schedule of linear warm-up and then a step-wise decay.
 
-  The first update has peak / warmup_steps, update number warmup_steps the peak,
-  and the update after `decay_steps[i]` finished ones the first lower value.
+  The first update has the rate peak / warmup_steps, update number warmup_steps
+  has the peak, and the update after `decay_steps[i]` finished ones is the first
+  with the next lower rate.
 
   Args:
-    peak: the rate after the warm-up.
-    warmup_steps: 0 for none.
-    decay_steps: finished updates at which the rate is multiplied.
-    decay_factor: what it is multiplied by.
-    one_late: everything one update later and the first rate 0, as the schedule
-      of the official code does (its `lr` counts from a step one too low).
+    peak: Learning rate after the warm-up.
+    warmup_steps: Number of updates until the peak; 0 for no warm-up.
+    decay_steps: Numbers of finished updates at which the rate falls.
+    decay_factor: Factor that the rate falls by.
+    one_late: True for the schedule of the official code: everything happens one
+      update later and the first rate is 0, because its `lr` counts from a step
+      that is one too low.
 
   Returns:
-    A function of the number of finished updates (int scalar) to the float32
+    A function from the number of finished updates (int scalar) to the float32
     learning rate of the next one.
+
+  Example:
+    >>> from bit_jax.run import optim
+    >>> rate = optim.step_schedule(0.5, warmup_steps=2, decay_steps=[4, 6])
+    >>> [f"{rate(finished):.3f}" for finished in range(7)]
+    ['0.250', '0.500', '0.500', '0.500', '0.050', '0.050', '0.005']
   """
 
   def schedule(finished):
@@ -49,7 +57,7 @@ def step_schedule(
 
 
 def freeze(params: Any, patterns: Sequence[str]) -> Any:
-  """Stops the gradient of matching parameters, so it is never computed."""
+  """Stops the gradient of matching parameters, so that none is computed."""
   return jax.tree.map(
     lambda p, frozen: jax.lax.stop_gradient(p) if frozen else p,
     params,
@@ -58,7 +66,7 @@ def freeze(params: Any, patterns: Sequence[str]) -> Any:
 
 
 def is_kernel(params: Any) -> Any:
-  """Marks the kernels (head included): what weight decay acts on."""
+  """Marks the kernels (head included), on which weight decay acts."""
   return paths.match(params, [".*kernel$"])
 
 
@@ -71,11 +79,11 @@ def make_tx(
   decoupled: bool = False,
   frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-  """SGD with momentum and weight decay on the kernels.
+  """Returns SGD with momentum and weight decay on the kernels.
 
   "Coupled" is the classic L2 penalty: weight_decay * kernel is added to the
-  gradient, before momentum and learning rate. Momentum sums it up over
-  1 / (1 - momentum) updates; "decoupled" adds that much at once, behind the
+  gradient, before momentum and learning rate. The momentum accumulates it over
+  1 / (1 - momentum) updates; "decoupled" adds that much at once, after the
   momentum. Both are the same without momentum, and shrink a kernel at the same
   rate once the momentum has warmed up. big_vision's 3e-5 x batch / 256, which
   follows the schedule but not the learning rate, is decoupled 1e-4 at BiT's
@@ -83,19 +91,20 @@ def make_tx(
   momentum.
 
   Args:
-    schedule: from finished updates to the learning rate.
-    momentum: in [0, 1).
-    momentum_dtype: that it is kept in between updates; bfloat16 takes a quarter
-      less memory for the train state and rounds to 3 digits (not in the paper).
-    weight_decay: the coupled coefficient, also where it is applied decoupled.
-    decoupled: where weight_decay is applied.
-    frozen: patterns of the paths of parameters that are not trained.
+    schedule: Function from finished updates to the learning rate.
+    momentum: Momentum, in [0, 1).
+    momentum_dtype: Dtype of the momentum between updates; bfloat16 takes a
+      quarter less memory for the train state and rounds to 3 digits (not in the
+      paper).
+    weight_decay: Coupled coefficient, also if `decoupled` is True.
+    decoupled: True to apply the decay after the momentum.
+    frozen: Patterns of the paths of parameters that are not trained.
   """
   decay = optax.identity()
   if weight_decay:
     scale = 1 / (1 - momentum) if decoupled else 1.0
     decay = optax.add_decayed_weights(weight_decay * scale, is_kernel)
-  # None: that of the parameters, which may be float64.
+  # None keeps the dtype of the parameters, which may be float64.
   kept = None if momentum_dtype == "float32" else jnp.dtype(momentum_dtype)
   trace = optax.trace(momentum, accumulator_dtype=kept)
   order = (trace, decay) if decoupled else (decay, trace)
@@ -112,7 +121,7 @@ def make_tx(
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """The optimiser of a run as a value: equal ones share compiled functions.
+  """The settings of an optimiser; equal ones share compiled functions.
 
   Attributes:
     peak_lr: Learning rate after the warm-up.
@@ -120,9 +129,9 @@ class Optimizer:
     decay_steps: Finished updates at which the rate falls.
     decay_factor: Factor it falls by.
     one_late: True for the official code's schedule; see `step_schedule`.
-    momentum: In [0, 1).
+    momentum: Momentum, in [0, 1).
     momentum_dtype: Dtype of the stored momentum.
-    weight_decay: Coupled coefficient.
+    weight_decay: Coupled coefficient of the weight decay.
     decoupled: True to apply the decay outside the momentum.
     frozen: Patterns of the paths of parameters that are not trained.
   """
@@ -156,7 +165,7 @@ class Optimizer:
     )
 
   def schedule(self) -> Callable[[Any], jax.Array]:
-    """Returns the function from finished updates to the next one's rate."""
+    """Returns the learning-rate schedule, as `step_schedule` does."""
     return step_schedule(
       self.peak_lr,
       self.warmup_steps,

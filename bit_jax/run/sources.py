@@ -1,4 +1,4 @@
-"""What one run trains and evaluates on, from its config."""
+"""Loads the data sets that a run trains and evaluates on."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -26,10 +26,10 @@ class RunData:
   """The sources of a run.
 
   Attributes:
-    train: the training examples, after slicing and few-shot selection.
-    evals: evaluation splits by name; may be empty.
-    held_out: files of an image folder that are not trained on, to be given to
-      `load` when the run goes on; empty for everything else.
+    train: The training examples, after slicing and few-shot selection.
+    evals: The evaluation splits by name; may be empty.
+    held_out: The files of an image folder that are not trained on, for `load`
+      when the run is resumed; empty for everything else.
   """
 
   train: Source
@@ -41,12 +41,12 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
   """Loads the sources that `config.data` describes.
 
   Args:
-    data: `config.data`, see configs/common.py.
-    seed: of the run; used where `data.subset_seed` is negative.
-    held_out: of the run that goes on, see `RunData`.
+    data: The value of `config.data`; configs/common.py explains its keys.
+    seed: The seed of the run; used if `data.subset_seed` is negative.
+    held_out: The `RunData.held_out` of a run that is resumed.
 
   Raises:
-    InputError: the data set, a split or enough examples are not there.
+    InputError: The data set or a split does not exist, or has too few examples.
   """
   subset_seed = seed if data.subset_seed < 0 else data.subset_seed
   dataset = datasets.open_dataset(
@@ -80,7 +80,7 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
 
 
 def _chosen(train: Source, data: Config, seed: int) -> Source:
-  """Returns the subset that a config asks for, else the source itself."""
+  """Returns the subset that a config asks for, or the source itself."""
   shots, path = data.examples_per_class, data.subset_file
   if not (shots or path):
     return train
@@ -106,11 +106,11 @@ def load_fewshot_sets(names: str, data_dir: str) -> dict[str, FewshotSet]:
   """Loads the data sets of `config.eval.fewshot`.
 
   Args:
-    names: separated by commas; '' for none.
-    data_dir: where TFDS sets are.
+    names: The names of the sets, separated by commas; '' for none.
+    data_dir: The folder of the TFDS sets.
 
   Raises:
-    InputError: one is not there, or has no split to evaluate on.
+    InputError: A set does not exist, or has no split to evaluate on.
   """
   fewshot_sets = {}
   for name in filter(None, (n.strip() for n in names.split(","))):
@@ -125,16 +125,18 @@ def load_fewshot_sets(names: str, data_dir: str) -> dict[str, FewshotSet]:
 def cache_in_memory(
   data: RunData, fewshot_sets: Mapping[str, FewshotSet], config: Config
 ) -> tuple[RunData, dict[str, FewshotSet]]:
-  """Has what a run reads more than once held decoded, as far as it fits.
+  """Caches decoded images of every source that is read more than once.
+
+  All caches share a budget of `config.input.cache_mb`. The training set comes
+  first, then the evaluation splits in their order.
 
   Args:
-    data: of the run.
-    fewshot_sets: of `load_fewshot_sets`.
-    config: resolved; `config.input.cache_mb` bounds all of it together. The
-      training set comes first, then the evaluation splits in their order.
+    data: The sources of the run.
+    fewshot_sets: The sets for few-shot evaluation, by name.
+    config: The resolved config.
 
   Returns:
-    Both with the same examples.
+    The sources and the few-shot sets, with the same examples as before.
   """
   memory = in_memory.Memory(config.input.cache_mb)
 
@@ -144,7 +146,8 @@ def cache_in_memory(
   total_steps, every = config.resolved.total_steps, config.eval.every_steps
   rows = total_steps * config.input.batch_size
   train = choose(data.train, rows > len(data.train))
-  # The last step is evaluated whatever its number.
+  # The last step is always evaluated, so evaluation repeats only if it also
+  # happens before that.
   again = 0 < every < total_steps
   evals = {name: choose(source, again) for name, source in data.evals.items()}
   return dataclasses.replace(data, train=train, evals=evals), {
@@ -154,7 +157,7 @@ def cache_in_memory(
 
 
 def dataset_info(data: RunData) -> DatasetInfo:
-  """Returns what the rules need to know; the fingerprint covers all splits."""
+  """Returns the facts for the rules; the fingerprint covers all splits."""
   prints = [data.train.fingerprint]
   prints += [f"{k}={v.fingerprint}" for k, v in data.evals.items()]
   return dataclasses.replace(

@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-  """A context that records the first of SIGNALS; a second ends the process.
+  """A context that records the first signal; a second ends the process.
 
   Attributes:
     received: Name of the first signal; '' before there is one.
@@ -43,8 +43,7 @@ class StopRequest:
 
   def _handle(self, number: int, frame: FrameType | None) -> None:
     del frame
-    # At once, without cleaning up: whoever sends a second signal does not want
-    # to wait.
+    # Whoever sends a second signal does not want to wait for any clean-up.
     if self.received:
       os._exit(128 + number)
     self.received = signal.Signals(number).name
@@ -57,13 +56,13 @@ class StopRequest:
     )
 
 
-def make_agreement(mesh: Mesh) -> Callable[[bool], Any]:
-  """Returns a function that tells all hosts if any of them was asked to stop.
+def make_stop_flag(mesh: Mesh) -> Callable[[bool], Any]:
+  """Returns a function that computes whether any host was asked to stop.
 
   Its argument is this host's flag. All hosts must call it equally often. With
   one host, it returns the flag. With several, it returns a bool scalar on the
   devices, the same on all hosts, which is computed asynchronously: the host can
-  go on and read it later, when it is ready.
+  continue and read it later, when it is ready.
 
   Args:
     mesh: The mesh, from `sharding.make_mesh`.

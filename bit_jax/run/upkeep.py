@@ -46,7 +46,6 @@ class Upkeep:
     metrics_writer: Takes all metrics.
     stop: Remembers signals that ask to stop.
     watchdog: Hears of all progress.
-    agree: From `stopping.make_agreement`.
   """
 
   run: Run
@@ -59,7 +58,7 @@ class Upkeep:
 
   def __post_init__(self):
     self._flag: Any = False
-    self.agree = stopping.make_agreement(self.run.spec.mesh)
+    self._any_host_asked = stopping.make_stop_flag(self.run.spec.mesh)
     self.total_steps = self.run.config.resolved.total_steps
     self._save_every = self.run.config.checkpoint.every_steps
     self._evaluate_every = self.run.config.eval.every_steps
@@ -82,7 +81,7 @@ class Upkeep:
 
   def asked_to_stop(self) -> Any:
     """Returns a flag, the same on all hosts, that is read with bool later."""
-    return self.agree(bool(self.stop.received))
+    return self._any_host_asked(bool(self.stop.received))
 
   def log(self, step: int, metrics: Any, batches: Any) -> None:
     """Waits for a step; checks that its numbers are finite, and writes them.

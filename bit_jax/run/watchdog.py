@@ -59,7 +59,7 @@ class Watchdog:
     self._done.set()
 
   def progress(self, step: int) -> None:
-    """Records progress: a step, or other work that takes long, has finished.
+    """Records that a step, or other work that takes long, has finished.
 
     Args:
       step: The number of the last finished step.

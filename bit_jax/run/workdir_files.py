@@ -15,7 +15,7 @@ from bit_jax.storage import files
 
 CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
 
-# Keys that may differ when a run goes on: they change no number.
+# Keys that may differ when a run is resumed: they do not affect its numbers.
 _FREE_KEYS = (
   "checkpoint.",
   *("data.dir", "data.class_list", "data.subset_file"),
@@ -54,26 +54,27 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what of a config, as plain nested dicts, changes the numbers."""
+  """Returns the keys and values of a config that affect a run's numbers."""
   flat = _ADDED | _flat(tree)
   for key, (neutral, _) in GONE.items():
     if flat.get(key) == neutral:
       del flat[key]
   if str(flat.get("data.name")).startswith("folder:"):
-    # It may be elsewhere, later or on another host; its fingerprint tells.
+    # The path may differ later or on another host; the fingerprint identifies
+    # the content.
     flat["data.name"] = "folder"
   return {k: v for k, v in flat.items() if not k.startswith(_FREE_KEYS)}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """Lists the keys that would change a run's numbers, with both values.
+  """Returns the differences of two configs that affect a run's numbers.
 
   Args:
-    old: a config as plain nested dicts.
-    new: another one.
+    old: The stored config as plain nested dicts.
+    new: The config to compare it with.
 
   Returns:
-    Lines such as `optim.lr: 0.003 -> 0.001`; empty if the run may go on.
+    Lines such as `optim.lr: 0.003 -> 0.001`; empty if the run may continue.
   """
   a, b = _compared(old), _compared(new)
   changed = [
@@ -92,21 +93,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 class RunFiles:
   """The config of a run, and its files in a work directory.
 
-  A work directory belongs to one run: going on in it with a config that would
-  give other numbers is refused, key by key.
+  A work directory belongs to one run. A config that would give other numbers is
+  refused there, with a message that lists the keys that differ.
 
   Attributes:
     workdir: The work directory; need not exist.
   """
 
   def __init__(self, workdir: epath.Path, config: Config):
-    """Takes a resolved config; reads and writes nothing."""
+    """Stores a resolved config; reads and writes no file."""
     self.workdir = workdir
     self._config = json.loads(config.to_json())
     self._model_options = models.non_default_options(config.model)
 
   def comparable(self) -> str:
-    """Returns everything of the config that changes numbers, as text."""
+    """Returns the part of the config that affects numbers, as text."""
     return json.dumps(_compared(self._config), sort_keys=True)
 
   def check_unchanged(self) -> None:
@@ -123,7 +124,7 @@ class RunFiles:
     saved = metadata.get("config", {})
     for line in differences(saved, self._config):
       if line.startswith(_MOMENTUM_DTYPE):
-        # Restored in another type, its bits would not be those that were saved.
+        # Restored in another dtype, it would not have the bits that were saved.
         raise InputError(
           f"{path} cannot be gone on from with {line}; use another --workdir, "
           f"with --config.init.checkpoint={path}"
@@ -166,7 +167,7 @@ class RunFiles:
     preprocess: Preprocess,
     heads: Sequence[str] = (),
   ) -> dict[str, Any]:
-    """Returns the JSON object that is saved with each checkpoint.
+    """Returns the metadata that is saved with each checkpoint, as JSON types.
 
     Args:
       class_names: One name for each output of the classifier.
@@ -201,11 +202,11 @@ def read_held_out(workdir: epath.Path) -> list[str]:
 
 
 def read_result(workdir: epath.Path) -> dict[str, Any] | None:
-  """Returns the result of a finished run, None where it is not finished."""
+  """Returns the result of a run, or None if it is not finished."""
   path = workdir / _RESULT
   return files.read_json(path) if _exists(path) else None
 
 
 def write_result(workdir: epath.Path, result: Mapping[str, Any]) -> None:
-  """Writes result.json, the sign that a run is finished."""
+  """Writes result.json, which marks the run as finished."""
   _write_json(workdir / _RESULT, result)

@@ -1,9 +1,9 @@
-"""Orbax: save and restore train states. The only file that imports orbax.
+"""Saves and restores train states; the only file that imports Orbax.
 
-A checkpoint is `DIRECTORY/STEP/`: the state, and as custom metadata a JSON
-object that says what it is (config, class names, preprocessing, data) and holds
-a digest of each array, which is compared on restoring: Orbax itself restores
-flipped bits without a word.
+A checkpoint is the folder `DIRECTORY/STEP/`. It holds the state and, as custom
+metadata, a JSON object that describes it (config, class names, preprocessing,
+data) and has a digest of each array. The digests are compared after restoring,
+because Orbax itself restores flipped bits without an error.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from bit_jax.storage import digest, remote
 
 _OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
 _POLICIES: Any = ocp.training.preservation_policies
-_DIGESTS = "digests"  # The key of the metadata that is ours.
+_DIGESTS = "digests"  # The key that we add to the metadata.
 
 
 class DamagedError(InputError):
-  """A checkpoint that is there but cannot be restored as it was saved."""
+  """A checkpoint that exists but cannot be restored as it was saved."""
 
 
 class Saved(NamedTuple):
@@ -45,7 +45,7 @@ class Saved(NamedTuple):
 
 
 class Checkpointer:
-  """Saves states of one run without stopping its loop, and keeps the newest.
+  """Saves the states of a run in the background, and keeps the newest ones.
 
   A save is visible only once it is complete: Orbax writes to a temporary folder
   and renames it.
@@ -54,12 +54,12 @@ class Checkpointer:
   def __init__(
     self, directory: epath.PathLike, *, keep: int, keep_every_steps: int = 0
   ):
-    """Opens a folder of checkpoints, making it if it is not there.
+    """Opens a folder of checkpoints, which is made if it does not exist.
 
     Args:
-      directory: e.g. WORKDIR/checkpoints.
-      keep: how many of the newest to keep.
-      keep_every_steps: > 0: those of its multiples are kept as well.
+      directory: The folder, e.g. WORKDIR/checkpoints.
+      keep: Number of newest checkpoints to keep.
+      keep_every_steps: If > 0, checkpoints at multiples of it are kept as well.
     """
     self._directory = remote.absolute(directory)
     policies = [_POLICIES.LatestN(keep)]
@@ -78,16 +78,16 @@ class Checkpointer:
     try:
       self.close()
     except InputError:
-      if exc_type is None:  # Else the first error is the one to show.
+      if exc_type is None:  # Otherwise the first error is to be shown.
         raise
 
   def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
-    """Starts saving; arrays are copied before it returns, written after.
+    """Starts saving: copies the arrays now and writes them in the background.
 
     Args:
-      step: finished updates; saving a step twice is an error.
-      state: tree of jax.Array.
-      metadata: a JSON object.
+      step: Number of finished updates; saving a step twice is an error.
+      state: Tree of jax.Array.
+      metadata: A JSON object, saved with the state.
     """
     metadata = {**metadata, _DIGESTS: digest.compute(state)}
     # Without force, Orbax skips a save while another one is being written.
@@ -97,12 +97,12 @@ class Checkpointer:
       )
 
   def wait(self) -> None:
-    """Returns when the last save is complete."""
+    """Waits until the last save is complete."""
     with self._writing():
       self._manager.wait()
 
   def close(self) -> None:
-    """Waits for the last save to be complete."""
+    """Waits until the last save is complete, and closes the folder."""
     with self._writing():
       self._manager.close()
 
@@ -119,7 +119,7 @@ class Checkpointer:
 
 
 def prepare(abstract_state: Any) -> None:
-  """Starts compiling what saving and restoring need, in another thread.
+  """Starts compiling the digests of saving and restoring, in another thread.
 
   Args:
     abstract_state: Tree of jax.ShapeDtypeStruct with shardings.
@@ -128,17 +128,17 @@ def prepare(abstract_state: Any) -> None:
 
 
 def read_saved(path: epath.Path) -> Saved:
-  """Reads what a checkpoint says of itself, not its arrays.
+  """Reads the description of a checkpoint, but not its arrays.
 
   Raises:
-    DamagedError: It cannot be read.
+    DamagedError: The description cannot be read.
   """
   try:
     with _reading_context():
       info: Any = ocp.metadata(path)
   except Exception as e:
     raise _unreadable(path, e) from e
-  if not info.custom_metadata:  # All that we save have some.
+  if not info.custom_metadata:  # All our checkpoints have some.
     raise DamagedError(f"checkpoint {path} has lost its metadata")
   if info.metadata is None:  # Orbax logs the reason instead of raising.
     raise DamagedError(
@@ -150,14 +150,15 @@ def read_saved(path: epath.Path) -> Saved:
 
 
 def restore(path: epath.Path, abstract_state: Any) -> Any:
-  """Returns the state of a checkpoint; `check` compares it with what was saved.
+  """Returns the state of a checkpoint; `check` verifies its bits.
 
-  Waits for no other host: damage may be in a part that only one of them reads.
+  It does not wait for other hosts, because damage may be in a part that only
+  one host reads.
 
   Args:
     path: A complete checkpoint.
-    abstract_state: Tree of jax.ShapeDtypeStruct with the shardings wanted,
-      which need not be those it was saved with.
+    abstract_state: Tree of jax.ShapeDtypeStruct with the desired shardings,
+      which may differ from those it was saved with.
 
   Raises:
     DamagedError: The checkpoint cannot be read, or has other arrays.
@@ -172,10 +173,10 @@ def restore(path: epath.Path, abstract_state: Any) -> Any:
 
 
 def check(path: epath.Path, saved: Saved, state: Any) -> None:
-  """Compares a restored state with what was saved; all hosts must call it.
+  """Checks the bits of a restored state; all hosts must call it.
 
   Raises:
-    DamagedError: On every host; some bits are others.
+    DamagedError: Some bits differ from those saved; raised on every host.
   """
   _check_digests(path, saved.digests, digest.compute(state))
 
@@ -186,7 +187,7 @@ def set_aside(path: epath.Path) -> epath.Path:
   All hosts must call it, before a `Checkpointer` is opened.
 
   Returns:
-    Its new path.
+    The new path.
   """
   names = (f"{path.name}.damaged{i or ''}" for i in itertools.count())
   aside = next(p for p in map(path.with_name, names) if not p.exists())
@@ -198,20 +199,20 @@ def set_aside(path: epath.Path) -> epath.Path:
 
 
 def _saving_context() -> Any:
-  """Returns how Orbax saves, a context."""
+  """Returns the Orbax context for saving."""
   context: Any = ocp.Context()
-  # By default each device writes a part of each array it shares with others,
-  # and cutting the parts out is compiled for every shape and device: seconds in
-  # which the loop stands still. Only hosts gain by sharing the work.
+  # By default each device writes a part of each array that it shares with
+  # others. Cutting the parts out is compiled for every shape and device, and
+  # the loop stands still for seconds. Only several hosts gain by sharing work.
   context.array.saving.use_replica_parallel = jax.process_count() > 1
   return context
 
 
 def _reading_context() -> Any:
-  """Returns how Orbax reads, a context: each host for itself."""
+  """Returns the Orbax context for reading on each host independently."""
   host = jax.process_index()
   context: Any = ocp.Context()
-  # By default it waits five minutes for hosts that have failed.
+  # By default Orbax waits five minutes for hosts that have failed.
   context.multiprocessing.primary_host = host
   context.multiprocessing.active_processes = {host}
   context.multiprocessing.barrier_sync_key_prefix = f"host_{host}"
@@ -219,9 +220,10 @@ def _reading_context() -> Any:
 
 
 def silence_orbax() -> None:
-  """Hides what Orbax logs: its whole story, and tracebacks of what it raises.
+  """Hides all log messages of Orbax, and others below the level of warnings.
 
-  What matters reaches the caller as an exception. Of others, warnings stay.
+  Orbax logs every action, and a traceback of each exception that it raises. All
+  that matters reaches the caller as an exception.
   """
   logging.set_verbosity(logging.WARNING)
   logging.get_absl_logger().addFilter(
@@ -230,10 +232,10 @@ def silence_orbax() -> None:
 
 
 def steps(directory: epath.PathLike) -> list[int]:
-  """Returns the steps of a folder's checkpoints, the newest first.
+  """Returns the steps of the checkpoints in a folder, the newest first.
 
-  Orbax gives a checkpoint this name once it is complete; what has lost its
-  parts since then is damaged, and counts.
+  A checkpoint that was complete once and has lost parts since then is damaged,
+  and is included: Orbax gives a folder such a name only once it is complete.
   """
   directory = epath.Path(directory)
   if not directory.is_dir():
@@ -242,16 +244,16 @@ def steps(directory: epath.PathLike) -> list[int]:
   found = sorted(numbers, reverse=True)
   if not remote.is_remote(directory):
     return found
-  # Object stores cannot rename: there a file says what is complete.
+  # Object stores cannot rename; a file marks the complete ones there.
   return [step for step in found if _is_checkpoint(directory / str(step))]
 
 
 def find(path: epath.PathLike) -> epath.Path | None:
-  """Returns the checkpoint folder that a path stands for, or None.
+  """Returns the newest checkpoint folder at a path, or None.
 
   Args:
-    path: a checkpoint (`.../checkpoints/500`), a folder of them, or a work
-      directory; of several checkpoints the newest is taken.
+    path: A checkpoint (`.../checkpoints/500`), a folder of checkpoints, or a
+      work directory.
   """
   path = remote.absolute(path)
   if not path.is_dir():
@@ -270,18 +272,18 @@ def load_weights(
   """Reads the weights of a checkpoint, without its optimiser state.
 
   Args:
-    path: a checkpoint folder, see `find`.
+    path: A checkpoint folder, as `find` returns it.
 
   Returns:
     (params, batch_stats, metadata): nested dicts of np.ndarray, and the JSON
     object saved with them.
 
   Raises:
-    DamagedError: the checkpoint cannot be read, or has other bits than it was
+    DamagedError: The checkpoint cannot be read, or has other bits than it was
       saved with.
   """
   state, metadata = _load_on_host(path, ("params", "batch_stats", "carried"))
-  # Up to 3d9ff30 the statistics had no `carried` around them.
+  # Checkpoints up to commit 3d9ff30 have the statistics at the top.
   carried = state.get("carried") or state
   return state["params"], carried.get("batch_stats") or {}, metadata
 
@@ -290,7 +292,8 @@ def load_arrays(path: epath.Path) -> dict[str, np.ndarray]:
   """Reads all arrays of a checkpoint, by path such as `params/head/bias`.
 
   Raises:
-    DamagedError: as in `load_weights`.
+    DamagedError: The checkpoint cannot be read, or has other bits than it was
+      saved with.
   """
   state, _ = _load_on_host(path)
   return dict(zip(digest.names(state), jax.tree.leaves(state), strict=True))
@@ -299,11 +302,11 @@ def load_arrays(path: epath.Path) -> dict[str, np.ndarray]:
 def _load_on_host(
   path: epath.Path, parts: Collection[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns parts of a state (all without any) as np.ndarray, and metadata."""
+  """Returns parts (or all) of a state as np.ndarray, and the metadata."""
   try:
     with _reading_context():
       info: Any = ocp.metadata(path)
-    # On the host, whatever devices the state was on.
+    # Restores on the host, independent of the devices it was saved from.
     host = jax.sharding.SingleDeviceSharding(
       jax.local_devices(backend="cpu")[0]
     )
@@ -331,7 +334,7 @@ def _load_on_host(
 
 
 def _is_checkpoint(path: epath.Path) -> bool:
-  # Orbax's own is_orbax_checkpoint says yes to a work directory too.
+  # Orbax's own is_orbax_checkpoint is also true for a work directory.
   if remote.is_remote(path) and not (path / "commit_success.txt").is_file():
     return False
   return (path / "_CHECKPOINT_METADATA").is_file()
@@ -340,7 +343,7 @@ def _is_checkpoint(path: epath.Path) -> bool:
 def _check_digests(
   path: epath.Path, saved: dict[str, int], found: dict[str, int]
 ) -> None:
-  """Raises DamagedError where an array has other bits than were saved."""
+  """Raises DamagedError if an array has other bits than were saved."""
   # Checkpoints of other programs have no digests.
   bad = [name for name in found if saved and saved.get(name) != found[name]]
   if bad:
@@ -353,12 +356,12 @@ def _check_digests(
 
 def _reason(error: Exception) -> str:
   """Returns an error message as one line, without the middle of a long one."""
-  text = one_line(error).rstrip(".")  # The system's own words come last.
+  text = one_line(error).rstrip(".")  # The system's own message comes last.
   return text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}"
 
 
 def _is_file_missing(error: BaseException | None) -> bool:
-  """Tells whether that is at the bottom of what Orbax and TensorStore say."""
+  """Returns True if a missing file caused an Orbax or TensorStore error."""
   while error is not None:
     if isinstance(error, FileNotFoundError) or "NOT_FOUND" in str(error):
       return True
@@ -367,7 +370,7 @@ def _is_file_missing(error: BaseException | None) -> bool:
 
 
 def _unreadable(path: epath.Path, error: Exception) -> InputError:
-  # A disk or network that fails now says nothing of the checkpoint.
+  # A failing disk or network does not mean that the checkpoint is damaged.
   passing = isinstance(error, OSError) and not isinstance(
     error, FileNotFoundError | NotADirectoryError
   )

@@ -57,6 +57,6 @@ def test_other_threads_install_nothing():
 
 
 def test_one_host_gets_its_own_flag(mesh):
-  any_host = stopping.make_agreement(mesh)
+  any_host = stopping.make_stop_flag(mesh)
   assert any_host(True) is True
   assert any_host(False) is False
