@@ -100,13 +100,12 @@ def train_and_evaluate(
   """
   # Check and load. Everything that can fail at the start fails before the work
   # directory is touched.
-  run = start.load(
-    config, workdir, objective=objective, fixed_arrays=fixed, data=data
-  )
-  if run.result:
-    summary = describe.summary(run.result)
-    run.log(f"{run.workdir} is finished: {summary}")
-    return run.result
+  inputs = start.load(config, workdir, data=data)
+  if inputs.result and start.is_finished(inputs, objective, fixed):
+    summary = describe.summary(inputs.result)
+    inputs.log(f"{inputs.workdir} is finished: {summary}")
+    return inputs.result
+  run = start.load_objective(inputs, objective, fixed)
   with contextlib.ExitStack() as stack:
     # Open and restore.
     upkeep, state = _open(run, stack)

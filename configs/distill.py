@@ -14,7 +14,7 @@ fine-tuning of configs/downstream.py, whose arguments and presets this takes.
 
   python -m bit_jax.main --workdir=/tmp/student \\
       --config=configs/distill.py:teacher=/tmp/teacher,dataset=cifar10 \\
-      --config.init.checkpoint=BiT-M-R50x1.npz
+      --config.init.checkpoint=BiT-M-R50x1
 
 Neither default is from the BiT paper, which does not distil; they were not
 tuned. A teacher that is larger than the student costs one more of its forward

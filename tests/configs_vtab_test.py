@@ -245,10 +245,10 @@ def test_every_task_reads_its_set_as_tfds_declares_it(tmp_path, name):
     assert data.train.num_classes == CLASSES[task]
     assert len(data.train) == 10
     assert [len(x) in (2, 4, 10, 20) for x in data.evals.values()] == [True]
-    image, label = pipeline._read(data.train, 0)
+    image, row = pipeline._read(data.train, 0)
     if not isinstance(image, np.ndarray):
       image = image.decode()
-    assert 0 <= label < CLASSES[task]
+    assert 0 <= row["labels"] < CLASSES[task]
     # Stored as 0 and 1 in both grey sets here; only dSprites is scaled.
     stretched = task in ("dsprites_orientation", "dsprites_xpos")
     assert (set(np.unique(image)) == {0, 255}) == stretched

@@ -13,7 +13,7 @@ import pytest
 from bit_jax import models, train, weights
 from bit_jax.errors import InputError
 from bit_jax.models import paths
-from bit_jax.models.folding import unstandardized
+from bit_jax.objectives.classify import Classify
 from bit_jax.objectives.objective import Aux, Objective, Scores
 from bit_jax.recipe import load
 from bit_jax.run.sources import RunData
@@ -81,7 +81,7 @@ class PredictColour(Objective):
     return {"images": images + noise, "colours": images.mean((1, 2))}
 
   def _errors(self, params, carried, images, colours, fixed):
-    network = unstandardized(self.network)
+    network = models.unstandardized(self.network)
     got = network.apply({"params": params}, images, train=True)
     return jnp.square(got - fixed["factor"] * colours).mean(-1)
 
@@ -185,6 +185,27 @@ def test_it_resumes_bit_by_bit_and_knows_itself(run, tmp_path):
     run(tmp_path / "whole", objective=other)
   with pytest.raises(InputError, match="resolved.fixed_digest: '"):
     run(tmp_path / "whole", fixed={"factor": np.ones(3, np.float32)})
+
+
+def test_what_the_data_lacks_is_named(config, tmp_path):
+  bare = RunData(fakes.array_source(labelled=False), {})
+  with pytest.raises(InputError, match="its examples have no labels, which"):
+    train.train_and_evaluate(config, tmp_path, data=bare)
+  network = models.create("R14x0.25", num_classes=4, norm="bn")
+  changed = config.copy_and_resolve_references()
+  changed.optim.accum_steps = 2
+  with pytest.raises(InputError, match="accum_steps=2 gives a network with"):
+    train.train_and_evaluate(
+      changed,
+      tmp_path,
+      objective=Classify(network),
+      data=RunData(fakes.array_source(), {}),
+    )
+  with pytest.raises(ValueError, match="fixed arrays without an objective"):
+    train.train_and_evaluate(
+      config, tmp_path, fixed=FIXED, data=RunData(fakes.array_source(), {})
+    )
+  assert not list(tmp_path.iterdir())
 
 
 def test_the_encoder_of_a_classifier_is_carried_over(run, config, tmp_path):

@@ -228,8 +228,8 @@ def eval_batches(
     pad the last batch. All hosts get the same number of batches.
 
   Raises:
-    InputError: An image cannot be decoded or a label is out of range; raised by
-      the iterator, with a message that names the file or the example.
+    InputError: An image cannot be decoded or a field has a wrong value; raised
+      by the iterator, with a message that names the file or the example.
   """
   num_examples = len(source)
 

@@ -24,7 +24,6 @@ from bit_jax.data import pipeline
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.evaluate import feature_cache
-from bit_jax.models.folding import unstandardized
 from bit_jax.parallel import sharding
 from bit_jax.weights import Weights
 
@@ -75,7 +74,7 @@ def for_inference(model: Any, mesh: Mesh) -> tuple[Any, Callable[[Any], Any]]:
     variables = sharding.to_devices(variables, mesh)
     return {**variables, "params": fold(variables["params"])}
 
-  return unstandardized(model), prepare
+  return models.unstandardized(model), prepare
 
 
 @functools.lru_cache(maxsize=8)

@@ -53,6 +53,8 @@ def make_score_step(
     sums = {**scores.sums, "examples": examples}
     # The rows that fill the last batch up are told by their mask.
     place = {"index": batch["index"], "mask": batch["mask"]}
+    assert "examples" not in scores.sums
+    assert not place.keys() & scores.rows.keys()
     return sums, {**scores.rows, **place}
 
   return inference.InferenceStep(prepare, jax.jit(step, out_shardings=whole))

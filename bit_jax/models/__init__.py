@@ -4,7 +4,7 @@
 paths of its parameters; see `resnet`.
 """
 
-from bit_jax.models.folding import fold
+from bit_jax.models.folding import fold, unstandardized
 from bit_jax.models.resnet import (
   ARCHITECTURES,
   OPTIONS,
@@ -34,4 +34,5 @@ __all__ = [
   "parse_variant",
   "scale_images",
   "spell_options",
+  "unstandardized",
 ]

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from bit_jax import models
-from bit_jax.models.folding import unstandardized
 from bit_jax.objectives import losses
 from bit_jax.objectives.objective import Aux, Batch, Objective, Scores
 
@@ -27,7 +26,10 @@ class Classify(Objective):
   mixup_alpha: float = 0.0
 
   def batch_spec(self, rows: int, image_px: int) -> dict[str, Any]:
-    """Returns uint8 images, int32 class ids and the examples' indices."""
+    """Returns uint8 images, int32 class ids and the examples' indices.
+
+    Of a multi-label set the labels are uint8[rows, classes] instead.
+    """
     return {
       "images": jax.ShapeDtypeStruct((rows, image_px, image_px, 3), jnp.uint8),
       "labels": jax.ShapeDtypeStruct((rows,), jnp.int32),
@@ -49,7 +51,7 @@ class Classify(Objective):
     self, params: Any, carried: Any, images: jax.Array
   ) -> tuple[jax.Array, Any]:
     """Returns the logits of training, and the next running statistics."""
-    return unstandardized(self.network).apply(
+    return models.unstandardized(self.network).apply(
       {"params": params, **carried},
       images,
       train=True,
@@ -58,7 +60,7 @@ class Classify(Objective):
 
   def logits(self, params: Any, carried: Any, batch: Batch) -> jax.Array:
     """Returns the float32[N, C] logits of an evaluation batch."""
-    return unstandardized(self.network).apply(
+    return models.unstandardized(self.network).apply(
       {"params": params, **carried}, models.scale_images(batch["images"])
     )
 

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 from bit_jax import models
-from bit_jax.models.folding import unstandardized
 from bit_jax.objectives.classify import Classify
 from bit_jax.objectives.objective import Aux, Batch, Scores
 
@@ -60,7 +59,7 @@ class Distill(Classify):
 
   def teacher_logits(self, fixed: Any, images: jax.Array) -> jax.Array:
     """Returns what the teacher says of float32[N, H, W, 3] images."""
-    return unstandardized(self.teacher).apply(fixed["teacher"], images)
+    return models.unstandardized(self.teacher).apply(fixed["teacher"], images)
 
   def loss(
     self, params: Any, carried: Any, batch: Batch, fixed: Any, rng: jax.Array

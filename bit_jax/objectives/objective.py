@@ -36,8 +36,10 @@ class Scores(NamedTuple):
   """Contribution of one evaluation batch to the metrics of its split.
 
   Attributes:
-    sums: Scalars summed over the rows whose `mask` is 1.
-    rows: Arrays [rows, ...], one entry for each row of the batch.
+    sums: Scalars summed over the rows whose `mask` is 1, but not `examples`,
+      which the evaluation counts.
+    rows: Arrays [rows, ...], one entry for each row of the batch; `index` and
+      `mask` are the evaluation's.
   """
 
   sums: Mapping[str, jax.Array]
@@ -95,7 +97,8 @@ class Objective(abc.ABC):
     """Returns the mean loss over the rows of a part of the batch.
 
     Args:
-      params: Folded parameters; the loss is differentiated in them.
+      params: Folded parameters, for `models.unstandardized(self.network)`; the
+        loss is differentiated in them.
       carried: State that changes without a gradient, a dict; its `batch_stats`
         are the running statistics of the network.
       batch: What `prepare` returned, or some of its rows.
@@ -122,6 +125,9 @@ class Objective(abc.ABC):
     self, sums: Mapping[str, float], rows: Mapping[str, np.ndarray]
   ) -> dict[str, float]:
     """Turns the totals of a split into its metrics; runs on the host.
+
+    Leave out what has no value, such as the precision of a class that is not
+    there: a number that is not finite ends the run.
 
     Args:
       sums: The sums of all batches in float64, and `examples`, their number.

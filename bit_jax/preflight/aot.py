@@ -180,7 +180,7 @@ def _abstract_step(
   config: Config, mesh: Mesh
 ) -> tuple[step.StepSpec, tuple[Any, ...]]:
   """Returns the spec of an update step, and its arguments without arrays."""
-  spec, fixed = start.make_spec(config, mesh, abstract=True)
+  spec, fixed = start.make_spec(config, mesh)
   return spec, (
     step.make_abstract_state(spec),
     abstract_batch(config, spec),

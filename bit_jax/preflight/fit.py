@@ -74,7 +74,7 @@ class Preflight:
     self._config, self._info = config, info
     self._compiler = compiler
     self.config = self._resolve({})
-    spec, _ = start.make_spec(self.config, mesh, abstract=True)
+    spec, _ = start.make_spec(self.config, mesh)
     batch = aot.abstract_batch(self.config, spec)
     self.waiting_bytes = _WAITING_BATCHES * aot.device_bytes(batch)
 

@@ -113,16 +113,7 @@ def check(config: Config, mesh: Mesh) -> None:
     raise InputError(
       f"config.optim.momentum={config.optim.momentum}: expected less than 1"
     )
-  if not 0 < config.distill.temperature < math.inf:
-    raise InputError(
-      f"config.distill.temperature={config.distill.temperature}: expected more "
-      f"than 0"
-    )
-  if not 0 <= config.distill.label_weight <= 1:
-    raise InputError(
-      f"config.distill.label_weight={config.distill.label_weight}: expected 0 "
-      f"to 1"
-    )
+  named.OBJECTIVES[config.objective].check(config)
   for pattern in config.optim.freeze:
     try:
       re.compile(pattern)

@@ -15,7 +15,7 @@ def summary(result: Mapping[str, Any]) -> str:
   scalars = ", ".join(
     f"{key.removeprefix('eval/')} {value:.4g}"
     for key, value in result.items()
-    if key.endswith(("accuracy", "loss"))
+    if key.startswith("eval/") and not key.endswith("/examples")
   )
   return f"step {result['step']}" + (f", {scalars}" if scalars else "")
 

@@ -9,7 +9,7 @@ from etils import epath
 from flax import struct
 
 from bit_jax import models, weights
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, some
 from bit_jax.models import paths
 from bit_jax.parallel import hosts
 from bit_jax.recipe.load import Config
@@ -196,6 +196,12 @@ def carry_over(
       kept but has another number of classes.
   """
   fresh, carried = paths.flatten(params), paths.flatten(loaded.params)
+  unused = [k for k in carried if models.is_encoder(k) and k not in fresh]
+  if unused:
+    raise InputError(
+      f"config.init.checkpoint holds {loaded.variant}, which does not fit this "
+      f"model: it has no {some(unused)}"
+    )
   merged = {}
   for key, value in fresh.items():
     if not models.is_encoder(key) and not (

@@ -1,94 +1,132 @@
 """Loads the weights that an objective reads and never changes: a teacher."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from bit_jax import models, weights
 from bit_jax.errors import InputError
 from bit_jax.evaluate import inference
+from bit_jax.objectives import named
 from bit_jax.parallel import sharding
 from bit_jax.recipe.load import Config
-from bit_jax.storage import digest
 
 
 class Fixed(NamedTuple):
   """Fixed weights of a run, by the name that the objective has for them.
 
   Attributes:
-    networks: The networks, {} without fixed weights.
-    arrays: Their folded variables on all devices, () without fixed weights.
+    networks: Their networks.
+    variables: {"params": ..., "batch_stats": ...} of each, on the host.
   """
 
-  networks: Mapping[str, Any] = {}
-  arrays: Any = ()
+  networks: Mapping[str, Any]
+  variables: Mapping[str, Any]
 
 
 def load(
-  config: Config,
-  class_names: Sequence[str],
-  mesh: Mesh,
-  *,
-  abstract: bool = False,
+  config: Config, class_names: Sequence[str] = (), *, abstract: bool = False
 ) -> Fixed:
   """Loads the weights that a config names beside those it trains.
 
   Args:
     config: Resolved.
     class_names: Names of the classes of the training set; () if unknown.
-    mesh: Every device holds the weights whole.
-    abstract: True for jax.ShapeDtypeStruct instead of arrays, on devices that
-      only compile.
+    abstract: True for jax.ShapeDtypeStruct instead of arrays.
 
   Raises:
     InputError: The weights cannot be used, or have other classes.
   """
-  if config.objective != "distill":
-    return Fixed()
-  key = "config.distill.teacher"
-  path = config.distill.teacher
-  if not path:
-    raise InputError(
-      f"{key} is empty: expected a .npz, a work directory, a checkpoint or the "
-      f"name of a release"
-    )
-  teacher = weights.load(path)
-  if teacher.num_classes != config.resolved.num_classes:
-    raise InputError(
-      f"{key}={path} has {teacher.num_classes} classes, but the data set has "
-      f"{config.resolved.num_classes}: fine-tune the teacher on it first"
-    )
-  known = teacher.class_names and class_names
-  if known and teacher.class_names != tuple(class_names):
-    pairs = zip(teacher.class_names, class_names, strict=True)
-    mine, other = next(pair for pair in pairs if pair[0] != pair[1])
-    raise InputError(
-      f"{key}={path} has other class names than the data set, or another "
-      f"order: {mine!r} instead of {other!r}"
-    )
-  network, variables = inference.network(teacher)
-  if abstract:
-    folded = jax.eval_shape(
-      lambda v: {**v, "params": models.fold(network, v["params"])[1]}, variables
-    )
-    arrays = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=sharding.replicated(mesh)
-      ),
-      folded,
-    )
-  else:
-    arrays = inference.for_inference(network, mesh)[1](variables)
-  return Fixed({"teacher": network}, {"teacher": arrays})
+  networks, variables = {}, {}
+  for name, key in named.OBJECTIVES[config.objective].fixed.items():
+    section, _, entry = key.partition(".")
+    path = config[section][entry]
+    with weights.open_lazily(path) as loaded:
+      _check_classes(f"config.{key}={path}", loaded, config, class_names)
+      network, arrays = inference.network(loaded)
+      variables[name] = jax.tree.map(
+        (lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype))
+        if abstract
+        else np.asarray,
+        arrays,
+      )
+    # It computes in the type of the network that is trained.
+    networks[name] = network.clone(dtype=jnp.dtype(config.model.dtype))
+  return Fixed(networks, variables)
 
 
-def digest_of(arrays: Any) -> str:
-  """Returns a short hex string that any changed bit changes; '' for ()."""
-  if not arrays:
+def _check_classes(
+  what: str,
+  loaded: weights.Weights,
+  config: Config,
+  class_names: Sequence[str],
+) -> None:
+  if loaded.num_classes != config.resolved.num_classes:
+    raise InputError(
+      f"{what} has {loaded.num_classes} classes, but the data set has "
+      f"{config.resolved.num_classes}: fine-tune it on the data set first"
+    )
+  known = loaded.class_names and class_names
+  if known and loaded.class_names != tuple(class_names):
+    pairs = zip(loaded.class_names, class_names, strict=True)
+    theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
+    raise InputError(
+      f"{what} has other class names than the data set, or another order: "
+      f"{theirs!r} instead of {ours!r}"
+    )
+
+
+def digest(arrays: Any) -> str:
+  """Returns a short hex string that any changed bit changes; '' for no array.
+
+  Of the arrays as they were loaded, before anything is computed of them: it
+  must be the same on every kind of device.
+  """
+  leaves = jax.tree.leaves_with_path(arrays)
+  if not leaves:
     return ""
-  text = json.dumps(digest.compute(arrays), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  digest = hashlib.sha256()
+  for path, leaf in leaves:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    array = np.ascontiguousarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype}".encode())
+    digest.update(array.view(np.uint8).data if array.size else b"")
+  return digest.hexdigest()[:16]
+
+
+def place(fixed: Fixed, mesh: Mesh) -> Any:
+  """Returns folded variables, whole on all devices; () if there are none.
+
+  All hosts must call it, with the same weights.
+
+  Args:
+    fixed: The weights; of jax.ShapeDtypeStruct, the result is so too.
+    mesh: The devices.
+  """
+  placed = {}
+  for name, variables in fixed.variables.items():
+    network = fixed.networks[name]
+    leaves = jax.tree.leaves(variables)
+    if isinstance(leaves[0], jax.ShapeDtypeStruct):
+      folded = jax.eval_shape(
+        lambda v, network=network: {
+          **v,
+          "params": models.fold(network, v["params"])[1],
+        },
+        variables,
+      )
+      placed[name] = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=sharding.replicated(mesh)
+        ),
+        folded,
+      )
+    else:
+      placed[name] = inference.for_inference(network, mesh)[1](variables)
+  return placed or ()

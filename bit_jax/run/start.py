@@ -1,26 +1,28 @@
 """The start of a run: checks its config and loads all that it reads.
 
-Nothing is written here, and nothing compiled.
+Nothing is written here.
 """
 
 import dataclasses
 import functools
-import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from bit_jax import models
 from bit_jax.data.preprocess import Preprocess
+from bit_jax.data.source import Source
+from bit_jax.errors import InputError
 from bit_jax.objectives import named
 from bit_jax.objectives.objective import Objective
 from bit_jax.parallel import hosts, sharding
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.load import Config
-from bit_jax.run import describe, fixed, sources, workdir_files
+from bit_jax.run import describe, fixed, naming, sources, workdir_files
 from bit_jax.run.step import StepSpec
 from bit_jax.run.workdir_files import RunFiles
 from bit_jax.storage import remote
@@ -45,19 +47,17 @@ class Clock:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Inputs:
   """A run whose config is checked and whose data is open.
 
   Attributes:
     config: Resolved.
     workdir: Work directory; need not exist.
-    files: The config, and the files of the work directory.
+    mesh: All devices.
     data: The training and evaluation sources.
     fewshot_sets: Data sets for few-shot linear evaluation, by name.
     train_preprocess: Preprocessing of training.
     eval_preprocess: Preprocessing of evaluation.
-    spec: What the jitted functions depend on.
-    fixed: Arrays that the objective reads and never changes.
     result: The result of a run that is finished already, else None.
     clock: Measures the start.
     log: Prints a line on host 0.
@@ -65,13 +65,11 @@ class Run:
 
   config: Config
   workdir: epath.Path
-  files: RunFiles
+  mesh: Mesh
   data: sources.RunData
   fewshot_sets: Mapping[str, sources.FewshotSet]
   train_preprocess: Preprocess
   eval_preprocess: Preprocess
-  spec: StepSpec
-  fixed: Any
   result: dict[str, Any] | None
   clock: Clock
   log: Callable[[str], None]
@@ -82,21 +80,40 @@ class Run:
     return jax.process_index() == 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Inputs):
+  """A run that knows what it learns; nothing is written yet.
+
+  Attributes:
+    files: The config, and the files of the work directory.
+    spec: What the jitted functions depend on.
+    fixed: Arrays that the objective reads and never changes.
+  """
+
+  files: RunFiles
+  spec: StepSpec
+  fixed: Any
+
+  def metadata(self, params: Any) -> dict[str, Any]:
+    """Returns the JSON object that is saved with parameters."""
+    return self.files.metadata(
+      self.data.train.class_names,
+      self.eval_preprocess,
+      models.extra_heads(params),
+    )
+
+
 def load(
   config: Config,
   workdir: epath.PathLike,
   *,
-  objective: Objective | None = None,
-  fixed_arrays: Any = (),
   data: sources.RunData | None = None,
-) -> Run:
+) -> Inputs:
   """Checks a config, opens its data and resolves its rules.
 
   Args:
     config: A config of `configs/`, not resolved.
     workdir: The work directory; need not exist.
-    objective: Instead of the one that the config names.
-    fixed_arrays: What that objective reads and never changes.
     data: Instead of the sources that the config names.
 
   Raises:
@@ -114,66 +131,138 @@ def load(
     )
   fewshot_sets = sources.load_fewshot_sets(config.eval.fewshot, config.data.dir)
   config = resolve.resolve(config, sources.dataset_info(data))
-  if objective is None:
-    spec, fixed_arrays = make_spec(
-      config, mesh, class_names=data.train.class_names
-    )
-  else:
-    spec = StepSpec.of(config, mesh, objective)
-    fixed_arrays = sharding.to_devices(fixed_arrays, mesh)
-    config.resolved.objective = _name_of(objective)
-  config.resolved.fixed_digest = fixed.digest_of(fixed_arrays)
   data, fewshot_sets = sources.cache_in_memory(data, fewshot_sets, config)
-  run = Run(
+  # What the objective adds to the config is compared once it is known: a run
+  # that is finished needs no teacher.
+  RunFiles(workdir, config).check_unchanged(but=_OF_THE_OBJECTIVE)
+  result = workdir_files.read_result(workdir)
+  if result and result["step"] != config.resolved.total_steps:
+    result = None
+  return Inputs(
     config=config,
     workdir=workdir,
-    files=RunFiles(workdir, config),
+    mesh=mesh,
     data=data,
     fewshot_sets=fewshot_sets,
     train_preprocess=resolve.train_preprocess(config),
     eval_preprocess=resolve.eval_preprocess(config),
-    spec=spec,
-    fixed=fixed_arrays,
-    result=workdir_files.read_result(workdir),
+    result=result,
     clock=clock,
     log=functools.partial(print, flush=True)
     if jax.process_index() == 0
     else lambda *_: None,
   )
-  run.files.check_unchanged()
-  if run.result and run.result["step"] == config.resolved.total_steps:
-    return run
-  hosts.check_same(run.files.comparable())
-  run.log(describe.describe(config, data, mesh))
-  clock.mark("data")
-  return dataclasses.replace(run, result=None)
 
 
-def _name_of(objective: Objective) -> str:
-  """Returns a short text that any of an objective's static values changes."""
-  text = hashlib.sha256(repr(objective).encode()).hexdigest()
-  return f"{type(objective).__name__}, {text[:8]}"
+_OF_THE_OBJECTIVE = ("resolved.objective", "resolved.fixed_digest")
 
 
-def make_spec(
-  config: Config,
-  mesh: Mesh,
-  *,
-  class_names: Sequence[str] = (),
-  abstract: bool = False,
-) -> tuple[StepSpec, Any]:
-  """Returns what the step of a resolved config depends on, and fixed arrays.
+def is_finished(
+  inputs: Inputs, objective: Objective | None = None, arrays: Any = ()
+) -> bool:
+  """Returns True if the run has its result and nothing has changed since.
+
+  Fixed weights that are gone do not stop a run that no longer needs them.
+
+  Raises:
+    InputError: The objective or its fixed weights are others now.
+  """
+  if not inputs.result:
+    return False
+  try:
+    _identify(inputs, objective, arrays)
+  except InputError as error:
+    inputs.log(f"not compared: {error}")
+  else:
+    RunFiles(inputs.workdir, inputs.config).check_unchanged()
+  return True
+
+
+def load_objective(
+  inputs: Inputs, objective: Objective | None = None, arrays: Any = ()
+) -> Run:
+  """Makes the objective, and compares the whole run with what is there.
+
+  All hosts must call it. The fixed arrays are on the devices afterwards.
+
+  Args:
+    inputs: The run, loaded.
+    objective: Instead of the one that the config names.
+    arrays: What that objective reads and never changes, on the host.
+
+  Raises:
+    InputError: The fixed weights cannot be used, the work directory belongs to
+      another run, or hosts differ.
+  """
+  config, mesh = inputs.config, inputs.mesh
+  objective, loaded = _identify(inputs, objective, arrays)
+  spec = StepSpec.of(config, mesh, objective)
+  _check_objective(spec, config, inputs.data.train)
+  files = RunFiles(inputs.workdir, config)
+  files.check_unchanged()
+  hosts.check_same(files.comparable())
+  inputs.log(describe.describe(config, inputs.data, mesh))
+  # Not before all hosts have compared them: JAX would end in a traceback.
+  if loaded is None:
+    placed = sharding.to_devices(arrays, mesh)
+  else:
+    placed = fixed.place(loaded, mesh)
+  inputs.clock.mark("data")
+  return Run(**vars(inputs), files=files, spec=spec, fixed=placed)
+
+
+def _identify(
+  inputs: Inputs, objective: Objective | None, arrays: Any
+) -> tuple[Objective, fixed.Fixed | None]:
+  """Returns objective and fixed weights; stores what they are in the config."""
+  config, loaded = inputs.config, None
+  if objective is None:
+    if jax.tree.leaves(arrays):
+      raise ValueError("fixed arrays without an objective that reads them")
+    loaded = fixed.load(config, inputs.data.train.class_names)
+    objective, arrays = _make(config, loaded), loaded.variables
+  else:
+    config.resolved.objective = naming.name_of(objective)
+  config.resolved.fixed_digest = fixed.digest(arrays)
+  return objective, loaded
+
+
+def _make(config: Config, loaded: fixed.Fixed) -> Objective:
+  return named.OBJECTIVES[config.objective].make(config, loaded.networks)
+
+
+def _check_objective(spec: StepSpec, config: Config, train: Source) -> None:
+  """Raises InputError where an objective and the data do not fit."""
+  batch = spec.objective.batch_spec(
+    config.input.batch_size, config.resolved.crop_px
+  )
+  has = {field.key for field in train.fields.values()} | {"images", "index"}
+  if missing := sorted(set(batch) - has):
+    raise InputError(
+      f"{train.name}: its examples have no {', '.join(missing)}, which the "
+      f"objective {type(spec.objective).__name__} needs"
+    )
+  _, carried = jax.eval_shape(spec.objective.init, jax.random.key(0))
+  if spec.accum_steps > 1 and "batch_stats" in carried:
+    raise InputError(
+      f"config.optim.accum_steps={spec.accum_steps} gives a network with batch "
+      f"statistics other ones: expected 1"
+    )
+
+
+def make_spec(config: Config, mesh: Mesh) -> tuple[StepSpec, Any]:
+  """Returns what the step of a resolved config depends on, without arrays.
 
   Args:
     config: Resolved.
-    mesh: The devices of the step.
-    class_names: Names of the classes of the training set; () if unknown.
-    abstract: True for devices that only compile; the fixed arrays are then
-      jax.ShapeDtypeStruct.
+    mesh: The devices of the step; they may be ones that only compile.
+
+  Returns:
+    The spec, and the fixed arrays of the step as jax.ShapeDtypeStruct.
 
   Raises:
     InputError: The fixed weights that the config names cannot be used.
   """
-  loaded = fixed.load(config, class_names, mesh, abstract=abstract)
-  objective = named.make(config, loaded.networks)
-  return StepSpec.of(config, mesh, objective), loaded.arrays
+  loaded = fixed.load(config, abstract=True)
+  spec = StepSpec.of(config, mesh, _make(config, loaded))
+  return spec, fixed.place(loaded, mesh)

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 from etils import epath
 
-from bit_jax import models, weights
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.parallel import sharding
 from bit_jax.run import stopping, watchdog
@@ -36,7 +35,7 @@ def _check_finite(
 
 @dataclasses.dataclass(kw_only=True)
 class Upkeep:
-  """What a run needs besides its state, its batches and its update step.
+  """The hooks of one run, and what they need.
 
   Attributes:
     run: The run, loaded.
@@ -44,8 +43,8 @@ class Upkeep:
     evaluations: Every way the state is evaluated, by name.
     checkpointer: Writes WORKDIR/checkpoints.
     metrics_writer: Takes all metrics.
-    stop: Remembers signals that ask to stop.
-    watchdog: Hears of all progress.
+    stop: The request to stop, if a signal has come.
+    watchdog: Reports a run that makes no progress.
   """
 
   run: Run
@@ -113,12 +112,7 @@ class Upkeep:
   def save(self, step: int, state: TrainState) -> None:
     """Starts saving a state whose numbers are finite."""
     started = time.monotonic()
-    metadata = self.run.files.checkpoint_metadata(
-      self.run.data.train.class_names,
-      self.run.eval_preprocess,
-      models.extra_heads(state.params),
-    )
-    self.checkpointer.save(step, state, metadata)
+    self.checkpointer.save(step, state, self.run.metadata(state.params))
     secs = time.monotonic() - started
     self.metrics_writer.write_scalars(step, {"checkpoint/stall_secs": secs})
     self.metrics_writer.flush()
@@ -166,18 +160,9 @@ class Upkeep:
   def write_weights(self, state: TrainState) -> None:
     """Writes params.npz on host 0; all hosts must call it."""
     run, mesh = self.run, self.run.spec.mesh
-    params = sharding.to_host(state.params, mesh)
-    batch_stats = sharding.to_host(state.variables["batch_stats"], mesh)
-    if not run.is_lead:
-      return
-    weights.save_npz(
-      run.workdir / "params.npz",
-      weights.Weights(
-        params,
-        batch_stats,
-        run.config.model.variant,
-        run.data.train.class_names,
-        dataclasses.asdict(run.eval_preprocess),
-        models.non_default_options(run.config.model),
-      ),
-    )
+    variables = sharding.to_host(state.variables, mesh)
+    if run.is_lead:
+      run.files.write_weights(
+        *(variables["params"], variables["batch_stats"]),
+        run.metadata(state.params),
+      )

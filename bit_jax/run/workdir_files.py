@@ -7,9 +7,10 @@ from typing import Any
 
 from etils import epath
 
-from bit_jax import models
+from bit_jax import models, weights
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError
+from bit_jax.objectives import named
 from bit_jax.recipe.load import GONE, Config
 from bit_jax.storage import files
 
@@ -34,9 +35,6 @@ _MOMENTUM_DTYPE = "optim.momentum_dtype"
 _ADDED = {
   _MOMENTUM_DTYPE: "float32",
   "objective": "classify",
-  "distill.teacher": "",
-  "distill.temperature": 1.0,
-  "distill.label_weight": 0.0,
   "resolved.objective": "",
   "resolved.fixed_digest": "",
 }
@@ -59,6 +57,12 @@ def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
   for key, (neutral, _) in GONE.items():
     if flat.get(key) == neutral:
       del flat[key]
+  for name, objective in named.OBJECTIVES.items():
+    # Keys of other objectives do nothing. Fixed weights may lie elsewhere
+    # later; their digest identifies them.
+    unused = (f"{name}.",) if name != flat["objective"] else ()
+    skipped = (*unused, *objective.fixed.values())
+    flat = {k: v for k, v in flat.items() if not k.startswith(skipped)}
   if str(flat.get("data.name")).startswith("folder:"):
     # The path may differ later or on another host; the fingerprint identifies
     # the content.
@@ -110,12 +114,16 @@ class RunFiles:
     """Returns the part of the config that affects numbers, as text."""
     return json.dumps(_compared(self._config), sort_keys=True)
 
-  def check_unchanged(self) -> None:
-    """Raises InputError if workdir belongs to another config."""
+  def check_unchanged(self, but: Collection[str] = ()) -> None:
+    """Raises InputError if workdir belongs to another config.
+
+    Args:
+      but: Keys that are not known yet, and not compared.
+    """
     path = self.workdir / CONFIG
     if not self.workdir.exists() or not _exists(path):
       return
-    self._check(self.workdir, files.read_json(path))
+    self._check(self.workdir, files.read_json(path), but)
 
   def check_checkpoint(
     self, path: epath.Path, metadata: Mapping[str, Any]
@@ -131,8 +139,14 @@ class RunFiles:
         )
     self._check(path, saved)
 
-  def _check(self, owner: object, old: Mapping[str, Any]) -> None:
-    changed = differences(old, self._config)
+  def _check(
+    self, owner: object, old: Mapping[str, Any], but: Collection[str] = ()
+  ) -> None:
+    changed = [
+      line
+      for line in differences(old, self._config)
+      if line.partition(":")[0] not in but
+    ]
     if changed and not self._config["resume_changed"]:
       raise InputError(
         f"{owner} belongs to a run with another config ({'; '.join(changed)}); "
@@ -161,13 +175,13 @@ class RunFiles:
     except OSError as e:
       raise InputError(f"--workdir={self.workdir} cannot be used: {e}") from e
 
-  def checkpoint_metadata(
+  def metadata(
     self,
     class_names: Sequence[str],
     preprocess: Preprocess,
     heads: Sequence[str] = (),
   ) -> dict[str, Any]:
-    """Returns the metadata that is saved with each checkpoint, as JSON types.
+    """Returns what is saved with parameters to describe them, as JSON types.
 
     Args:
       class_names: One name for each output of the classifier.
@@ -182,6 +196,28 @@ class RunFiles:
       "model_options": self._model_options,
       "heads": list(heads),
     }
+
+  def write_weights(
+    self, params: Any, batch_stats: Any, metadata: Mapping[str, Any]
+  ) -> None:
+    """Writes params.npz.
+
+    Args:
+      params: Nested dict of np.ndarray.
+      batch_stats: Running statistics; {} without BatchNorm.
+      metadata: From `metadata`.
+    """
+    weights.save_npz(
+      self.workdir / "params.npz",
+      weights.Weights(
+        params,
+        batch_stats,
+        metadata["variant"],
+        tuple(metadata["class_names"]),
+        metadata["preprocess"],
+        metadata["model_options"],
+      ),
+    )
 
 
 def _exists(path: epath.Path) -> bool:

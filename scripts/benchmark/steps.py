@@ -54,7 +54,7 @@ def make_config(case: Case, mesh: Mesh) -> Config:
 
 def make_spec(config: Config, mesh: Mesh) -> step.StepSpec:
   """Returns what the update step of a resolved config depends on."""
-  return start.make_spec(config, mesh, abstract=True)[0]
+  return start.make_spec(config, mesh)[0]
 
 
 def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:

@@ -1,6 +1,8 @@
 """Distillation: its loss against float64, its teacher, and whole runs."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ from bit_jax import models, train, weights
 from bit_jax.errors import InputError
 from bit_jax.models import init
 from bit_jax.objectives.distill import Distill, soft_loss
+from bit_jax.preflight import aot
+from bit_jax.run import fixed as fixed_weights
 from bit_jax.run import start
 from bit_jax.run.sources import RunData
 from bit_jax.run.step import make_init, make_update_step
@@ -114,7 +118,8 @@ def test_the_step_mixes_both_losses_and_leaves_the_teacher_alone(
       },
     )
   )
-  spec, fixed = start.make_spec(config, mesh, class_names=CLASS_NAMES)
+  loaded = fixed_weights.load(config, CLASS_NAMES)
+  spec, fixed = fakes.spec(config, mesh), fixed_weights.place(loaded, mesh)
   before = jax.device_get(fixed)
   state = make_init(spec)(0)
   batch = a_batch(mesh)
@@ -172,6 +177,58 @@ def test_a_run_learns_what_its_teacher_says(teacher, tmp_path):
   config.distill.teacher = str(tmp_path / "other.npz")
   with pytest.raises(InputError, match="resolved.fixed_digest: '"):
     train.train_and_evaluate(config, tmp_path, data=data)
+  # The same one elsewhere is not, and a finished run can do without.
+  shutil.copy(teacher, tmp_path / "moved.npz")
+  config.distill.teacher = str(tmp_path / "moved.npz")
+  assert train.train_and_evaluate(config, tmp_path, data=data) == result
+  (tmp_path / "moved.npz").unlink()
+  assert train.train_and_evaluate(config, tmp_path, data=data) == result
+
+
+def test_a_run_resumes_and_knows_its_teacher_on_any_device(teacher, tmp_path):
+  data = RunData(fakes.array_source(), {"same": fakes.array_source()})
+  config = distill_config(teacher, **{"checkpoint.every_steps": 2})
+  whole = train.train_and_evaluate(config, tmp_path, data=data)
+  shutil.rmtree(tmp_path / "checkpoints" / "4")
+  (tmp_path / "result.json").unlink()
+  assert train.train_and_evaluate(config, tmp_path, data=data) == whole
+  stored = json.loads((tmp_path / "config.json").read_text())
+  # Of the file's own bits, not of what some device has computed of them.
+  params = {"params": weights.load(teacher).params, "batch_stats": {}}
+  wanted = fixed_weights.digest({"teacher": params})
+  assert stored["resolved"]["fixed_digest"] == wanted
+
+
+@pytest.mark.parametrize("shard_state", [False, True])
+def test_the_number_of_devices_changes_nothing_but_rounding(
+  teacher, mesh, one_device, shard_state
+):
+  def losses(mesh, shard_state):
+    config = resolved(
+      distill_config(teacher, **{"parallel.shard_state": shard_state})
+    )
+    loaded = fixed_weights.load(config)
+    spec, placed = fakes.spec(config, mesh), fixed_weights.place(loaded, mesh)
+    state, found = make_init(spec)(0), []
+    for seed in range(3):
+      batch = a_batch(mesh, seed)
+      state, metrics = make_update_step(spec)(state, batch, placed)
+      found.append(float(metrics["loss"]))
+    return found
+
+  np.testing.assert_allclose(
+    losses(mesh, shard_state), losses(one_device, False), rtol=1e-4
+  )
+
+
+def test_the_memory_of_a_step_counts_the_teacher(teacher, mesh):
+  config = resolved(distill_config(teacher))
+  plain = resolved(make_config())
+  more = aot.argument_bytes(config, mesh) - aot.argument_bytes(plain, mesh)
+  teacher_bytes = sum(
+    x.nbytes for x in jax.tree.leaves(weights.load(teacher).params)
+  )
+  assert more == teacher_bytes
 
 
 @pytest.mark.parametrize(
@@ -181,6 +238,7 @@ def test_a_run_learns_what_its_teacher_says(teacher, tmp_path):
     ({"distill.teacher": "/no.npz"}, "weights /no.npz: no such file"),
     ({"distill.temperature": 0.0}, "config.distill.temperature=0.0: expected"),
     ({"distill.label_weight": 1.5}, "label_weight=1.5: expected 0 to 1"),
+    ({"loss": "sigmoid"}, "config.loss='sigmoid': expected 'softmax' with"),
     ({"objective": "guess"}, "config.objective='guess': expected one of"),
   ],
 )

@@ -136,7 +136,7 @@ def test_damaged_files_are_named(tmp_path, name, text):
 def test_a_checkpoint_of_another_config_is_refused():
   workdir = epath.Path("/w")
   own = RunFiles(workdir, make())
-  saved = own.checkpoint_metadata((), resolve.eval_preprocess(make()))
+  saved = own.metadata((), resolve.eval_preprocess(make()))
   path = workdir / "checkpoints" / "5"
   own.check_checkpoint(path, saved)
   with pytest.raises(InputError, match="/w/checkpoints/5 .*seed: 0 -> 1"):
@@ -168,7 +168,7 @@ def test_description_says_what_will_happen(mesh):
 
 def test_checkpoint_metadata_is_json():
   config = make()
-  metadata = RunFiles(epath.Path("/w"), config).checkpoint_metadata(
+  metadata = RunFiles(epath.Path("/w"), config).metadata(
     ("a", "ü"), resolve.eval_preprocess(config)
   )
   assert json.loads(json.dumps(metadata)) == metadata
