@@ -217,8 +217,8 @@ def test_a_split_state_gives_the_same_updates(mesh, one_device):
   config = resolved(make_config(**{"parallel.shard_state": True}))
   losses, hashes, state = run_steps(config, mesh)
   kernel = state.params["block4"]["unit01"]["conv2"]["kernel"]
-  assert kernel.shape == (3, 3, 128, 128)
-  assert {s.data.shape for s in kernel.addressable_shards} == {(3, 3, 32, 128)}
+  assert kernel.shape == (3, 3, 32, 32)
+  assert {s.data.shape for s in kernel.addressable_shards} == {(3, 3, 8, 32)}
   for part in (state.params, state.opt_state):
     held = sum(
       x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(part)
