@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from bit_jax import models
 from bit_jax.models import paths
@@ -46,20 +45,11 @@ def plain_step(config, network, tx):
   return step
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
-@pytest.mark.parametrize(
-  "overrides",
-  [
-    {},
-    {"optim.accum_steps": 2},
-    {"optim.accum_steps": 2, "parallel.shard_state": True},
-  ],
-  ids=["whole", "parts", "parts, split state"],
-)
-def test_the_step_is_that_of_plain_classification(overrides, num_devices):
-  overrides = {"mixup_alpha": 0.3, "optim.weight_decay": 1e-4, **overrides}
+def test_the_step_is_that_of_plain_classification(mesh):
+  # A whole batch and a whole state are run/step_test.py's.
+  overrides = {"optim.accum_steps": 2, "parallel.shard_state": True}
+  overrides |= {"mixup_alpha": 0.3, "optim.weight_decay": 1e-4}
   config = resolved(make_config(**overrides))
-  mesh = sharding.make_mesh(jax.devices()[:num_devices])
   spec = fakes.spec(config, mesh)
   state = make_init(spec)(0)
   params = jax.device_get(state.params)
