@@ -9,7 +9,7 @@ from bit_jax.recipe import resolve
 from bit_jax.run import start
 from configs import downstream, upstream
 
-MODEL = "R14x0.25"
+MODEL = "R14x0.0625"
 
 
 class ArrayExamples:

@@ -214,7 +214,7 @@ def test_a_folder_of_images_from_the_shell(tmp_path):
   command = [
     sys.executable,
     *("-m", "bit_jax.main", f"--workdir={tmp_path / 'run'}"),
-    f"--config={DOWNSTREAM}:preset=quick,model=R14x0.25,"
+    f"--config={DOWNSTREAM}:preset=quick,model=R14x0.0625,"
     f"dataset=folder:{tmp_path / 'photos'}",
     "--config.total_steps=2",
     "--config.input.batch_size=8",

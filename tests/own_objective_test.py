@@ -12,18 +12,18 @@ import pytest
 
 from bit_jax import models, train, weights
 from bit_jax.errors import InputError
-from bit_jax.models import paths
+from bit_jax.models import init, paths
 from bit_jax.objectives.classify import Classify
 from bit_jax.objectives.objective import Aux, Objective, Scores
 from bit_jax.recipe import load
 from bit_jax.run.sources import RunData
 from tests import fakes
 
-CONFIG = """
+CONFIG = f"""
 from configs import downstream
 
 def get_config(arg=None):
-  c = downstream.get_config("preset=quick,model=R14x0.25")
+  c = downstream.get_config("preset=quick,model={fakes.MODEL}")
   c.data.name = "stripes"
   c.input.batch_size = 8
   c.total_steps = 6
@@ -114,7 +114,7 @@ class PredictColour(Objective):
     }
 
 
-OBJECTIVE = PredictColour(Colours(models.create("R14x0.25", num_classes=4)))
+OBJECTIVE = PredictColour(Colours(models.create(fakes.MODEL, num_classes=4)))
 FIXED = {"factor": np.float32([0.5, 1.0, 2.0])}
 
 
@@ -126,7 +126,7 @@ def config(tmp_path_factory):
   return load.load_config(str(path), ["--config.checkpoint.every_steps=2"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(config):
   """Runs the objective on data that is passed, not named."""
   data = RunData(fakes.array_source(), {"test": fakes.array_source(21, seed=1)})
@@ -141,37 +141,45 @@ def run(config):
   return run
 
 
-def test_it_trains_evaluates_saves_and_loads(run, tmp_path):
-  result = run(tmp_path)
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+  """The result and the work directory of a run, which is only read."""
+  workdir = tmp_path_factory.mktemp("finished")
+  return run(workdir), workdir
+
+
+def test_it_trains_evaluates_saves_and_loads(finished, tmp_path):
+  result, workdir = finished
   assert result.keys() == {
     "step",
     *("eval/test/error", "eval/test/median_error", "eval/test/seen"),
   }
-  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
   first = json.loads(lines[0])
   assert first["train/largest"] >= first["train/loss"] > 0
   # Colours are near 0 and the bias begins at 0.5: it has learned something.
   assert result["eval/test/error"] < 0.7 * first["train/loss"]
   # What changes without a gradient was threaded through the updates.
   assert result["eval/test/seen"] == 6 * 8
-  loaded = weights.load(tmp_path / "params.npz")
-  assert loaded.params["colour_head"]["out"]["kernel"].shape == (3, 3, 512, 3)
-  saved = weights.load(tmp_path / "checkpoints")
+  loaded = weights.load(workdir / "params.npz")
+  assert loaded.params["colour_head"]["out"]["kernel"].shape == (3, 3, 128, 3)
+  saved = weights.load(workdir / "checkpoints")
   jax.tree.map(np.testing.assert_array_equal, loaded.params, saved.params)
   with pytest.raises(InputError, match="no place for the heads colour_head"):
     weights.save_as(tmp_path / "x.npz", loaded, weights.layouts.OFFICIAL)
 
 
-def test_accumulation_gives_the_same(run, tmp_path):
-  whole = run(tmp_path / "whole")
+def test_accumulation_gives_the_same(run, finished, tmp_path):
+  whole, _ = finished
   parts = run(tmp_path / "parts", **{"optim.accum_steps": 2})
   assert parts["eval/test/seen"] == whole["eval/test/seen"]
   error = "eval/test/error"
   assert parts[error] == pytest.approx(whole[error], rel=1e-3)
 
 
-def test_it_resumes_bit_by_bit_and_knows_itself(run, tmp_path):
-  whole = run(tmp_path / "whole")
+def test_it_resumes_bit_by_bit_and_knows_itself(run, finished, tmp_path):
+  whole, workdir = finished
+  shutil.copytree(workdir, tmp_path / "whole")
   shutil.rmtree(tmp_path / "whole" / "checkpoints" / "6")
   (tmp_path / "whole" / "result.json").unlink()
   before = weights.load(tmp_path / "whole" / "params.npz").params
@@ -179,7 +187,7 @@ def test_it_resumes_bit_by_bit_and_knows_itself(run, tmp_path):
   after = weights.load(tmp_path / "whole" / "params.npz").params
   jax.tree.map(np.testing.assert_array_equal, before, after)
   other = dataclasses.replace(
-    OBJECTIVE, network=Colours(models.create("R14x0.25", num_classes=5))
+    OBJECTIVE, network=Colours(models.create(fakes.MODEL, num_classes=5))
   )
   with pytest.raises(InputError, match="resolved.objective: 'PredictColour, "):
     run(tmp_path / "whole", objective=other)
@@ -191,7 +199,7 @@ def test_what_the_data_lacks_is_named(config, tmp_path):
   bare = RunData(fakes.array_source(labelled=False), {})
   with pytest.raises(InputError, match="its examples have no labels, which"):
     train.train_and_evaluate(config, tmp_path, data=bare)
-  network = models.create("R14x0.25", num_classes=4, norm="bn")
+  network = models.create(fakes.MODEL, num_classes=4, norm="bn")
   changed = config.copy_and_resolve_references()
   changed.optim.accum_steps = 2
   with pytest.raises(InputError, match="accum_steps=2 gives a network with"):
@@ -208,13 +216,15 @@ def test_what_the_data_lacks_is_named(config, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_the_encoder_of_a_classifier_is_carried_over(run, config, tmp_path):
-  data = RunData(fakes.array_source(), {})
-  train.train_and_evaluate(config, tmp_path / "classifier", data=data)
-  up = paths.flatten(weights.load(tmp_path / "classifier").params)
+def test_the_encoder_of_a_classifier_is_carried_over(run, tmp_path):
+  classifier = models.create(fakes.MODEL, num_classes=4)
+  params = init.init_variables(classifier, jax.random.key(1))["params"]
+  saved = weights.Weights(jax.device_get(params), {}, fakes.MODEL)
+  weights.save_npz(tmp_path / "classifier.npz", saved)
+  up = paths.flatten(saved.params)
   # One step at a rate of nearly nothing: what was carried over is still there.
   changes = {
-    "init.checkpoint": str(tmp_path / "classifier"),
+    "init.checkpoint": str(tmp_path / "classifier.npz"),
     "total_steps": 1,
     "optim.lr": 1e-12,
   }

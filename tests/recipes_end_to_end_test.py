@@ -5,7 +5,7 @@ import pytest
 from bit_jax import train, weights
 from configs import ablation, downstream, kshot, reproduction, upstream, vtab
 
-SMALL = "model=R14x0.25,dataset=digits"
+SMALL = "model=R14x0.0625,dataset=digits"
 CONFIGS = {
   **{
     f"upstream {preset}": upstream.get_config(f"preset={preset},{SMALL}")
@@ -32,7 +32,7 @@ def test_one_step(name, tmp_path):
   assert result["step"] == 1
   assert 0 <= result["eval/test[:8]/accuracy"] <= 1
   saved = weights.load(tmp_path)
-  assert (saved.variant, saved.num_classes) == ("R14x0.25", 10)
+  assert (saved.variant, saved.num_classes) == ("R14x0.0625", 10)
 
 
 def test_every_config_builds():

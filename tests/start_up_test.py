@@ -59,7 +59,7 @@ def test_each_function_is_compiled_once(tmp_path):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     config = load.load_config(
-      "configs/downstream.py:preset=quick,model=R14x0.25,dataset=digits",
+      "configs/downstream.py:preset=quick,model=R14x0.0625,dataset=digits",
       [
         "--config.total_steps=4",
         "--config.input.batch_size=8",

@@ -46,20 +46,15 @@ def plain_step(config, network, tx):
   return step
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
 @pytest.mark.parametrize(
-  "overrides",
-  [
-    {},
-    {"optim.accum_steps": 2},
-    {"optim.accum_steps": 2, "parallel.shard_state": True},
-  ],
-  ids=["whole", "parts", "parts, split state"],
+  ("num_devices", "overrides"),
+  [(1, {}), (4, {"optim.accum_steps": 2, "parallel.shard_state": True})],
+  ids=["whole", "parts and a split state"],
 )
-def test_the_step_is_that_of_plain_classification(overrides, num_devices):
+def test_the_step_is_that_of_plain_classification(num_devices, overrides):
   overrides = {"mixup_alpha": 0.3, "optim.weight_decay": 1e-4, **overrides}
-  config = resolved(make_config(**overrides))
   mesh = sharding.make_mesh(jax.devices()[:num_devices])
+  config = resolved(make_config(**overrides))
   spec = fakes.spec(config, mesh)
   state = make_init(spec)(0)
   params = jax.device_get(state.params)

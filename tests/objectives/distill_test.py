@@ -39,10 +39,10 @@ def random_params(network, seed):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
   """The path of a teacher's weights."""
-  network = models.create("R14x0.25", num_classes=4)
+  network = models.create(fakes.MODEL, num_classes=4)
   path = tmp_path_factory.mktemp("teacher") / "params.npz"
   saved = weights.Weights(
-    random_params(network, 7), {}, "R14x0.25", CLASS_NAMES
+    random_params(network, 7), {}, fakes.MODEL, CLASS_NAMES
   )
   weights.save_npz(path, saved)
   return str(path)
@@ -104,17 +104,14 @@ def test_no_gradient_reaches_the_teacher():
   assert not by_teacher.any()
 
 
-@pytest.mark.parametrize("accum_steps", [1, 2])
-def test_the_step_mixes_both_losses_and_leaves_the_teacher_alone(
-  teacher, mesh, accum_steps
-):
+def test_the_step_mixes_both_losses_and_leaves_the_teacher_alone(teacher, mesh):
   config = resolved(
     distill_config(
       teacher,
       **{
         "distill.temperature": 2.0,
         "distill.label_weight": 0.25,
-        "optim.accum_steps": accum_steps,
+        "optim.accum_steps": 2,
       },
     )
   )
@@ -125,7 +122,7 @@ def test_the_step_mixes_both_losses_and_leaves_the_teacher_alone(
   batch = a_batch(mesh)
   # The student's head is zero at first: it says the same of every image.
   images = np.asarray(batch["images"]) / np.float32(127.5) - 1
-  network = models.create("R14x0.25", num_classes=4)
+  network = models.create(fakes.MODEL, num_classes=4)
   logits = network.apply(
     {"params": weights.load(teacher).params}, jnp.asarray(images, jnp.float32)
   )
@@ -143,7 +140,7 @@ def test_the_step_mixes_both_losses_and_leaves_the_teacher_alone(
 def test_other_teachers_share_a_compiled_step(teacher, mesh, tmp_path):
   other = dataclasses.replace(
     weights.load(teacher),
-    params=random_params(models.create("R14x0.25", num_classes=4), 8),
+    params=random_params(models.create(fakes.MODEL, num_classes=4), 8),
   )
   weights.save_npz(tmp_path / "other.npz", other)
   (a, _), (b, _) = (
@@ -157,7 +154,7 @@ def test_other_teachers_share_a_compiled_step(teacher, mesh, tmp_path):
 def test_a_run_learns_what_its_teacher_says(teacher, tmp_path):
   # The teacher's head is random: only what it said of these images is learned.
   data = RunData(fakes.array_source(), {"same": fakes.array_source()})
-  config = distill_config(teacher, total_steps=30, **{"optim.lr": 0.02})
+  config = distill_config(teacher, total_steps=90, **{"optim.lr": 0.05})
   result = train.train_and_evaluate(config, tmp_path, data=data)
   assert result["eval/same/agreement"] > 0.6  # By chance: 0.25.
   first, *_, last = metrics_file.read_metrics(tmp_path / "metrics.jsonl")
@@ -171,7 +168,7 @@ def test_a_run_learns_what_its_teacher_says(teacher, tmp_path):
   # Another teacher is another run.
   other = dataclasses.replace(
     weights.load(teacher),
-    params=random_params(models.create("R14x0.25", num_classes=4), 8),
+    params=random_params(models.create(fakes.MODEL, num_classes=4), 8),
   )
   weights.save_npz(tmp_path / "other.npz", other)
   config.distill.teacher = str(tmp_path / "other.npz")

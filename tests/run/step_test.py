@@ -64,14 +64,13 @@ def reference_updates(config, state, batches):
 
 
 @pytest.mark.parametrize(
-  ("overrides", "tolerance"),
+  "overrides",
   [
-    ({"mixup_alpha": 0.3}, 2e-5),
-    ({"loss": "sigmoid", "optim.weight_decay": 0.01}, 2e-5),
-    ({"hyperrule": "code"}, 2e-5),
+    {"mixup_alpha": 0.3, "hyperrule": "code"},
+    {"loss": "sigmoid", "optim.weight_decay": 0.01},
   ],
 )
-def test_update_steps_are_sgd_on_the_mean_loss(mesh, overrides, tolerance):
+def test_update_steps_are_sgd_on_the_mean_loss(mesh, overrides):
   config = resolved(make_config(**overrides))
   state = init_of(config, mesh)(0)
   # From step 5 on: random choices belong to the step.
@@ -85,7 +84,7 @@ def test_update_steps_are_sgd_on_the_mean_loss(mesh, overrides, tolerance):
   np.testing.assert_allclose(got_losses, want_losses, rtol=1e-4)
   assert int(state.step) == 8
   for path, value in paths.flatten(state.params).items():
-    np.testing.assert_allclose(value, want[path], atol=tolerance, err_msg=path)
+    np.testing.assert_allclose(value, want[path], atol=2e-5, err_msg=path)
 
 
 def test_two_seeds_give_two_networks(mesh):
@@ -203,10 +202,9 @@ def assert_close(a, b):
 
 
 def test_accumulating_over_parts_gives_the_whole_batch(mesh):
-  changes = {"mixup_alpha": 0.3, "optim.weight_decay": 0.01}
-  config = resolved(make_config(**changes))
+  config = resolved(make_config(mixup_alpha=0.3))
   losses, hashes, state = run_steps(config, mesh)
-  parts = resolved(make_config(**changes, **{"optim.accum_steps": 2}))
+  parts = resolved(make_config(mixup_alpha=0.3, **{"optim.accum_steps": 2}))
   got_losses, got_hashes, got = run_steps(parts, mesh)
   np.testing.assert_allclose(got_losses, losses, rtol=1e-5)
   assert got_hashes == hashes
@@ -214,17 +212,19 @@ def test_accumulating_over_parts_gives_the_whole_batch(mesh):
 
 
 def test_a_split_state_gives_the_same_updates(mesh, one_device):
-  config = resolved(make_config(**{"parallel.shard_state": True}))
+  config = resolved(
+    make_config(mixup_alpha=0.3, **{"parallel.shard_state": True})
+  )
   losses, hashes, state = run_steps(config, mesh)
   kernel = state.params["block4"]["unit01"]["conv2"]["kernel"]
-  assert kernel.shape == (3, 3, 128, 128)
-  assert {s.data.shape for s in kernel.addressable_shards} == {(3, 3, 32, 128)}
+  assert kernel.shape == (3, 3, 32, 32)
+  assert {s.data.shape for s in kernel.addressable_shards} == {(3, 3, 8, 32)}
   for part in (state.params, state.opt_state):
     held = sum(
       x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(part)
     )
     assert held < 0.3 * sum(x.nbytes for x in jax.tree.leaves(part))
-  whole = resolved(make_config())
+  whole = resolved(make_config(mixup_alpha=0.3))
   whole_losses, whole_hashes, want = run_steps(whole, one_device)
   np.testing.assert_allclose(losses, whole_losses, rtol=1e-5)
   assert hashes == whole_hashes

@@ -78,7 +78,7 @@ def test_a_total_is_over_all_runs_of_a_table():
   assert study.cells(table, RUNS[:3], RESULTS) == {}
 
 
-SMALL = "model=R14x0.25,dataset=digits"
+SMALL = "model=R14x0.0625,dataset=digits"
 # A study of two runs, the second from the weights of the first.
 STUDY = f"""
 from bit_jax.report.study import Chart, Run, Study, Table

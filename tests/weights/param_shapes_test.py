@@ -6,7 +6,8 @@ import pytest
 from bit_jax import models
 from bit_jax.errors import InputError
 from bit_jax.models import paths
-from bit_jax.weights import param_shapes
+from bit_jax.weights import layouts, param_shapes
+from tests.goldens import seeded_weights
 
 
 def shapes_of(variant, num_classes=3):
@@ -14,15 +15,40 @@ def shapes_of(variant, num_classes=3):
   return {path: value.shape for path, value in abstract.items()}
 
 
-@pytest.mark.parametrize("variant", [*models.VARIANTS, "R14x0.5", "R26x0.25"])
-def test_variant_and_classes_show_in_the_shapes(variant):
+def official_shapes(variant, num_classes=3):
+  """Shapes of a released variant, without running its network."""
+  depth, width = models.parse_variant(variant)
+  shapes = {
+    layouts.OFFICIAL.path(key): shape
+    for key, shape in seeded_weights.names_and_shapes(
+      depth, int(width), num_classes
+    )
+  }
+  return shapes | {"head/kernel": shapes["head/kernel"][2:]}
+
+
+@pytest.mark.parametrize(
+  ("variant", "shapes_of"),
+  [
+    *((variant, official_shapes) for variant in models.VARIANTS),
+    ("R14x0.5", shapes_of),
+    ("R26x0.25", shapes_of),
+  ],
+)
+def test_variant_and_classes_show_in_the_shapes(variant, shapes_of):
   assert param_shapes.infer_variant(shapes_of(variant, 7)) == (variant, 7)
 
 
 @pytest.mark.parametrize(
-  ("variant", "lost"), [("R101x1", "block3/unit23"), ("R26x1", "unit02")]
+  ("variant", "shapes_of", "lost"),
+  [
+    ("R101x1", official_shapes, "block3/unit23"),
+    ("R26x1", shapes_of, "unit02"),
+  ],
 )
-def test_variant_shows_in_what_a_damaged_file_still_holds(variant, lost):
+def test_variant_shows_in_what_a_damaged_file_still_holds(
+  variant, shapes_of, lost
+):
   shapes = shapes_of(variant)
   left = {k: v for k, v in shapes.items() if not re.search(lost, k)}
   assert param_shapes.infer_variant(left) == (variant, 3)

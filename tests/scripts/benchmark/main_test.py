@@ -13,7 +13,7 @@ from scripts.benchmark import __main__ as benchmark
 from scripts.benchmark import aot as benchmark_aot
 from scripts.benchmark import mfu, peers, steps
 
-TINY = ("--variant=R14x0.5", "--px=32", "--batch=4", "--classes=10")
+TINY = ("--variant=R14x0.0625", "--px=32", "--batch=4", "--classes=10")
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_training_beside_a_peer(monkeypatch, capsys, tmp_path):
   out = capsys.readouterr().out
   assert code == 0
   for part in (
-    *("--devices=1", "train R14x0.5 float32 32 px batch 4", "jaxlib "),
+    *("--devices=1", "train R14x0.0625 float32 32 px batch 4", "jaxlib "),
     *("on 1 x cpu", "* a device's peak: fake", "a note", "(RSS)"),
     "seconds of CPU time",
   ):
@@ -66,7 +66,7 @@ def test_training_beside_a_peer(monkeypatch, capsys, tmp_path):
   found = json.loads(path.read_text())
   assert found["versions"]["jax"] == jax.__version__
   (case,) = found["cases"]
-  assert case["case"]["variant"] == "R14x0.5"
+  assert case["case"]["variant"] == "R14x0.0625"
   ours, theirs = case["subjects"]
   assert len(ours["step_secs"]["rounds"]) == 3
   assert len(theirs["first_is_faster"]["rounds"]) == 3
@@ -209,7 +209,7 @@ def test_same_figures_pass(figures, capsys):
   path, cost = figures
   assert benchmark.main([f"--check={path}"]) == 0
   out = capsys.readouterr().out
-  assert "1 of 2: train R14x0.5 float32" in out
+  assert "1 of 2: train R14x0.0625 float32" in out
   assert "no figure is over 1 % worse" in out
   cost["temp_bytes"] = 900
   assert benchmark.main([f"--check={path}"]) == 0
@@ -221,8 +221,8 @@ def test_worse_figures_fail(figures, capsys):
   cost["temp_bytes"] = 1020
   assert benchmark.main([f"--check={path}"]) == 1
   error = capsys.readouterr().err
-  assert "R14x0.5 float32 train v3:1x1: temporaries 1000 -> 1020" in error
-  assert "R14x0.5 bfloat16 train v3:1x1: temporaries" in error
+  assert "R14x0.0625 float32 train v3:1x1: temporaries 1000 -> 1020" in error
+  assert "R14x0.0625 bfloat16 train v3:1x1: temporaries" in error
   assert error.count("\n") == 1
 
 

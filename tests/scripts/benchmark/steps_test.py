@@ -1,3 +1,4 @@
+import dataclasses
 import time
 
 import jax
@@ -9,7 +10,7 @@ from bit_jax.errors import InputError, UsageError
 from scripts.benchmark import mfu, steps
 from scripts.benchmark.flags import Case
 
-TINY = Case("train", "R14x0.5", 32, 4, classes=10)
+TINY = Case("train", "R14x0.25", 32, 4, classes=10)
 
 
 class Clock:
@@ -104,7 +105,7 @@ def test_our_steps_run_and_are_measured(mode, mesh, monkeypatch):
   monkeypatch.setattr(
     mfu, "find_peak", lambda *args, **kw: mfu.Peak(1e9, "fake")
   )
-  case = Case(mode, "R14x0.5", 32, 4, classes=10)
+  case = dataclasses.replace(TINY, mode=mode)
   found = steps.run(
     case,
     mesh,
@@ -141,7 +142,7 @@ def test_inference_gives_logits(mesh):
   config = steps.make_config(TINY, mesh)
   state = steps.step.make_init(steps.make_spec(config, mesh))(0)
   # The head starts with zeros, which would make all logits equal.
-  kernel = jnp.sin(jnp.arange(10240.0)).reshape(1024, 10)
+  kernel = jnp.sin(jnp.arange(5120.0)).reshape(512, 10)
   state.params["head"]["kernel"] = kernel
   infer = steps.make_infer_step(config, mesh)
   batch = steps.make_batch(config, mesh)
