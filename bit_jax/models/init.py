@@ -55,7 +55,7 @@ def trace(network: Any) -> Trace:
   image = jax.ShapeDtypeStruct((1, _IMAGE_PX, _IMAGE_PX, 3), jnp.float32)
   with nn.intercept_methods(record):
     jaxpr, shapes = jax.make_jaxpr(network.init, return_shape=True)(
-      jax.random.key(0), image
+      jax.eval_shape(jax.random.key, 0), image
     )
   return Trace(shapes, frozenset(standardized), jaxpr)
 

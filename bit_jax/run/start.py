@@ -242,7 +242,8 @@ def _check_objective(spec: StepSpec, config: Config, train: Source) -> None:
       f"{train.name}: its examples have no {', '.join(missing)}, which the "
       f"objective {type(spec.objective).__name__} needs"
     )
-  _, carried = jax.eval_shape(spec.objective.init, jax.random.key(0))
+  # With a key of its own: an eager one would be compiled.
+  _, carried = jax.eval_shape(lambda: spec.objective.init(jax.random.key(0)))
   if spec.accum_steps > 1 and "batch_stats" in carried:
     raise InputError(
       f"config.optim.accum_steps={spec.accum_steps} gives a network with batch "
