@@ -20,7 +20,7 @@ the resolution from the image size.
 
 Expected (official release, light, BiT-M-R50x1, medians): CIFAR-10 with 1 / 5 /
 all examples per class 54.1 / 82.4 / 97.3 %, CIFAR-100 35.2 / 64.8 / 86.4 %.
-Not run: the released weights cannot be downloaded on our machines.
+Not run.
 """
 
 from collections.abc import Mapping

@@ -13,9 +13,8 @@ configs/downstream.py; the HyperRule applies to the size of the whole subset.
 Expected (official release, preset light, BiT-M-R50x1, medians of its runs):
 CIFAR-10 with 1 / 5 examples per class 54.1 / 82.4 %, CIFAR-100 35.2 / 64.8 %;
 R101x3 53.9 / 85.8 % and 35.0 / 70.8 %. With one example per class the draws
-differ by several points, so compare medians and mind the range. Not run: the
-released weights cannot be downloaded on our machines. configs/reproduction.py
-has k-shot runs that were run.
+differ by several points, so compare medians and mind the range. Not run;
+configs/reproduction.py has k-shot runs that were.
 """
 
 from bit_jax.errors import InputError

@@ -23,7 +23,8 @@ times the paper's; preset `quick` (150 steps); all of CIFAR-10 in 1000 steps of
 of the quickstart; the two epochs and the 1000 steps are what the time allowed.
 Nothing was chosen on the test splits.
 
-Measured: README.md shows the results, measured/reproduction.json stores them.
+Measured: measured/README.md shows the results, reproduction.json beside it
+stores them.
 """
 
 import ml_collections

@@ -69,7 +69,7 @@ def init_variables(network: Any, rng: jax.Array) -> dict[str, Any]:
   (heads, normalizations, running statistics) has its module's own initializer.
 
   Args:
-    network: Any module that takes images; see `trace`.
+    network: A Flax module that takes float32[N, H, W, 3].
     rng: The random key.
 
   Returns:

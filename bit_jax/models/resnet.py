@@ -214,7 +214,7 @@ class Root(nn.Module):
 
 
 class ResNetV2(nn.Module):
-  """BiT's network; see `create` for the usual way to make one.
+  """BiT's network; `create` makes one from the name of a variant.
 
   Attributes:
     num_classes: Number of outputs of the head.

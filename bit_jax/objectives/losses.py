@@ -1,4 +1,4 @@
-"""Losses on dense targets, and mixup."""
+"""Losses of classification on dense targets, and mixup."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ def dense_targets(labels: jax.Array, num_classes: int) -> jax.Array:
   """Turns labels into one row of class weights per example.
 
   Args:
-    labels: int[N] class ids, or for multi-label sets uint8[N, num_classes]
-      with a one for each class of the example.
-    num_classes: columns of the result.
+    labels: Class ids int[N], or for multi-label sets uint8[N, num_classes] with
+      a one for each class of the example.
+    num_classes: Number of columns of the result.
 
   Returns:
     float32[N, num_classes].

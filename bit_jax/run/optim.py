@@ -70,16 +70,9 @@ def is_kernel(params: Any) -> Any:
   return paths.match(params, [".*kernel$"])
 
 
-def make_tx(
-  schedule: Callable[[Any], Any],
-  *,
-  momentum: float,
-  momentum_dtype: str = "float32",
-  weight_decay: float = 0.0,
-  decoupled: bool = False,
-  frozen: Sequence[str] = (),
-) -> optax.GradientTransformation:
-  """Returns SGD with momentum and weight decay on the kernels.
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """SGD with momentum and weight decay on the kernels, as a hashable value.
 
   "Coupled" is the classic L2 penalty: weight_decay * kernel is added to the
   gradient, before momentum and learning rate. The momentum accumulates it over
@@ -90,39 +83,6 @@ def make_tx(
   0.03 x batch / 256 and 0.9. Frozen parameters have neither updates nor
   momentum.
 
-  Args:
-    schedule: Function from finished updates to the learning rate.
-    momentum: Momentum, in [0, 1).
-    momentum_dtype: Dtype of the momentum between updates; bfloat16 takes a
-      quarter less memory for the train state and rounds to 3 digits (not in the
-      paper).
-    weight_decay: Coupled coefficient, also if `decoupled` is True.
-    decoupled: True to apply the decay after the momentum.
-    frozen: Patterns of the paths of parameters that are not trained.
-  """
-  decay = optax.identity()
-  if weight_decay:
-    scale = 1 / (1 - momentum) if decoupled else 1.0
-    decay = optax.add_decayed_weights(weight_decay * scale, is_kernel)
-  # None keeps the dtype of the parameters, which may be float64.
-  kept = None if momentum_dtype == "float32" else jnp.dtype(momentum_dtype)
-  trace = optax.trace(momentum, accumulator_dtype=kept)
-  order = (trace, decay) if decoupled else (decay, trace)
-  tx = optax.chain(*order, optax.scale_by_learning_rate(schedule))
-  if not frozen:
-    return tx
-
-  def labels(params):
-    mask = paths.match(params, frozen)
-    return jax.tree.map(lambda f: "frozen" if f else "trained", mask)
-
-  return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-  """The settings of an optimiser; equal ones share compiled functions.
-
   Attributes:
     peak_lr: Learning rate after the warm-up.
     warmup_steps: Steps of linear warm-up.
@@ -130,9 +90,11 @@ class Optimizer:
     decay_factor: Factor it falls by.
     one_late: True for the official code's schedule; see `step_schedule`.
     momentum: Momentum, in [0, 1).
-    momentum_dtype: Dtype of the stored momentum.
-    weight_decay: Coupled coefficient of the weight decay.
-    decoupled: True to apply the decay outside the momentum.
+    momentum_dtype: Dtype of the momentum between updates; bfloat16 takes a
+      quarter less memory for the train state and rounds to 3 digits (not in the
+      paper).
+    weight_decay: Coupled coefficient, also if `decoupled` is True.
+    decoupled: True to apply the decay after the momentum.
     frozen: Patterns of the paths of parameters that are not trained.
   """
 
@@ -175,12 +137,24 @@ class Optimizer:
     )
 
   def tx(self) -> optax.GradientTransformation:
-    """Returns the Optax transformation; its state's structure is saved."""
-    return make_tx(
-      self.schedule(),
-      momentum=self.momentum,
-      momentum_dtype=self.momentum_dtype,
-      weight_decay=self.weight_decay,
-      decoupled=self.decoupled,
-      frozen=self.frozen,
+    """Returns the Optax transformation, whose state is in checkpoints."""
+    decay = optax.identity()
+    if self.weight_decay:
+      scale = 1 / (1 - self.momentum) if self.decoupled else 1.0
+      decay = optax.add_decayed_weights(self.weight_decay * scale, is_kernel)
+    # None keeps the dtype of the parameters, which may be float64.
+    rounded = self.momentum_dtype != "float32"
+    kept = jnp.dtype(self.momentum_dtype) if rounded else None
+    trace = optax.trace(self.momentum, accumulator_dtype=kept)
+    order = (trace, decay) if self.decoupled else (decay, trace)
+    tx = optax.chain(*order, optax.scale_by_learning_rate(self.schedule()))
+    if not self.frozen:
+      return tx
+
+    def labels(params):
+      mask = paths.match(params, self.frozen)
+      return jax.tree.map(lambda f: "frozen" if f else "trained", mask)
+
+    return optax.partition(
+      {"trained": tx, "frozen": optax.set_to_zero()}, labels
     )

@@ -46,7 +46,7 @@ def reference_sgd(kernel, grads, lr, momentum, decay):
 
 
 def test_sgd_with_coupled_weight_decay_on_kernels_only():
-  tx = optim.make_tx(lambda _: 0.1, momentum=0.9, weight_decay=0.01)
+  tx = optim.Optimizer(0.1, momentum=0.9, weight_decay=0.01).tx()
   p = params()
   state = tx.init(p)
   for grad in (1.0, -0.5, 2.0):
@@ -69,9 +69,9 @@ def test_sgd_with_coupled_weight_decay_on_kernels_only():
 
 def shrunk_by_decay_alone(momentum, steps, decoupled, lr=0.48):
   """Returns the kernel, from 1, after updates without any gradient."""
-  tx = optim.make_tx(
-    lambda _: lr, momentum=momentum, weight_decay=1e-4, decoupled=decoupled
-  )
+  tx = optim.Optimizer(
+    lr, momentum=momentum, weight_decay=1e-4, decoupled=decoupled
+  ).tx()
   p = {"kernel": jnp.ones(())}
 
   def body(carry, _):
@@ -115,7 +115,7 @@ def test_decoupled_decay_is_ahead_by_the_momentums_warm_up():
 
 
 def test_frozen_parameters_have_no_gradient_update_or_momentum():
-  tx = optim.make_tx(lambda _: 0.1, momentum=0.9, frozen=("block1/",))
+  tx = optim.Optimizer(0.1, momentum=0.9, frozen=("block1/",)).tx()
   p = params()
   grads = jax.grad(lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p)))(p)
   frozen_grads = jax.grad(
