@@ -65,6 +65,7 @@ class Checkpointer:
     policies = [_POLICIES.LatestN(keep)]
     if keep_every_steps:
       policies.append(_POLICIES.EveryNSteps(keep_every_steps))
+    self._last_save: Any = None
     self._manager = ocp.training.Checkpointer(
       self._directory,
       preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
@@ -90,20 +91,34 @@ class Checkpointer:
       metadata: A JSON object, saved with the state.
     """
     metadata = {**metadata, _DIGESTS: digest.compute(state)}
-    # Without force, Orbax skips a save while another one is being written.
-    with self._writing(), _saving_context():
-      self._manager.save_async(
-        step, state, custom_metadata=metadata, force=True
-      )
+    with self._writing():
+      self._finish()
+      # Without force, Orbax skips a save while another one is being written.
+      with _saving_context():
+        self._last_save = self._manager.save_async(
+          step, state, custom_metadata=metadata, force=True
+        )
+
+  def _finish(self) -> None:
+    """Waits for the last save, and closes its thread and event loop.
+
+    Orbax waits for it before another one as well, but only its result closes
+    them: three open files a save.
+    """
+    if self._last_save is not None:
+      self._last_save.result()
+      self._last_save = None
 
   def wait(self) -> None:
     """Waits until the last save is complete."""
     with self._writing():
       self._manager.wait()
+      self._finish()
 
   def close(self) -> None:
     """Waits until the last save is complete, and closes the folder."""
     with self._writing():
+      self._finish()
       self._manager.close()
 
   @contextlib.contextmanager

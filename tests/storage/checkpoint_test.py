@@ -1,3 +1,6 @@
+import os
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,6 +154,23 @@ def test_every_so_many_steps_stay(tmp_path, mesh):
   save(tmp_path, mesh, 10, 20, 30, 40, 50, keep=1, keep_every_steps=20)
   assert checkpoint.steps(tmp_path) == [50, 40, 20]
   assert checkpoint.steps(tmp_path / "none") == []
+
+
+@pytest.mark.skipif(
+  not os.path.isdir("/proc/self/fd"), reason="counts open files by /proc"
+)
+def test_saves_leave_no_open_files_and_threads(tmp_path, mesh):
+  def held():
+    return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+  state = make_state(mesh, 1)
+  with checkpoint.Checkpointer(tmp_path / "c", keep=1) as writer:
+    counts = []
+    for step in range(1, 9):
+      writer.save(step, state, {})
+      writer.wait()
+      counts.append(held())
+  assert counts[-1] == counts[2]
 
 
 def test_flipped_bits_are_found(tmp_path, mesh):
