@@ -9,7 +9,7 @@ from bit_jax import models
 from bit_jax.errors import InputError, UsageError
 from bit_jax.objectives import losses, named
 from bit_jax.parallel import sharding
-from bit_jax.recipe import hyperrule
+from bit_jax.recipe import hyperrule, load
 from bit_jax.recipe.load import Config
 from bit_jax.recipe.resolve import EVAL_CROPS, TRAIN_CROPS
 
@@ -53,12 +53,6 @@ _AT_LEAST = {
 }
 
 
-def _get(config: Config, key: str):
-  for part in key.split("."):
-    config = config[part]
-  return config
-
-
 def check(config: Config, mesh: Mesh) -> None:
   """Checks a config before it is resolved.
 
@@ -69,13 +63,13 @@ def check(config: Config, mesh: Mesh) -> None:
   """
   models.parse_variant(config.model.variant)
   for key, allowed in _CHOICES.items():
-    if _get(config, key) not in allowed:
+    if load.get(config, key) not in allowed:
       expected = ", ".join(map(repr, allowed))
       raise InputError(
-        f"config.{key}={_get(config, key)!r}: expected one of {expected}"
+        f"config.{key}={load.get(config, key)!r}: expected one of {expected}"
       )
   for key, least in _AT_LEAST.items():
-    value = _get(config, key)
+    value = load.get(config, key)
     if not math.isfinite(value) or value < least:
       raise InputError(f"config.{key}={value}: expected {least} or more")
   if config.seed >= 2**31:

@@ -31,6 +31,13 @@ CONFIG_ERRORS = (
 )
 
 
+def get(config: Config, key: str) -> Any:
+  """Returns the value of a key such as `optim.lr`."""
+  for part in key.split("."):
+    config = config[part]
+  return config
+
+
 def explain(error: BaseException) -> tuple[str, int]:
   """Returns the message for an error in the flags, and the exit code."""
   cause: BaseException | None = error

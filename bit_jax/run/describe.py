@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from bit_jax.objectives import named
+from bit_jax.recipe import load
 from bit_jax.recipe.load import Config
 from bit_jax.run.sources import RunData
 
@@ -38,6 +40,7 @@ def describe(
     (
       f"{config.model.variant} on {mesh.size} x {device.device_kind}, "
       f"{config.model.dtype}; first weights: {weights}",
+      f"learns: {_learns(config)}",
       f"train: {train.name} ({len(train):,} examples, {r.num_classes} classes)"
       f"; evaluate: {held}",
       f"images: {r.crop_px} px, {config.input.train} preprocessing, "
@@ -50,6 +53,17 @@ def describe(
       + _schedule_warning(r),
     )
   )
+
+
+def _learns(config: Config) -> str:
+  """Returns the name of the objective, and the fixed weights it reads."""
+  if config.resolved.objective:
+    return config.resolved.objective
+  fixed = (
+    f"{name} {load.get(config, key)}"
+    for name, key in named.OBJECTIVES[config.objective].fixed.items()
+  )
+  return ", ".join((config.objective, *fixed))
 
 
 def _schedule_warning(resolved: Config) -> str:

@@ -14,6 +14,7 @@ from bit_jax.errors import InputError
 from bit_jax.evaluate import inference
 from bit_jax.objectives import named
 from bit_jax.parallel import sharding
+from bit_jax.recipe import load as load_config
 from bit_jax.recipe.load import Config
 
 
@@ -44,8 +45,7 @@ def load(
   """
   networks, variables = {}, {}
   for name, key in named.OBJECTIVES[config.objective].fixed.items():
-    section, _, entry = key.partition(".")
-    path = config[section][entry]
+    path = load_config.get(config, key)
     with weights.open_lazily(path) as loaded:
       _check_classes(f"config.{key}={path}", loaded, config, class_names)
       network, arrays = inference.network(loaded)

@@ -118,8 +118,10 @@ class Checkpointer:
   def close(self) -> None:
     """Waits until the last save is complete, and closes the folder."""
     with self._writing():
-      self._finish()
-      self._manager.close()
+      try:
+        self._finish()
+      finally:
+        self._manager.close()
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:

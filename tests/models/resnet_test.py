@@ -139,7 +139,7 @@ def test_fp32_gradients_of_head_and_last_norm():
 @pytest.mark.slow
 def test_float64_gradients():
   # In a process of its own: x64 holds for a whole process.
-  code = "from tests import models_test as t; print(t.gradient_errors())"
+  code = "from tests.models import resnet_test as t; print(t.gradient_errors())"
   out = subprocess.run(
     [sys.executable, "-c", code],
     env=os.environ | {"JAX_ENABLE_X64": "1"},

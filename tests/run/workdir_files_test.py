@@ -156,6 +156,7 @@ def test_description_says_what_will_happen(mesh):
   source = fakes.array_source()
   text = describe.describe(make(), RunData(source, {"test": source}), mesh)
   assert "R50x1 on 4 x" in text
+  assert "learns: classify\n" in text
   assert "40 examples, 4 classes" in text
   assert "evaluate: arrays (40)" in text
   assert "learning rate 0.003 after 100 steps of warm-up" in text
@@ -164,6 +165,16 @@ def test_description_says_what_will_happen(mesh):
   assert describe.describe_params(params) == (
     "parameters: 2,012 (a 12, b 2,000)"
   )
+
+
+def test_description_says_what_is_learned(mesh):
+  source = fakes.array_source()
+  data = RunData(source, {"test": source})
+  taught = make(objective="distill", **{"distill.teacher": "/t.npz"})
+  text = describe.describe(taught, data, mesh)
+  assert "learns: distill, teacher /t.npz\n" in text
+  taught.resolved.objective = "Mine, 01234567"
+  assert "learns: Mine, 01234567\n" in describe.describe(taught, data, mesh)
 
 
 def test_checkpoint_metadata_is_json():
