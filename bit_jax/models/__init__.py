@@ -5,18 +5,16 @@ paths of its parameters; see `resnet`.
 """
 
 from bit_jax.models.folding import fold, unstandardized
-from bit_jax.models.resnet import (
+from bit_jax.models.resnet import ResNetV2, create, scale_images
+from bit_jax.models.variants import (
   ARCHITECTURES,
   OPTIONS,
   REMAT,
   VARIANTS,
-  ResNetV2,
-  create,
   extra_heads,
   is_encoder,
   non_default_options,
   parse_variant,
-  scale_images,
   spell_options,
 )
 

@@ -17,12 +17,12 @@ from bit_jax import models
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
-from bit_jax.objectives import named
+from bit_jax.objectives import named, naming
 from bit_jax.objectives.objective import Objective
 from bit_jax.parallel import hosts, sharding
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.load import Config
-from bit_jax.run import describe, fixed, naming, sources, workdir_files
+from bit_jax.run import describe, fixed, sources, workdir_files
 from bit_jax.run.step import StepSpec
 from bit_jax.run.workdir_files import RunFiles
 from bit_jax.storage import remote

@@ -9,14 +9,14 @@ import pytest
 
 from bit_jax import models
 from bit_jax.errors import InputError
-from bit_jax.run.naming import name_of
+from bit_jax.objectives.naming import name_of
 
 PROGRAM = """
 import functools
 import flax.linen as nn
 from bit_jax import models
 from bit_jax.objectives.classify import Classify
-from bit_jax.run.naming import name_of
+from bit_jax.objectives.naming import name_of
 network = models.create("R14x0.25", num_classes=4)
 act = functools.partial(nn.gelu, approximate=False)
 print(name_of(Classify((network, act, nn.relu, {"a": 1.5}))))
