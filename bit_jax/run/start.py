@@ -27,6 +27,9 @@ from bit_jax.run.step import StepSpec
 from bit_jax.run.workdir_files import RunFiles
 from bit_jax.storage import remote
 
+# What the objective adds to a resolved config.
+_OF_THE_OBJECTIVE = ("resolved.objective", "resolved.fixed_digest")
+
 
 class Clock:
   """Measures the parts of the time to the first step, in seconds."""
@@ -152,9 +155,6 @@ def load(
     if jax.process_index() == 0
     else lambda *_: None,
   )
-
-
-_OF_THE_OBJECTIVE = ("resolved.objective", "resolved.fixed_digest")
 
 
 def is_finished(
