@@ -242,9 +242,11 @@ def _check_objective(spec: StepSpec, config: Config, train: Source) -> None:
       f"{train.name}: its examples have no {', '.join(missing)}, which the "
       f"objective {type(spec.objective).__name__} needs"
     )
+  if spec.accum_steps == 1:
+    return
   # With a key of its own: an eager one would be compiled.
   _, carried = jax.eval_shape(lambda: spec.objective.init(jax.random.key(0)))
-  if spec.accum_steps > 1 and "batch_stats" in carried:
+  if "batch_stats" in carried:
     raise InputError(
       f"config.optim.accum_steps={spec.accum_steps} gives a network with batch "
       f"statistics other ones: expected 1"
