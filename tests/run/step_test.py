@@ -10,6 +10,7 @@ from bit_jax.objectives import losses
 from bit_jax.parallel import sharding
 from bit_jax.run import optim
 from bit_jax.run.step import (
+  example_hash,
   make_abstract_state,
   make_init,
   make_update_step,
@@ -265,6 +266,19 @@ def test_the_example_hash_tells_examples_and_their_order(mesh):
   assert hash_of(order) == hash_of(order)
   assert hash_of(order) != hash_of(sorted(order))
   assert hash_of(order) != hash_of([5, 6, 7, 9, 1, 2, 3, 4])
+
+
+def test_the_example_hash_covers_every_stream():
+  def hash_of(**streams):
+    return int(
+      example_hash({k: {"index": jnp.array(v)} for k, v in streams.items()})
+    )
+
+  assert hash_of(a=[1, 2], b=[3]) == hash_of(a=[1, 2], b=[3])
+  others = [hash_of(a=[1, 2], b=[4]), hash_of(a=[3, 2], b=[1])]
+  assert hash_of(a=[1, 2], b=[3]) not in others
+  flat = example_hash({"index": jnp.array([1, 2, 3])})
+  assert int(flat) == hash_of(a=[1, 2], b=[3])
 
 
 def eqns(jaxpr):
