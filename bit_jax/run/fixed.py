@@ -46,15 +46,18 @@ def load(
   networks, variables = {}, {}
   for name, key in named.OBJECTIVES[config.objective].fixed.items():
     path = load_config.get(config, key)
-    with weights.open_lazily(path) as loaded:
-      _check_classes(f"config.{key}={path}", loaded, config, class_names)
-      network, arrays = inference.network(loaded)
-      variables[name] = jax.tree.map(
-        (lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype))
-        if abstract
-        else np.asarray,
-        arrays,
-      )
+    try:
+      with weights.open_lazily(path) as loaded:
+        _check_classes(f"weights {path}", loaded, config, class_names)
+        network, arrays = inference.network(loaded)
+        variables[name] = jax.tree.map(
+          (lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype))
+          if abstract
+          else np.asarray,
+          arrays,
+        )
+    except InputError as e:
+      raise InputError(f"config.{key}: {e}") from e
     # It computes in the type of the network that is trained.
     networks[name] = network.clone(dtype=jnp.dtype(config.model.dtype))
   return Fixed(networks, variables)
@@ -68,15 +71,15 @@ def _check_classes(
 ) -> None:
   if loaded.num_classes != config.resolved.num_classes:
     raise InputError(
-      f"{what} has {loaded.num_classes} classes, but the data set has "
-      f"{config.resolved.num_classes}: fine-tune it on the data set first"
+      f"{what} have {loaded.num_classes} classes, but the data set has "
+      f"{config.resolved.num_classes}: fine-tune them on the data set first"
     )
   known = loaded.class_names and class_names
   if known and loaded.class_names != tuple(class_names):
     pairs = zip(loaded.class_names, class_names, strict=True)
     theirs, ours = next(pair for pair in pairs if pair[0] != pair[1])
     raise InputError(
-      f"{what} has other class names than the data set, or another order: "
+      f"{what} have other class names than the data set, or another order: "
       f"{theirs!r} instead of {ours!r}"
     )
 

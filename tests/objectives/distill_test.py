@@ -218,6 +218,12 @@ def test_the_number_of_devices_changes_nothing_but_rounding(
   )
 
 
+def test_the_teacher_computes_in_the_type_of_its_student(teacher, mesh):
+  config = resolved(distill_config(teacher, **{"model.dtype": "bfloat16"}))
+  objective = fakes.spec(config, mesh).objective
+  assert objective.teacher.dtype == objective.network.dtype == jnp.bfloat16
+
+
 def test_the_memory_of_a_step_counts_the_teacher(teacher, mesh):
   config = resolved(distill_config(teacher))
   plain = resolved(make_config())
@@ -232,7 +238,10 @@ def test_the_memory_of_a_step_counts_the_teacher(teacher, mesh):
   ("change", "message"),
   [
     ({"distill.teacher": ""}, "config.distill.teacher is empty: expected a"),
-    ({"distill.teacher": "/no.npz"}, "weights /no.npz: no such file"),
+    (
+      {"distill.teacher": "/no.npz"},
+      "config.distill.teacher: weights /no.npz: no such",
+    ),
     ({"distill.temperature": 0.0}, "config.distill.temperature=0.0: expected"),
     ({"distill.label_weight": 1.5}, "label_weight=1.5: expected 0 to 1"),
     ({"loss": "sigmoid"}, "config.loss='sigmoid': expected 'softmax' with"),
@@ -251,7 +260,9 @@ def test_bad_values_are_named(teacher, tmp_path, change, message):
 def test_a_teacher_of_other_classes_is_refused(teacher, tmp_path):
   config = distill_config(teacher)
   data = RunData(fakes.array_source(num_classes=5), {})
-  with pytest.raises(InputError, match="has 4 classes, but the data set has 5"):
+  with pytest.raises(
+    InputError, match="have 4 classes, but the data set has 5"
+  ):
     train.train_and_evaluate(config, tmp_path, data=data)
   names = ("class 0", "class 2", "class 1", "class 3")
   data = RunData(fakes.array_source(class_names=names), {})
