@@ -29,12 +29,13 @@ class Trace(NamedTuple):
     shapes: {collection: nested dict of jax.ShapeDtypeStruct}, e.g. `params`
       and, with BatchNorm, `batch_stats`.
     standardized: Paths of the kernels that are standardized when used.
-    init: The jaxpr of `init`, from key and image to the leaves of `shapes`.
+    init_others: The jaxpr from key and image to the leaves of `shapes` that are
+      no such kernels, in their order.
   """
 
   shapes: dict[str, Any]
   standardized: frozenset[str]
-  init: Any
+  init_others: Any
 
 
 @functools.lru_cache(maxsize=32)
@@ -44,7 +45,7 @@ def trace(network: Any) -> Trace:
   Args:
     network: A Flax module that takes float32[N, H, W, 3].
   """
-  standardized = set()
+  standardized, shapes = set(), {}
 
   def record(call, args, kwargs, context):
     module = context.module
@@ -52,12 +53,36 @@ def trace(network: Any) -> Trace:
       standardized.add("/".join((*module.path, "kernel")))
     return call(*args, **kwargs)
 
+  def init_others(rng, image):
+    variables = dict(network.init(rng, image))
+    shapes.update(
+      jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    )
+    params = paths.flatten(variables["params"])
+    for path in standardized:
+      params[path] = None
+    return jax.tree.leaves({**variables, "params": paths.unflatten(params)})
+
   image = jax.ShapeDtypeStruct((1, _IMAGE_PX, _IMAGE_PX, 3), jnp.float32)
   with nn.intercept_methods(record):
-    jaxpr, shapes = jax.make_jaxpr(network.init, return_shape=True)(
+    jaxpr = jax.make_jaxpr(init_others)(
       jax.eval_shape(jax.random.key, 0), image
     )
-  return Trace(shapes, frozenset(standardized), jaxpr)
+  return Trace(shapes, frozenset(standardized), _without_unused(jaxpr))
+
+
+def _without_unused(closed: Any) -> Any:
+  """Returns a jaxpr without what its results do not need: the forward pass.
+
+  XLA would drop it too, but only after JAX has traced and lowered it again.
+  """
+  jaxpr, kept = closed.jaxpr, []
+  needed = {x for x in jaxpr.outvars if isinstance(x, jax.extend.core.Var)}
+  for eqn in reversed(jaxpr.eqns):
+    if needed.intersection(eqn.outvars):
+      kept.append(eqn)
+      needed.update(x for x in eqn.invars if isinstance(x, jax.extend.core.Var))
+  return closed.replace(jaxpr=jaxpr.replace(eqns=kept[::-1]))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -77,15 +102,13 @@ def init_variables(network: Any, rng: jax.Array) -> dict[str, Any]:
     `batch_stats`.
   """
   traced = trace(network)
-  leaves, structure = jax.tree.flatten(traced.shapes)
   image = jnp.zeros((1, _IMAGE_PX, _IMAGE_PX, 3))
-  # The unused parts, the kernels and the forward pass, are never compiled.
-  values = jax.extend.core.jaxpr_as_fun(traced.init)(
-    jax.random.fold_in(rng, 0), image
+  others = iter(
+    jax.extend.core.jaxpr_as_fun(traced.init_others)(
+      jax.random.fold_in(rng, 0), image
+    )
   )
-  assert len(values) == len(leaves)
-  variables = jax.tree.unflatten(structure, values)
-  flat = paths.flatten(variables["params"])
+  flat = paths.flatten(traced.shapes["params"])
   kernels = [path for path in flat if path in traced.standardized]
   total = sum(flat[path].size for path in kernels)
   # Truncated at two standard deviations and scaled to lecun_normal's variance.
@@ -96,4 +119,8 @@ def init_variables(network: Any, rng: jax.Array) -> dict[str, Any]:
     draw = noise[start : start + size].reshape(shape)
     flat[path] = draw / math.sqrt(math.prod(shape[:-1]))
     start += size
-  return {**variables, "params": paths.unflatten(flat)}
+  variables = {**traced.shapes, "params": paths.unflatten(flat)}
+  return jax.tree.map(
+    lambda x: next(others) if isinstance(x, jax.ShapeDtypeStruct) else x,
+    variables,
+  )
