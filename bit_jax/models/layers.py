@@ -37,13 +37,8 @@ def standardize(kernel: jax.Array, eps: float = 1e-10) -> jax.Array:
     [H, W, I, O] in float32, or float64 for a float64 kernel.
   """
   kernel = kernel.astype(at_least_float32(kernel.dtype))
-  # Mean and variance in one pass, from the sums of kernel - shift and of its
-  # square; the shift avoids cancellation. The result does not depend on the
-  # shift, so neither does the gradient.
-  centred = kernel - jax.lax.stop_gradient(kernel[:1, :1, :1])
-  mean = centred.mean((0, 1, 2))
-  variance = jnp.square(centred).mean((0, 1, 2)) - jnp.square(mean)
-  return (centred - mean) * jax.lax.rsqrt(jnp.maximum(variance, 0) + eps)
+  centred, variance = ops.centre(kernel)
+  return centred * jax.lax.rsqrt(variance + eps)
 
 
 class StdConv(nn.Module):

@@ -18,6 +18,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 # Names of results that rematerialization can keep; `models.REMAT` uses them.
 CONVOLUTION, STATISTICS = "convolution", "statistics"
+# Input channels whose mean is near that of the kernel.
+_SHIFT_CHANNELS = 32
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -57,6 +59,45 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   else:
     y = direct(x, kernel)
   return checkpoint_name(y, CONVOLUTION)
+
+
+def centre(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns a kernel minus its mean, and its population variance.
+
+  Both are of each output channel. On a CPU the variance takes a second pass
+  over the kernel, which suits any kernel. Elsewhere it takes none, which saves
+  5 % of the bytes of R50x1's training step on a TPU v3 (measured: compiled
+  ahead of time).
+
+  Args:
+    kernel: Kernel [H, W, I, O], at least float32.
+
+  Returns:
+    [H, W, I, O] and [O].
+  """
+  # A mean near zero has more digits than one far away. The result does not
+  # depend on the shift, so neither does the gradient.
+  shift = kernel[:1, :1, :_SHIFT_CHANNELS].mean((0, 1, 2))
+  shifted = kernel - jax.lax.stop_gradient(shift)
+  mean = shifted.mean((0, 1, 2))
+  centred = shifted - mean
+
+  def two_passes(shifted, mean, centred):
+    del shifted, mean
+    return jnp.square(centred).mean((0, 1, 2))
+
+  def one_pass(shifted, mean, centred):
+    # If the shift is s standard deviations off the mean, the rounding error is
+    # 1 + s² times that of two passes. A single value is up to 4 off, a mean of
+    # 32 hardly 1, and takes few bytes to read.
+    del centred
+    square = jnp.square(shifted).mean((0, 1, 2))
+    return jnp.maximum(square - jnp.square(mean), 0)
+
+  variance = jax.lax.platform_dependent(
+    shifted, mean, centred, cpu=two_passes, default=one_pass
+  )
+  return centred, variance
 
 
 def max_pool(x: jax.Array) -> jax.Array:
