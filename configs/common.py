@@ -29,13 +29,16 @@ def parse_arg(arg: str | None, **defaults: str | int | float) -> dict:
     UsageError: A key is unknown or given twice, or a value has the wrong type.
   """
   values, given = dict(defaults), set()
+  last = ""
   for item in filter(None, (arg or "").split(",")):
     key, _, text = item.partition("=")
     if key not in defaults or "=" not in item or key in given:
       expected = ", ".join(f"{k}=..." for k in defaults)
       raise UsageError(
         f"config argument {item!r}: expected one each of {expected}"
+        + _about_comma(last, item)
       )
+    last = item
     given.add(key)
     kind = type(defaults[key])
     try:
@@ -45,6 +48,23 @@ def parse_arg(arg: str | None, **defaults: str | int | float) -> dict:
         f"config argument {item!r}: expected {key}=<{kind.__name__}>"
       ) from e
   return values
+
+
+def _about_comma(last: str, item: str) -> str:
+  """Returns what to do if an argument is the rest of a path with a comma."""
+  key, _, text = last.partition("=")
+  flag = {
+    "dataset": "--config.data.name",
+    "data_dir": "--config.data.dir",
+    "init": "--config.init.checkpoint",
+    "teacher": "--config.distill.teacher",
+  }.get(key)
+  if not flag:
+    return ""
+  return (
+    f"; if the comma is part of {key}, write {flag}='{text},{item}' instead, "
+    "or give a link to it whose path has no comma"
+  )
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -76,6 +96,9 @@ def get_config() -> ml_collections.ConfigDict:
   d.label_key = "label"
   # Factor for stored pixel values (TFDS); 255 for sets that store 0 and 1.
   d.image_scale = 1
+  # True: in a folder of images, a class folder may hold its images in several
+  # folders and none of its own; False: that is refused, as they may be classes.
+  d.nested_classes = False
   # True: percentages in splits round down; False: to the closest count.
   d.percent_floor = False
   d.train_split = ""  # E.g. train[:98%] or train[90%:][:200]; '': train.

@@ -16,7 +16,7 @@ from bit_jax.data.sets import (
   digits,
   folder,
   glyphs,
-  image_files,
+  layout,
   tfds,
   tfds_folders,
 )
@@ -35,6 +35,8 @@ class Dataset:
     held_out: The files of an image folder held out of train, for
       `open_dataset` when the run is resumed; empty for everything else.
     percent_floor: Round percentages of a split down, not to the closest count.
+    eval_splits: The splits that may be evaluated on by default, the most
+      preferred first.
   """
 
   name: str
@@ -42,6 +44,7 @@ class Dataset:
   read: Callable[[Sequence[split_text.Range], str], Source]
   held_out: list[str] = dataclasses.field(default_factory=list)
   percent_floor: bool = False
+  eval_splits: Sequence[str] = layout.EVAL_SPLITS
 
   def load(self, split: str) -> Source:
     """Returns the examples of a split text such as `train[:98%]+validation`.
@@ -61,8 +64,9 @@ class Dataset:
   def default_splits(self) -> tuple[str, str]:
     """Returns the names of the splits to train and to evaluate on.
 
-    The second is test, or else validation (valid, val), or else ''. Splits
-    without labels, such as ImageNet's test, are skipped.
+    The second is test, or else validation (valid, val; dev, eval, holdout in a
+    folder of images), or else ''. Splits without labels, such as ImageNet's
+    test, are skipped.
 
     Raises:
       InputError: There is no train split.
@@ -72,7 +76,7 @@ class Dataset:
         f"{self.name}: there is no train split, only "
         f"{', '.join(self.split_sizes)}; choose what to train on"
       )
-    return "train", next(filter(self._is_labelled, image_files.EVAL_SPLITS), "")
+    return "train", next(filter(self._is_labelled, self.eval_splits), "")
 
   def _is_labelled(self, split: str) -> bool:
     if not self.split_sizes.get(split):
@@ -92,6 +96,7 @@ def open_dataset(
   seed: int = 0,
   held_out: Collection[str] = (),
   cache_dir: str = "",
+  nested_classes: bool = False,
 ) -> Dataset:
   """Finds an image set and its splits; scans it if it is a folder of images.
 
@@ -107,6 +112,8 @@ def open_dataset(
     seed: Draws the images held out of a folder without an evaluation split.
     held_out: The files to hold out instead; see `Dataset.held_out`.
     cache_dir: Where to store the scan of a folder; '': nowhere.
+    nested_classes: Accepts classes of a folder whose images are all in several
+      folders below the class folder.
 
   Raises:
     InputError: There is no such set, or it cannot be used.
@@ -117,8 +124,12 @@ def open_dataset(
       seed=seed,
       held_out=held_out,
       cache_dir=cache_dir,
+      nested_classes=nested_classes,
     )
-    opened = _from_sources(dataset, loaded.splits, loaded.held_out)
+    opened = dataclasses.replace(
+      _from_sources(dataset, loaded.splits, loaded.held_out),
+      eval_splits=layout.FOLDER_EVAL_SPLITS,
+    )
   elif dataset in ("glyphs", "digits"):
     read = {"glyphs": glyphs.load, "digits": digits.load}[dataset]
     opened = _from_sources(dataset, {s: read(s) for s in builtin.SPLITS})

@@ -39,6 +39,8 @@ _TFDS = {
     )
   },
 }
+# What the name of a benchmark begins with.
+KINDS = (*_TFDS, "objectnet", "folder")
 # ObjectNet's images have a red border of 1 px (objectnet.dev/download.html).
 # The authors' code, objectnet-template-pytorch, cuts 2 px; according to
 # modestyachts/imagenet-testbed issue 13 the numbers hardly differ.

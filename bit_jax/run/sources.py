@@ -59,6 +59,7 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
     seed=max(0, data.subset_seed),
     held_out=held_out,
     cache_dir=str(cache.folder("folders")),
+    nested_classes=data.nested_classes,
   )
   train_split, eval_splits = data.train_split, data.eval_splits
   if not (train_split and eval_splits):
@@ -102,24 +103,48 @@ def _chosen(train: Source, data: Config, seed: int) -> Source:
   return subset.take(train, indices, name)
 
 
-def load_fewshot_sets(names: str, data_dir: str) -> dict[str, FewshotSet]:
+def load_fewshot_sets(
+  names: str, data_dir: str, *, nested_classes: bool = False
+) -> dict[str, FewshotSet]:
   """Loads the data sets of `config.eval.fewshot`.
 
   Args:
     names: The names of the sets, separated by commas; '' for none.
     data_dir: The folder of the TFDS sets.
+    nested_classes: As in `datasets.open_dataset`.
 
   Raises:
     InputError: A set does not exist, or has no split to evaluate on.
   """
-  fewshot_sets = {}
-  for name in filter(None, (n.strip() for n in names.split(","))):
-    dataset = datasets.open_dataset(name, data_dir=data_dir)
-    train, test = dataset.default_splits()
-    if not test:
-      raise InputError(f"config.eval.fewshot: {name} has no evaluation split")
-    fewshot_sets[name] = FewshotSet(dataset.load(train), dataset.load(test))
-  return fewshot_sets
+  return {
+    name: load_fewshot_set(
+      name, data_dir, "config.eval.fewshot", nested_classes=nested_classes
+    )
+    for name in filter(None, (n.strip() for n in names.split(",")))
+  }
+
+
+def load_fewshot_set(
+  name: str, data_dir: str, key: str, *, nested_classes: bool = False
+) -> FewshotSet:
+  """Loads a data set for few-shot linear evaluation.
+
+  Args:
+    name: Name of the set; may have commas in it.
+    data_dir: The folder of the TFDS sets.
+    key: The flag or config key that names the set, for messages.
+    nested_classes: As in `datasets.open_dataset`.
+
+  Raises:
+    InputError: The set does not exist, or has no split to evaluate on.
+  """
+  dataset = datasets.open_dataset(
+    name, data_dir=data_dir, nested_classes=nested_classes
+  )
+  train, test = dataset.default_splits()
+  if not test:
+    raise InputError(f"{key}: {name} has no evaluation split")
+  return FewshotSet(dataset.load(train), dataset.load(test))
 
 
 def cache_in_memory(

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from bit_jax import models
 from bit_jax.data.preprocess import Preprocess
+from bit_jax.data.sets import own_folders
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from bit_jax.objectives import named, naming
@@ -127,12 +128,17 @@ def load(
   mesh = sharding.make_mesh()
   check.check(config, mesh)
   if data is None:
+    own_folders.check_work_dir(config.data.name, str(workdir))
     data = sources.load(
       config.data,
       seed=config.seed,
       held_out=workdir_files.read_held_out(workdir),
     )
-  fewshot_sets = sources.load_fewshot_sets(config.eval.fewshot, config.data.dir)
+  fewshot_sets = sources.load_fewshot_sets(
+    config.eval.fewshot,
+    config.data.dir,
+    nested_classes=config.data.nested_classes,
+  )
   config = resolve.resolve(config, sources.dataset_info(data))
   data, fewshot_sets = sources.cache_in_memory(data, fewshot_sets, config)
   # What the objective adds to the config is compared once it is known: a run

@@ -20,6 +20,8 @@ CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
 _FREE_KEYS = (
   "checkpoint.",
   *("data.dir", "data.class_list", "data.subset_file"),
+  # The fingerprint identifies what it lets in.
+  "data.nested_classes",
   "eval.batch_size",
   "eval.every_steps",
   *("input.cache_mb", "input.num_threads"),

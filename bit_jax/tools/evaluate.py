@@ -135,6 +135,23 @@ def describe(name: str, result: Mapping[str, Any]) -> str:
   return "\n".join([line, *lines])
 
 
+def _benchmarks(text: str) -> list[str]:
+  """Returns the names in a list; a comma may be part of a folder's path."""
+  names: list[str] = []
+  for part in text.split(","):
+    kind = part.strip().partition(":")[0].partition("/")[0]
+    if (
+      names
+      and ":" in names[-1]
+      and part.strip()
+      and (kind not in robustness.KINDS)
+    ):
+      names[-1] += f",{part}"
+    else:
+      names.append(part)
+  return [name.strip() for name in names if name.strip()]
+
+
 def _evaluate_all(args: argparse.Namespace) -> None:
   loaded = weights.load(args.weights)
   names = loaded.class_names
@@ -153,7 +170,7 @@ def _evaluate_all(args: argparse.Namespace) -> None:
   }
   opened: dict[str, Benchmark] = {}
   # An evaluation may take long, so all benchmarks are opened before the first.
-  for name in filter(None, map(str.strip, args.benchmark.split(","))):
+  for name in _benchmarks(args.benchmark):
     opened[name] = robustness.load(
       name,
       names,
@@ -163,7 +180,10 @@ def _evaluate_all(args: argparse.Namespace) -> None:
       **where,
     )
   if args.dataset:
-    source = datasets.load(args.dataset, args.split or "test", **where)
+    # Classes that are none do not match those of the weights.
+    source = datasets.load(
+      args.dataset, args.split or "test", **where, nested_classes=True
+    )
     opened[source.name] = robustness.relabel(
       source,
       names,

@@ -38,6 +38,7 @@ def run(
   seeds: int = fewshot.SEEDS,
   crop_px: int = 224,
   keep: bool = True,
+  nested_classes: bool = False,
 ) -> dict[str, float]:
   """Evaluates weights on a data set.
 
@@ -50,6 +51,8 @@ def run(
     seeds: Subsets drawn for each number of shots.
     crop_px: Side of the network's input, unless the set has a native size.
     keep: Caches the features in the user's cache folder.
+    nested_classes: Accepts classes of a folder whose images are all in several
+      folders below the class folder.
 
   Returns:
     {"5shot_accuracy": accuracy, ...}, each from 0 to 1.
@@ -58,7 +61,9 @@ def run(
     InputError: Weights or data are missing or do not fit.
   """
   loaded = weights.load(path)
-  fewshot_set = sources.load_fewshot_sets(dataset, data_dir)[dataset]
+  fewshot_set = sources.load_fewshot_set(
+    dataset, data_dir, "--dataset", nested_classes=nested_classes
+  )
   model, variables = inference.network(loaded)
   mesh = sharding.make_mesh()
   return fewshot.evaluate_few_shot(
@@ -102,6 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--no_cache", action="store_true", help="do not cache features"
   )
   parser.add_argument(
+    "--nested_classes",
+    action="store_true",
+    help="accept class folders with images in several folders only",
+  )
+  parser.add_argument(
     "--json", action="store_true", help="print one JSON object"
   )
   args = parser.parse_args(argv)
@@ -118,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       seeds=args.seeds,
       crop_px=args.crop_px,
       keep=not args.no_cache,
+      nested_classes=args.nested_classes,
     )
     if args.json:
       print(json.dumps(result))

@@ -8,18 +8,25 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from bit_jax.data import decode
-from bit_jax.data.sets import folder_scan, image_files
+from bit_jax.data.sets import (
+  class_folders,
+  folder_scan,
+  image_files,
+  layout,
+  own_folders,
+)
+from bit_jax.data.sets.left_out import LeftOut
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 
 _HELD_OUT_FRACTION = 0.2
-_FORMATS = "and jpg, jpeg, png, webp or bmp images"
-_CLASSES = f"expected PATH/CLASS/IMAGE, {_FORMATS}"
+_CLASSES = f"expected PATH/CLASS/IMAGE, and {image_files.FORMATS}"
 _LAYOUT = (
   "expected PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE with val and test "
-  f"folders beside train, {_FORMATS}"
+  f"folders beside train, and {image_files.FORMATS}"
 )
 
 
@@ -28,8 +35,8 @@ class FolderSplits:
   """The splits of an image folder.
 
   Attributes:
-    splits: Sources by name: `train`, and those of `val`, `valid`, `validation`
-      and `test` that the folder has, or else a held-out `test`.
+    splits: Sources by name: `train`, and those of `layout.FOLDER_EVAL_SPLITS`
+      that the folder has, or else a held-out `test`.
     held_out: The files held out of train, relative to the folder; empty if the
       folder has an evaluation split. Passing them to `load` again holds out the
       same files; files added since are trained on.
@@ -45,15 +52,17 @@ def load(
   seed: int = 0,
   held_out: Collection[str] = (),
   cache_dir: str = "",
+  nested_classes: bool = False,
 ) -> FolderSplits:
   """Returns the splits of the image folder `path`.
 
-  A class is a folder; its images are the jpg, jpeg, png, webp and bmp files in
-  it and in the folders below it, in the order of their names. Classes are
-  numbered in the order of their names; if the folder is divided into splits,
-  in that of `train`. Names that start with a dot are ignored, as is `__MACOSX`.
-  Without a split beside `train`, a fifth of each class, at least one image, is
-  held out as `test`. Every image's header is read.
+  A class is a folder; its images are the files in it and in the folders below
+  it that end as images do, in the order of their names. Classes are numbered in
+  the order of their names; if the folder is divided into splits, in that of
+  `train`. What `image_files.is_hidden` names is ignored, and a warning counts
+  whatever else is not used. Without a split beside `train`, a fifth of each
+  class, at least one image, is held out as `test`. Every image's header is
+  read.
 
   Args:
     path: The folder; nothing is written to it.
@@ -61,18 +70,30 @@ def load(
     held_out: The files to hold out, from an earlier `FolderSplits.held_out`; if
       empty, they are chosen.
     cache_dir: Folder that caches the scan of the headers; '' for no cache.
+    nested_classes: Accepts classes whose images are all in several folders
+      below the class folder.
 
   Raises:
-    InputError: The folder is not laid out like this, an image cannot be read, a
-      class has too few images, or a file of `held_out` is gone.
+    InputError: The folder is not laid out like this, or in a way that can be
+      read in two ways, an image cannot be read, a class has too few images, or
+      a file of `held_out` is gone.
   """
-  root = _find_root(path, _LAYOUT)
-  folders = image_files.split_folders(root, _LAYOUT) or {"train": root}
-  files = {
-    split: _images_by_class(root, folder, _LAYOUT)
-    for split, folder in folders.items()
+  root = class_folders.find_root(path, _LAYOUT)
+  # The layout of a run that is resumed was settled when it began.
+  strict = not held_out
+  left_out = LeftOut(root)
+  folders = layout.split_folders(root, _LAYOUT, left_out, strict=strict) or {
+    "train": root
   }
-  _check_classes(path, files)
+  files: dict[str, dict[str, list[str]]] = {}
+  for split, folder in folders.items():
+    files[split] = class_folders.find(root, folder, _LAYOUT, left_out)
+    if strict:
+      class_folders.check_names(folder, files[split])
+      if not nested_classes:
+        class_folders.check_nesting(root, folder, files[split])
+  files = class_folders.check(path, folders, files, left_out)
+  _report(path, left_out)
   class_names = tuple(files["train"])
 
   chosen: list[str] = []
@@ -88,7 +109,7 @@ def load(
         raise InputError(f"{path}: class {name!r} has no images left to train")
 
   names = [n for by_class in files.values() for n in _flatten(by_class)]
-  scanned = folder_scan.scan(root, names, cache_dir)
+  scanned = folder_scan.scan(root, names, _cache_outside(root, cache_dir))
   image_px = decode.median_size(
     [scanned[name][2:] for name in _flatten(files["train"])]
   )
@@ -115,11 +136,17 @@ def load_all(path: str, *, cache_dir: str = "") -> Source:
     InputError: The folder is not laid out like this, has no images, or one of
       them cannot be read.
   """
-  root = _find_root(path, _CLASSES)
-  by_class = _images_by_class(root, root, _CLASSES)
+  root = class_folders.find_root(path, _CLASSES)
+  left_out = LeftOut(root)
+  by_class = class_folders.find(root, root, _CLASSES, left_out)
   if not any(by_class.values()):
-    raise InputError(f"{path}: there are no images in the class folders")
-  scanned = folder_scan.scan(root, _flatten(by_class), cache_dir)
+    raise InputError(
+      f"{path}: there are no images in the class folders{left_out.holds()}"
+    )
+  _report(path, left_out)
+  scanned = folder_scan.scan(
+    root, _flatten(by_class), _cache_outside(root, cache_dir)
+  )
   image_px = decode.median_size([file[2:] for file in scanned.values()])
   return _make_source(
     f"folder:{path}", root, by_class, tuple(by_class), image_px, scanned
@@ -181,54 +208,17 @@ def _fingerprint(
   return digest.hexdigest()[:16]
 
 
-def _find_root(path: str, expected: str) -> str:
-  root = os.path.expanduser(path)
-  if not os.path.isdir(root):
-    problem = "is not a folder" if os.path.exists(root) else "does not exist"
-    raise InputError(f"folder:{path} {problem}; {expected}")
-  return root
+def _report(path: str, left_out: LeftOut) -> None:
+  if text := left_out.text():
+    logging.warning("%s: left out: %s", path, text)
 
 
-def _images_by_class(
-  root: str, folder: str, expected: str
-) -> dict[str, list[str]]:
-  """Returns {class: its images}, as paths relative to `root`.
-
-  Raises:
-    InputError: There are no class folders; `expected` is part of the message.
-  """
-  classes = _subfolders(folder)
-  if not classes:
-    problem = (
-      "the images are not in class folders"
-      if image_files.has_images(folder)
-      else "there are no class folders"
-    )
-    raise InputError(f"{folder}: {problem}; {expected}")
-  return {
-    name: image_files.images_below(root, os.path.join(folder, name))
-    for name in classes
-  }
-
-
-def _check_classes(
-  path: str, files: Mapping[str, Mapping[str, Sequence[str]]]
-) -> None:
-  train = files["train"]
-  for name, images in train.items():
-    if not images:
-      raise InputError(f"{path}: class folder {name!r} has no images in it")
-  if len(train) < 2:
-    raise InputError(
-      f"{path}: {next(iter(train))!r} is the only class folder; if the folders "
-      "in it are the classes, give that folder"
-    )
-  for split, by_class in files.items():
-    for name in by_class:
-      if name not in train:
-        raise InputError(f"{path}: class {name!r} is in {split} but not train")
-    if not any(by_class.values()):
-      raise InputError(f"{path}: {split} has no images")
+def _cache_outside(root: str, cache_dir: str) -> str:
+  """Returns the cache's folder, or '' if it lies among the images."""
+  real = os.path.realpath(os.path.expanduser(cache_dir))
+  return (
+    "" if own_folders.is_inside(real, os.path.realpath(root)) else cache_dir
+  )
 
 
 def _choose_held_out(
@@ -273,7 +263,3 @@ def _hold_out(
 
 def _flatten(by_class: Mapping[str, Sequence[str]]) -> list[str]:
   return [name for names in by_class.values() for name in names]
-
-
-def _subfolders(folder: str) -> list[str]:
-  return [entry.name for entry in image_files.entries(folder) if entry.is_dir()]

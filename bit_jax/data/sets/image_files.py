@@ -1,24 +1,66 @@
-"""Finds images, splits and hidden files in folders of images."""
+"""Finds images in folders; knows the files that systems leave there."""
 
 import os
+import re
 
+from bit_jax.data.sets import own_folders
+from bit_jax.data.sets.left_out import LeftOut
 from bit_jax.errors import InputError
 
-# The most preferred split for evaluation stands first.
-EVAL_SPLITS = ("test", "validation", "valid", "val")
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_EXTENSIONS = (
+  *(".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp"),
+  *(".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+)
+# The formats, for messages that say what was expected.
+FORMATS = "jpg, jpeg, png, webp, bmp, gif or tiff images"
+
+# What systems leave in folders, beside names that start with a dot (.DS_Store,
+# ._1.jpg, .Trashes, .Trash-1000, .nfs000, .ipynb_checkpoints, .git, .dvc,
+# .@__thumb, .streams, .snapshot, ...), in lower case. The folders hold
+# thumbnails, deleted files or copies of what is there already; some of them
+# cannot be read.
+_SYSTEM = frozenset(
+  (
+    # macOS.
+    *("__macosx", "icon\r", "network trash folder", "temporary items"),
+    # Windows.
+    *("$recycle.bin", "recycler", "recycled", "system volume information"),
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
+    *("found.000", "picasa.ini"),
+    # Linux.
+    *("lost+found", "__pycache__"),
+    # Synology.
+    *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharesnap", "@sharebin"),
+    *("@syncdeleted", "@synologydrive", "@synoresource"),
+    # QNAP, NetApp, Buffalo, Western Digital.
+    *("@recycle", "@recently-snapshot", "@__thumb", "@transcode"),
+    *("~snapshot", "trashbox", "_wdmc"),
+  )
+)
+# A mark of downloaded files that Windows keeps beside them when they are copied
+# elsewhere, with a colon or the sign that stands for it.
+_MARK = re.compile(r"[:\uf03a]zone\.identifier$", re.IGNORECASE)
 
 
 def is_hidden(name: str) -> bool:
   """Returns True if a file or folder of this name is to be ignored."""
-  return name.startswith(".") or name == "__MACOSX"
+  return (
+    # iCloud leaves .NAME.icloud in the place of a file that it has not
+    # downloaded: an image is missing, which is worth a word.
+    (name.startswith((".", "~$")) and not name.endswith(".icloud"))
+    or name.lower() in _SYSTEM
+    or bool(_MARK.search(name))
+  )
 
 
 def is_image(path: str) -> bool:
   """Returns True if a relative path names an image that is not hidden."""
-  return path.lower().endswith(_EXTENSIONS) and not any(
-    map(is_hidden, path.split("/"))
-  )
+  return path.lower().endswith(_EXTENSIONS) and not is_hidden_path(path)
+
+
+def is_hidden_path(path: str) -> bool:
+  """Returns True if a part of a relative path is to be ignored."""
+  return any(map(is_hidden, path.split("/")))
 
 
 def entries(folder: str) -> list[os.DirEntry[str]]:
@@ -35,47 +77,51 @@ def entries(folder: str) -> list[os.DirEntry[str]]:
   return sorted(shown, key=lambda entry: entry.name)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+  """Returns True if an entry is a folder, or a link to one."""
+  try:
+    return entry.is_dir()
+  # A link to itself, for example.
+  except OSError:
+    return False
+
+
 def has_images(folder: str) -> bool:
   """Returns True if there are images in a folder, not counting subfolders."""
   return any(
-    is_image(entry.name) and not entry.is_dir() for entry in entries(folder)
+    is_image(entry.name) and not is_folder(entry) for entry in entries(folder)
   )
 
 
-def split_folders(root: str, expected: str) -> dict[str, str]:
-  """Returns {split: folder}, train first; {} if the folder has no splits.
-
-  The names of split folders may be in upper case. A folder of images named
-  train, among folders that are no splits, is a class: the one of trains.
+def subfolders(folder: str, left_out: LeftOut | None = None) -> dict[str, str]:
+  """Returns {name: path} of the folders in a folder, sorted by name.
 
   Args:
-    root: The folder that may be divided into splits.
-    expected: The layout to expect, for the message.
+    folder: A folder of folders.
+    left_out: Counts the files that stand beside the folders.
 
   Raises:
-    InputError: There are evaluation splits but no train split, or a folder
-      cannot be read.
+    InputError: The folder cannot be read.
   """
-  folders = {e.name.lower(): e.path for e in entries(root) if e.is_dir()}
-  names = ("train", *reversed(EVAL_SPLITS))
-  found = {name: folders[name] for name in names if name in folders}
-  divided = len(found) == len(folders)
-  if "train" in found:
-    divided = divided or not has_images(found["train"])
-  elif found and divided:
-    others = " and ".join(os.path.basename(path) for path in found.values())
-    raise InputError(
-      f"{root}: there is no train folder beside {others}; {expected}"
-    )
-  return found if divided else {}
+  found = {}
+  for entry in entries(folder):
+    if is_folder(entry):
+      found[entry.name] = entry.path
+    elif left_out is not None:
+      left_out.add_file(entry.path, is_image(entry.name))
+  if own_folders.is_work_dir(folder):
+    for name in own_folders.PARTS:
+      found.pop(name, None)
+  return found
 
 
-def images_below(root: str, folder: str) -> list[str]:
+def images_below(root: str, folder: str, left_out: LeftOut) -> list[str]:
   """Returns the images in and below a folder, sorted, relative to `root`.
 
   Args:
     root: The folder that the paths are relative to.
     folder: A folder below `root`.
+    left_out: Counts the files that are passed over.
 
   Raises:
     InputError: A folder cannot be read.
@@ -89,9 +135,19 @@ def images_below(root: str, folder: str) -> list[str]:
     if real in seen:
       continue
     seen.add(real)
+    found, others, folders = [], [], []
     for entry in entries(current):
-      if entry.is_dir():
-        pending.append(entry.path)
+      if is_folder(entry):
+        folders.append(entry.path)
       elif is_image(entry.name):
-        names.append(entry.path[start:])
+        found.append(entry.path[start:])
+      else:
+        others.append(entry.path)
+    if not found and own_folders.is_own(current, real):
+      left_out.add_own(current)
+      continue
+    names += found
+    pending += folders
+    for path in others:
+      left_out.add_file(path)
   return sorted(names)

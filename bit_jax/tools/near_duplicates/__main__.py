@@ -153,7 +153,11 @@ def _run(args: argparse.Namespace) -> str:
   page.check_writable(args.out, args.json)
   opened = {
     name: datasets.open_dataset(
-      name, data_dir=args.data_dir, cache_dir=str(cache.folder("folders"))
+      name,
+      data_dir=args.data_dir,
+      cache_dir=str(cache.folder("folders")),
+      # No label is read.
+      nested_classes=True,
     )
     for name in (args.query, args.index)
   }

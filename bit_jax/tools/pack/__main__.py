@@ -63,6 +63,7 @@ def pack(
   class_list: str = "",
   labels: str = "",
   allow_missing: bool = False,
+  nested_classes: bool = False,
   skip_bad: bool = False,
   shard_mib: float = 256,
 ) -> None:
@@ -79,6 +80,8 @@ def pack(
     class_list: A file with the class names in order; '' for sorted names.
     labels: A CSV file of image names and their classes; '' for class folders.
     allow_missing: Accepts classes of class_list that have no images.
+    nested_classes: Accepts classes whose images are all in several folders
+      below the class folder.
     skip_bad: Leaves out images that cannot be used, and lists them in
       skipped.txt.
     shard_mib: Approximate size of a shard in MiB.
@@ -95,6 +98,7 @@ def pack(
     class_list=class_list,
     labels=labels,
     allow_missing=allow_missing,
+    nested_classes=nested_classes,
   )
   folder = target.with_name(f"incomplete.{version}")
   plan = shards.plan(name, class_names, splits, shard_mib)
@@ -278,6 +282,11 @@ def main(argv: list[str] | None = None) -> int:
     "--allow_missing",
     action="store_true",
     help="accept classes of --class_list without images",
+  )
+  add(
+    "--nested_classes",
+    action="store_true",
+    help="accept class folders with images in several folders only",
   )
   add("--skip_bad", action="store_true", help="leave out unusable images")
   add(

@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bit_jax.data import class_names
-from bit_jax.data.sets import image_files
+from bit_jax.data.sets import class_folders, image_files, layout
+from bit_jax.data.sets.left_out import LeftOut, what_is
 from bit_jax.errors import InputError, one_line
 from bit_jax.tools.pack.images import Images
 
@@ -16,7 +17,7 @@ _PROGRESS_SECS = 5.0
 
 _LAYOUT = (
   "expected SRC/CLASS/IMAGE or SRC/CLASS.tar, or SRC/train/CLASS with val and "
-  "test folders beside train, and jpg, jpeg, png, webp or bmp images"
+  f"test folders beside train, and {image_files.FORMATS}"
 )
 
 
@@ -27,6 +28,7 @@ def find(
   class_list: str = "",
   labels: str = "",
   allow_missing: bool = False,
+  nested_classes: bool = False,
 ) -> tuple[tuple[str, ...], dict[str, Images]]:
   """Finds the images of SRC.
 
@@ -39,6 +41,8 @@ def find(
     labels: A CSV file of image names, relative to src, and their classes; ''
       for class folders or tars.
     allow_missing: Accepts classes of `class_list` that have no images.
+    nested_classes: Accepts classes whose images are all in several folders
+      below the class folder.
 
   Returns:
     (class names, {split: images}).
@@ -49,16 +53,22 @@ def find(
   root = os.path.abspath(os.path.expanduser(src))
   if not os.path.isdir(root):
     problem = "is not a folder" if os.path.exists(root) else "does not exist"
+    kind = what_is(root) if os.path.isfile(root) else ""
+    problem += f" ({kind})" if kind else ""
     raise InputError(f"{src} {problem}; {_LAYOUT}")
   wanted = class_names.read(class_list, "--class_list") if class_list else ()
   repeated = [n for n, k in collections.Counter(wanted).items() if k > 1]
   if repeated:
     raise InputError(f"--class_list={class_list}: {repeated[0]!r} is repeated")
-  folders = _split_folders(root, split)
+  left_out = LeftOut(root)
+  folders = _split_folders(root, split, left_out, strict=not labels)
   if labels:
-    names, splits = _find_labelled(root, folders, labels, wanted)
+    names, splits = _find_labelled(root, folders, labels, wanted, left_out)
   else:
-    paths = {split: _class_paths(path) for split, path in folders.items()}
+    paths = {
+      split: _class_paths(root, path, left_out)
+      for split, path in folders.items()
+    }
     found = set(next(iter(paths.values())))
     if wanted:
       class_names.check(
@@ -67,7 +77,12 @@ def find(
         f"{src} and --class_list={class_list}",
       )
     names = tuple(wanted or sorted(found))
-    splits = _find_classes(root, paths, names, allow_missing)
+    splits = _find_classes(root, paths, names, allow_missing, left_out)
+    if not nested_classes:
+      for split, images in splits.items():
+        _check_nesting(root, folders[split], names, images)
+  if text := left_out.text():
+    print(f"left out: {text}", flush=True)
   for name in names:
     # TFDS stores the names in a file, one per line, and strips them on reading.
     if name != name.strip() or len(name.splitlines()) != 1 or _undecoded(name):
@@ -75,9 +90,11 @@ def find(
   return names, splits
 
 
-def _split_folders(root: str, split: str) -> dict[str, str]:
+def _split_folders(
+  root: str, split: str, left_out: LeftOut, *, strict: bool
+) -> dict[str, str]:
   """Returns {split: folder}; `split` names the only one, '' for train."""
-  found = image_files.split_folders(root, _LAYOUT)
+  found = layout.split_folders(root, _LAYOUT, left_out, strict=strict)
   if split and found:
     raise InputError(
       f"--split={split}: {root} has {', '.join(found)} folders, which are the "
@@ -86,20 +103,26 @@ def _split_folders(root: str, split: str) -> dict[str, str]:
   return found or {split or "train": root}
 
 
-def _class_paths(folder: str) -> dict[str, str]:
+def _class_paths(root: str, folder: str, left_out: LeftOut) -> dict[str, str]:
   """Returns {class name: path of its folder or tar}."""
-  found = {}
+  beside = LeftOut(root)
+  found = image_files.subfolders(folder)
   for entry in image_files.entries(folder):
+    if image_files.is_folder(entry):
+      continue
     name, extension = os.path.splitext(entry.name)
-    if entry.is_dir():
-      name = entry.name
-    elif extension != ".tar":
+    if extension.lower() != ".tar":
+      beside.add_file(entry.path, image_files.is_image(entry.name))
       continue
     if name in found:
-      raise InputError(f"{folder}: class {name!r} is a folder and a tar")
+      is_tar = not os.path.isdir(found[name])
+      problem = "two tars" if is_tar else "a folder and a tar"
+      raise InputError(f"{folder}: class {name!r} is {problem}")
     found[name] = entry.path
+  class_folders.check_names(folder, found)
+  left_out.merge(beside)
   if not found:
-    problem = "there are no class folders and no class tars"
+    problem = f"there are no class folders and no class tars{beside.holds()}"
     if image_files.has_images(folder):
       problem = "the images are not in class folders"
     raise InputError(f"{folder}: {problem}; {_LAYOUT}")
@@ -111,6 +134,7 @@ def _find_classes(
   paths: Mapping[str, Mapping[str, str]],
   names: Sequence[str],
   allow_missing: bool,
+  left_out: LeftOut,
 ) -> dict[str, Images]:
   """Finds the images of each split.
 
@@ -119,6 +143,7 @@ def _find_classes(
     paths: {split: {class name: path of its folder or tar}}.
     names: The class names in order.
     allow_missing: Accepts classes without images.
+    left_out: Counts what is passed over.
 
   Returns:
     {split: images}.
@@ -133,15 +158,17 @@ def _find_classes(
   splits = {split: Images(root) for split in paths}
   report_at = time.monotonic() + _PROGRESS_SECS
   for split, images in splits.items():
+    same = class_folders.match(root, split, paths[split], names)
     for i, (name, path) in enumerate(paths[split].items(), 1):
-      if name not in number:
-        raise InputError(
-          f"{root}: class {name!r} is in {split} but not {first}"
-        )
-      before = len(images)
-      _add_class(images, path, number[name])
-      if len(images) == before and split == first and not allow_missing:
-        raise InputError(f"{path}: there are no images in it")
+      before, passed_over = len(images), LeftOut(root)
+      _add_class(images, path, number[same[name]], passed_over)
+      left_out.merge(passed_over)
+      if len(images) == before:
+        if split == first and not allow_missing:
+          raise InputError(
+            f"{path}: there are no images in it{passed_over.holds()}"
+          )
+        left_out.add_empty(path)
       if time.monotonic() > report_at:
         report_at = time.monotonic() + _PROGRESS_SECS
         of = f"{i:,} of {len(paths[split]):,} classes"
@@ -151,12 +178,14 @@ def _find_classes(
   return splits
 
 
-def _add_class(images: Images, path: str, label: int) -> None:
+def _add_class(
+  images: Images, path: str, label: int, left_out: LeftOut
+) -> None:
   if os.path.isdir(path):
-    for name in image_files.images_below(images.root, path):
+    for name in image_files.images_below(images.root, path, left_out):
       images.add(name, label)
     return
-  prefix = os.path.relpath(path, images.root).removesuffix(".tar")
+  prefix = os.path.splitext(os.path.relpath(path, images.root))[0]
   members = {}
   try:
     with tarfile.open(path, "r:") as tar:
@@ -165,6 +194,8 @@ def _add_class(images: Images, path: str, label: int) -> None:
         if member.isfile() and image_files.is_image(name):
           # Of two members with one name the last one counts, as in unpacking.
           members[name] = (len(images.tars), member.offset_data, member.size)
+        elif member.isfile() and not image_files.is_hidden_path(name):
+          left_out.add_name(f"{os.path.relpath(path, images.root)}/{name}")
   except (tarfile.TarError, OSError) as e:
     raise InputError(
       f"{path}: cannot be read as an uncompressed tar ({one_line(e)})"
@@ -174,8 +205,21 @@ def _add_class(images: Images, path: str, label: int) -> None:
     images.add(f"{prefix}/{name}", label, place)
 
 
+def _check_nesting(
+  root: str, folder: str, names: Sequence[str], images: Images
+) -> None:
+  by_class: dict[str, list[str]] = {name: [] for name in names}
+  for name, label in zip(images.names, images.labels, strict=True):
+    by_class[names[label]].append(name)
+  class_folders.check_nesting(root, folder, by_class)
+
+
 def _find_labelled(
-  root: str, folders: dict[str, str], labels: str, wanted: Sequence[str]
+  root: str,
+  folders: dict[str, str],
+  labels: str,
+  wanted: Sequence[str],
+  left_out: LeftOut,
 ) -> tuple[tuple[str, ...], dict[str, Images]]:
   rows = _read_labels(labels)
   names = tuple(wanted or sorted({n for row in rows.values() for n in row}))
@@ -192,7 +236,7 @@ def _find_labelled(
   splits, unlisted, num_found = {}, [], 0
   for split, folder in folders.items():
     images = splits[split] = Images(root)
-    for name in image_files.images_below(root, folder):
+    for name in image_files.images_below(root, folder, left_out):
       if name in rows:
         images.add(name, tuple(sorted(number[n] for n in rows[name])))
       else:

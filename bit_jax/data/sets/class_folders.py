@@ -1,0 +1,238 @@
+"""Lists the images of class folders, and checks the classes."""
+
+import collections
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+from bit_jax.data.sets import image_files, layout
+from bit_jax.data.sets.left_out import LeftOut, what_is
+from bit_jax.errors import InputError, some
+
+_NESTED = (
+  "to take each of them as one class, add --config.data.nested_classes=true "
+  "(--nested_classes for bit_jax.tools)"
+)
+
+
+def find_root(path: str, expected: str) -> str:
+  """Returns the folder that a user gives.
+
+  Raises:
+    InputError: There is none; `expected` is part of the message.
+  """
+  root = os.path.expanduser(path)
+  root = root.rstrip("/") or root[:1]
+  if not os.path.isdir(root):
+    problem = "is not a folder" if os.path.exists(root) else "does not exist"
+    kind = what_is(root) if os.path.isfile(root) else ""
+    problem += f" ({kind})" if kind else ""
+    raise InputError(f"folder:{path} {problem}; {expected}")
+  return root
+
+
+def find(
+  root: str, folder: str, expected: str, left_out: LeftOut
+) -> dict[str, list[str]]:
+  """Returns {class: its images}, as sorted paths relative to `root`.
+
+  Args:
+    root: The folder that the paths are relative to.
+    folder: The folder of the class folders.
+    expected: The layout to expect, for the message.
+    left_out: Counts what is passed over.
+
+  Raises:
+    InputError: There are no class folders, or one cannot be read.
+  """
+  beside = LeftOut(root)
+  by_class = {}
+  for name, path in image_files.subfolders(folder, beside).items():
+    passed_over = LeftOut(root)
+    images = image_files.images_below(root, path, passed_over)
+    # A folder of work directories is no class.
+    if images or not passed_over.own:
+      by_class[name] = images
+    left_out.merge(passed_over)
+  if not by_class:
+    problem = (
+      "the images are not in class folders"
+      if image_files.has_images(folder)
+      else f"there are no class folders{beside.holds()}"
+    )
+    raise InputError(f"{folder}: {problem}; {expected}")
+  left_out.merge(beside)
+  return by_class
+
+
+def check(
+  path: str,
+  folders: Mapping[str, str],
+  files: Mapping[str, Mapping[str, list[str]]],
+  left_out: LeftOut,
+) -> dict[str, dict[str, list[str]]]:
+  """Checks that all splits have images of train's classes.
+
+  Args:
+    path: The data set, for messages.
+    folders: {split: its folder}.
+    files: {split: {class: its images}}.
+    left_out: Counts the class folders without images.
+
+  Returns:
+    `files` with the classes of all splits spelled as in train.
+
+  Raises:
+    InputError: A class of train or a split has no images, train has one class,
+      or another split has a class that train has not.
+  """
+  train = files["train"]
+  for name, images in train.items():
+    if not images:
+      held = _holds(os.path.join(folders["train"], name))
+      raise InputError(
+        f"{path}: class folder {name!r} has no images in it{held}"
+      )
+  if len(train) < 2:
+    name = next(iter(train))
+    only = os.path.join(folders["train"], name)
+    todo = f"give {only}" if len(folders) == 1 else f"move them out of {only}"
+    raise InputError(
+      f"{path}: {name!r} is the only class folder; if the folders in it are "
+      f"the classes, {todo}"
+    )
+  checked = {"train": dict(train)}
+  for split, by_class in files.items():
+    if not any(by_class.values()):
+      raise InputError(f"{path}: {split} has no images{_holds(folders[split])}")
+    if split == "train":
+      continue
+    same = match(path, split, by_class, train)
+    checked[split] = {same[name]: images for name, images in by_class.items()}
+    for name, images in by_class.items():
+      if not images:
+        left_out.add_empty(os.path.join(folders[split], name))
+  return checked
+
+
+def _holds(folder: str) -> str:
+  left_out = LeftOut(folder)
+  image_files.images_below(folder, folder, left_out)
+  return left_out.holds()
+
+
+def check_names(where: str, names: Iterable[str]) -> None:
+  """Refuses two class folders with one name in two spellings of Unicode.
+
+  Args:
+    where: The folder of the class folders, for the message.
+    names: The classes.
+
+  Raises:
+    InputError: There are two.
+  """
+  spelled: dict[str, str] = {}
+  for name in names:
+    other = spelled.setdefault(unicodedata.normalize("NFC", name), name)
+    if other != name:
+      raise InputError(
+        f"{where}: two class folders have the name {name!r}, spelled with "
+        "different Unicode characters; put their images into one of them"
+      )
+
+
+def check_nesting(
+  root: str, where: str, classes: Mapping[str, Sequence[str]]
+) -> None:
+  """Refuses classes whose images are all in several folders of their own.
+
+  A class folder may hold one folder with all its images, and may hold folders
+  beside images. But folders of folders alone may be splits, domains or groups
+  of classes.
+
+  Args:
+    root: The folder that the images' paths are relative to.
+    where: The folder of the class folders.
+    classes: {class: its images}.
+
+  Raises:
+    InputError: There is such a class, and not only one class.
+  """
+  start = len(os.path.join(where, "")) - len(os.path.join(root, ""))
+  nested = {}
+  for name, images in classes.items():
+    if folders := _folders_of(images, start + len(name) + 1):
+      nested[name] = folders
+  # `check` says what to do about one class.
+  if not nested or len(classes) < 2:
+    return
+  name = next(iter(nested))
+  counts = collections.Counter(f for found in nested.values() for f in found)
+  shared = {f for f, count in counts.items() if count > 1 or f in classes}
+  if shared and all(map(layout.split_of, shared)):
+    raise InputError(
+      f"{where}: {some(nested)} hold splits ({some(shared)}), which are "
+      f"expected above the classes, as {min(shared)}/{name}; {_NESTED}"
+    )
+  if shared:
+    verb = "holds" if len(nested) == 1 else "hold"
+    raise InputError(
+      f"{where}: {some(nested)} {verb} no images, but folders of the same "
+      f"names ({some(shared)}); if these are the classes, name the folders "
+      f"above them train, val or test, or give one that holds them, such as "
+      f"{os.path.join(where, name)}; {_NESTED}"
+    )
+  raise InputError(
+    f"{where}: class folder {name!r} holds no images, but folders that do "
+    f"({some(nested[name])}); if these are the classes, give "
+    f"{os.path.join(where, name)} or move them up; {_NESTED}"
+  )
+
+
+def _folders_of(images: Sequence[str], start: int) -> tuple[str, ...]:
+  """Returns the folders that a class's images are in; () for one or none."""
+  if any("/" not in image[start:] for image in images):
+    return ()
+  paths = [image[start:] for image in images]
+  while paths and all("/" in path for path in paths):
+    first = dict.fromkeys(path.partition("/")[0] for path in paths)
+    if len(first) > 1:
+      return tuple(first)
+    paths = [path.partition("/")[2] for path in paths]
+  return ()
+
+
+def match(
+  path: str, split: str, names: Iterable[str], train: Iterable[str]
+) -> dict[str, str]:
+  """Returns {class folder of a split: the class of train that it is}.
+
+  Two spellings of one Unicode text are one class.
+
+  Args:
+    path: The data set, for messages.
+    split: Name of the split.
+    names: The class folders of the split.
+    train: The classes of train.
+
+  Raises:
+    InputError: A class is not in train.
+  """
+  exact = {unicodedata.normalize("NFC", name): name for name in train}
+  found = {}
+  for name in names:
+    same = exact.get(unicodedata.normalize("NFC", name))
+    if same is None:
+      near = [c for c in train if _loose(c) and _loose(c) == _loose(name)]
+      hint = f", where {near[0]!r} is; rename one of them" if near else ""
+      raise InputError(
+        f"{path}: class {name!r} is in {split} but not train{hint}"
+      )
+    found[name] = same
+  return found
+
+
+def _loose(name: str) -> str:
+  text = unicodedata.normalize("NFKC", name).casefold()
+  return re.sub(r"[\W_]+", "", text).removesuffix("s")
