@@ -1,6 +1,7 @@
 import pytest
 
 from bit_jax.errors import InputError, UsageError
+from bit_jax.recipe import load
 from configs import common, downstream, upstream
 
 
@@ -40,6 +41,23 @@ def test_a_preset_can_have_another_data_set(preset):
 def test_unknown_arguments(module, arg):
   with pytest.raises(UsageError, match=r"config argument .*preset=\.\.\."):
     module.get_config(arg)
+
+
+@pytest.mark.parametrize(
+  ("arg", "flag"),
+  [
+    ("dataset=folder:/a,b", "--config.data.name='folder:/a,b' instead"),
+    ("data_dir=/a,b/c,model=R50x1", "--config.data.dir='/a,b/c' instead"),
+  ],
+)
+def test_a_comma_in_a_path(arg, flag):
+  with pytest.raises(UsageError, match="config argument 'b.*") as error:
+    downstream.get_config(arg)
+  assert flag in str(error.value)
+  # And this is true.
+  config = downstream.get_config()
+  load.override(config, [flag.split()[0].replace("'", "")])
+  assert "a,b" in config.to_json()
 
 
 def test_argument_of_the_wrong_type():

@@ -320,6 +320,15 @@ def test_a_work_directory_of_another_config_is_left_alone(arrays, tmp_path):
   assert (tmp_path / "config.json").read_text() == before
 
 
+def test_a_work_directory_among_the_images_is_refused_at_once(tmp_path):
+  (tmp_path / "cat").mkdir()
+  (tmp_path / "cat/1.jpg").write_bytes(b"")
+  config = make_config(**{"data.name": f"folder:{tmp_path}"})
+  for workdir in (tmp_path, tmp_path / "cat"):
+    with pytest.raises(InputError, match=f"^--workdir={workdir} is .* folder"):
+      train.train_and_evaluate(config, workdir)
+
+
 def test_a_work_directory_of_other_data_is_left_alone(
   arrays, tmp_path, monkeypatch
 ):

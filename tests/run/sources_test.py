@@ -22,6 +22,25 @@ def test_default_splits_and_their_names():
   assert data.held_out == []
 
 
+def test_dev_is_evaluated_on(tmp_path):
+  for name in ("train/a", "train/b", "dev/a"):
+    (tmp_path / name).mkdir(parents=True)
+    cv2.imwrite(f"{tmp_path}/{name}/1.png", np.zeros((8, 8, 3)))
+  data = sources.load(make_data(f"folder:{tmp_path}"), seed=0)
+  assert {name: len(split) for name, split in data.evals.items()} == {"dev": 1}
+  assert len(data.train) == 2
+
+
+def test_nested_classes(tmp_path):
+  for name in ("run/x", "run/y", "hop/x", "hop/y"):
+    (tmp_path / name).mkdir(parents=True)
+    cv2.imwrite(f"{tmp_path}/{name}/1.png", np.zeros((8, 8, 3)))
+  with pytest.raises(InputError, match="config.data.nested_classes=true"):
+    sources.load(make_data(f"folder:{tmp_path}"), seed=0)
+  data = make_data(f"folder:{tmp_path}", nested_classes=True)
+  assert sources.load(data, seed=0).train.class_names == ("hop", "run")
+
+
 def test_sliced_splits():
   data = sources.load(
     make_data(

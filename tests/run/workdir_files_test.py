@@ -36,6 +36,7 @@ def claim(workdir, config, held_out=()):
     {"eval.batch_size": 64, "eval.every_steps": 10},
     {"input.num_threads": 3},
     {"data.dir": "/elsewhere"},
+    {"data.nested_classes": True},
     {"data.name": "folder:/moved/photos"},
   ],
 )

@@ -220,6 +220,7 @@ def test_a_split_of_any_data_set(folder, tmp_path, guesses, capsys):
     ("/no/such.npz --benchmark=real", 1, "/no/such.npz"),
     ("W --benchmark=reel", 1, "unknown benchmark 'reel'"),
     ("W --benchmark=folder:/no/such", 1, "folder:/no/such does not exist"),
+    ("W --benchmark=folder:/no,x,real", 1, "folder:/no,x does not exist"),
     ("W --benchmark=real --data_dir=/no/such", 1, "/no/such"),
     ("W --dataset=nothing --data_dir=/no/such", 1, "unknown dataset"),
     ("W --dataset=glyphs", 1, "none of its classes"),

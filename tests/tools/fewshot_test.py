@@ -56,6 +56,7 @@ def test_the_same_features_are_computed_once(
   [
     ({0: "/no/such.npz"}, 1, "/no/such.npz"),
     ({1: "--dataset=no_such_set"}, 1, "no_such_set"),
+    ({1: "--dataset=folder:/no,x"}, 1, "folder:/no,x does not exist"),
     ({2: "--shots=0"}, 2, "--shots"),
     ({2: "--seeds=0"}, 2, "--seeds"),
     ({2: "--shots=99999"}, 1, "99999"),

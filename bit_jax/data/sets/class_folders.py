@@ -162,8 +162,14 @@ def check_nesting(
   start = len(os.path.join(where, "")) - len(os.path.join(root, ""))
   nested = {}
   for name, images in classes.items():
-    if folders := _folders_of(images, start + len(name) + 1):
-      nested[name] = folders
+    on_the_way, several = _folders_of(images, start + len(name) + 1)
+    if several:
+      nested[name] = several
+    # A split of its own, or one with a folder of a class beside it.
+    elif on_the_way and (
+      layout.split_of(name) or {*on_the_way} & (classes.keys() - {name})
+    ):
+      nested[name] = on_the_way
   # `check` says what to do about one class.
   if not nested or len(classes) < 2:
     return
@@ -173,7 +179,7 @@ def check_nesting(
   if shared and all(map(layout.split_of, shared)):
     raise InputError(
       f"{where}: {some(nested)} hold splits ({some(shared)}), which are "
-      f"expected above the classes, as {min(shared)}/{name}; {_NESTED}"
+      f"expected above the classes, as {min(shared)}/{name}"
     )
   if shared:
     verb = "holds" if len(nested) == 1 else "hold"
@@ -190,17 +196,25 @@ def check_nesting(
   )
 
 
-def _folders_of(images: Sequence[str], start: int) -> tuple[str, ...]:
-  """Returns the folders that a class's images are in; () for one or none."""
+def _folders_of(
+  images: Sequence[str], start: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Returns the folders below a class folder that lead to its images.
+
+  Returns:
+    (the folders that each hold nothing but the next, the several folders in the
+    last one); both are () if there are images in the class folder itself.
+  """
   if any("/" not in image[start:] for image in images):
-    return ()
-  paths = [image[start:] for image in images]
+    return (), ()
+  paths, on_the_way = [image[start:] for image in images], []
   while paths and all("/" in path for path in paths):
     first = dict.fromkeys(path.partition("/")[0] for path in paths)
     if len(first) > 1:
-      return tuple(first)
+      return tuple(on_the_way), tuple(first)
+    on_the_way += first
     paths = [path.partition("/")[2] for path in paths]
-  return ()
+  return tuple(on_the_way), ()
 
 
 def match(

@@ -119,12 +119,24 @@ def _choose(
 ) -> Mapping[str, list[str]]:
   """Returns {split: names of its folders}; {} if there are no splits."""
 
-  def are_divided(names: Sequence[str]) -> bool:
-    return not all(image_files.has_images(folders[name]) for name in names)
+  def are_divided(splits: Mapping[str, Sequence[str]]) -> bool:
+    """Returns True if train holds folders, or those that other splits hold."""
+    train = [folders[name] for name in splits.get("train", ())]
+    if not all(map(image_files.has_images, train)):
+      return True
+    # Some images beside its class folders do not make it a class.
+    below = [
+      {name for path in names for name in image_files.subfolders(folders[path])}
+      for split, names in splits.items()
+      if split != "train"
+    ]
+    return any(
+      image_files.subfolders(path).keys() & b for path in train for b in below
+    )
 
   plain = groups.get("", {})
   all_splits = sum(map(len, plain.values())) == len(folders)
-  if "train" in plain and (all_splits or are_divided(plain["train"])):
+  if "train" in plain and (all_splits or are_divided(plain)):
     return plain
   if plain and all_splits:
     ordered = sorted(plain, key=_ORDER.index)
@@ -135,7 +147,7 @@ def _choose(
   named = {
     rest: splits
     for rest, splits in groups.items()
-    if rest and len(splits) > 1 and are_divided(splits.get("train", []))
+    if rest and len(splits) > 1 and "train" in splits and are_divided(splits)
   }
   if len(named) > 1:
     raise InputError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bit_jax.errors import some
 
+_NO_ENDING = "no ending"
 # {what a file is and what to do: its endings}.
 _KINDS = {
   "HEIC: convert it to JPEG": (".heic", ".heif", ".hif"),
@@ -38,7 +39,7 @@ _KINDS = {
     *(".crdownload", ".part", ".partial", ".download", ".opdownload"),
   ),
   "not downloaded from iCloud yet": (".icloud",),
-  "without an ending: add that of its format, such as .jpg": ("no ending",),
+  "without an ending: add that of its format, such as .jpg": (_NO_ENDING,),
 }
 _ADVICE = {end: text for text, endings in _KINDS.items() for end in endings}
 _SHOWN = 5
@@ -111,8 +112,12 @@ class LeftOut:
     what = "file that is no image" if count == 1 else "files that are no images"
     text = f"{count:,} {what} by name ({shown}), such as "
     text += self._first[common[0][0]]
-    # Several endings of one kind need their advice only once.
-    advice = dict.fromkeys(_ADVICE[end] for end, _ in common if end in _ADVICE)
+    # Several endings of one kind need their advice only once. A file such as
+    # LICENSE needs none.
+    advised = [end for end, _ in common if end in _ADVICE]
+    if common[0][0] != _NO_ENDING:
+      advised = [end for end in advised if end != _NO_ENDING]
+    advice = dict.fromkeys(_ADVICE[end] for end in advised)
     return text + (f" ({'; '.join(advice)})" if advice else "")
 
   def holds(self) -> str:
@@ -124,7 +129,7 @@ class LeftOut:
     parts = [
       self.files(),
       _named(self._loose, "image|images", "in no class folder"),
-      _named(self._folders, "folder that is no split|folders that are none"),
+      _named(self._folders, "other folder|other folders", "beside the splits"),
       _named(self._empty, "class folder|class folders", "without images"),
       _named(self._links, "link to nothing|links to nothing"),
       _named(self.own, "folder|folders", "that bit_jax wrote"),
@@ -147,4 +152,4 @@ def _ending(path: str) -> str:
     ending = os.path.splitext(stem)[1] + ending
   # A name such as `Fig. 3 of the report` has a dot and no ending.
   is_word = len(ending) < 16 and not any(map(str.isspace, ending))
-  return ending if ending and is_word else "no ending"
+  return ending if ending and is_word else _NO_ENDING

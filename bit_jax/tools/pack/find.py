@@ -210,7 +210,7 @@ def _check_nesting(
 ) -> None:
   by_class: dict[str, list[str]] = {name: [] for name in names}
   for name, label in zip(images.names, images.labels, strict=True):
-    by_class[names[label]].append(name)
+    by_class[names[int(label)]].append(name)
   class_folders.check_nesting(root, folder, by_class)
 
 

@@ -1,3 +1,4 @@
+import shutil
 import tarfile
 
 import pytest
@@ -133,3 +134,57 @@ def test_several_labels_in_splits(tmp_path, out):
   run(src, out, labels=str(labels))
   assert [r[::2] for r in records(out, "test")] == [("test/x/b.jpg", [0])]
   assert [r[::2] for r in records(out)] == [("train/a.jpg", [1])]
+
+
+def test_class_tars_may_end_in_upper_case(src, out):
+  tar(src)
+  (src / "cat.tar").rename(src / "cat.TAR")
+  run(src, out)
+  assert load(out).class_names == ("cat", "dog")
+  assert {name.split("/")[0] for name, _, _ in records(out)} == {"cat", "dog"}
+
+
+def test_what_is_left_out_is_printed(src, out, capsys):
+  (src / "cat/1.heic").write_bytes(b"x")
+  tar(src)
+  write(src, "@eaDir/1.jpg", "loose.jpg")
+  (src / "bird.tar.gz").write_bytes(b"x")
+  run(src, out)
+  assert load(out).class_names == ("cat", "dog")
+  assert (
+    "left out: 2 files that are no images by name (.tar.gz 1, .heic 1), such "
+    "as bird.tar.gz (an archive: unpack it; HEIC: convert it to JPEG); 1 image "
+    "in no class folder: loose.jpg\n" in capsys.readouterr().out
+  )
+
+
+@pytest.mark.parametrize("as_tars", [False, True])
+def test_nested_classes_are_refused_unless_asked_for(tmp_path, out, as_tars):
+  names = numbered("runs/cat", "runs/dog", "jumps/cat", "jumps/dog", count=1)
+  src = write(tmp_path / "src", *names)
+  if as_tars:
+    for path in list(src.iterdir()):
+      with tarfile.open(f"{path}.tar", "w") as file:
+        file.add(path, ".")
+      shutil.rmtree(path)
+  with pytest.raises(InputError, match=r"jumps, runs hold no images, but fold"):
+    run(src, out)
+  run(src, out, nested_classes=True)
+  assert load(out).class_names == ("jumps", "runs")
+
+
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    (["a/1.heic", "b/1.jpg"], r"a: there are no images in it; it holds 1 file"),
+    (["1.zip"], r"no class tars; it holds 1 file .* \(an archive: unpack it\)"),
+    (["train/Cat/1.jpg", "val/cat/1.jpg"], "not train, where 'Cat' is"),
+    (["c.tar", "c.TAR"], "class 'c' is two tars"),
+  ],
+)
+def test_what_cannot_be_used_is_named(tmp_path, out, names, message):
+  for name in ["train/dog/1.jpg", *names] if "train" in names[0] else names:
+    (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "src" / name).write_bytes(b"x")
+  with pytest.raises(InputError, match=message):
+    run(tmp_path / "src", out)
