@@ -1,7 +1,6 @@
 """Finds images in folders; knows the files that systems leave there."""
 
 import os
-import re
 
 from bit_jax.data.sets import own_folders
 from bit_jax.data.sets.left_out import LeftOut
@@ -39,17 +38,18 @@ _SYSTEM = frozenset(
 )
 # A mark of downloaded files that Windows keeps beside them when they are copied
 # elsewhere, with a colon or the sign that stands for it.
-_MARK = re.compile(r"[:\uf03a]zone\.identifier$", re.IGNORECASE)
+_MARKS = (":zone.identifier", "\uf03azone.identifier")
 
 
 def is_hidden(name: str) -> bool:
   """Returns True if a file or folder of this name is to be ignored."""
+  lower = name.lower()
   return (
     # iCloud leaves .NAME.icloud in the place of a file that it has not
     # downloaded: an image is missing, which is worth a word.
     (name.startswith((".", "~$")) and not name.endswith(".icloud"))
-    or name.lower() in _SYSTEM
-    or bool(_MARK.search(name))
+    or lower in _SYSTEM
+    or lower.endswith(_MARKS)
   )
 
 
