@@ -87,7 +87,10 @@ def load(
   }
   files: dict[str, dict[str, list[str]]] = {}
   for split, folder in folders.items():
-    files[split] = class_folders.find(root, folder, _LAYOUT, left_out)
+    expected = _LAYOUT
+    if split != "train":
+      expected += f"; to use train alone, give {folders['train']}"
+    files[split] = class_folders.find(root, folder, expected, left_out)
     if strict:
       class_folders.check_names(folder, files[split])
       if not nested_classes:

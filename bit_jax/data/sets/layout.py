@@ -32,6 +32,7 @@ _FILLERS = frozenset(
     *("pictures", "pics", "sample", "samples", "files", "examples"),
   )
 )
+_NUMBERS = re.compile(r"[\d ]+")
 _FUSED = re.compile(rf"({'|'.join(_WORDS)})({'|'.join(sorted(_FILLERS))})")
 
 
@@ -86,7 +87,8 @@ def split_folders(
     split, rest = split_of(name) or ("", "")
     if split:
       groups.setdefault(rest, {}).setdefault(split, []).append(name)
-  chosen = _choose(root, folders, groups, expected)
+  expected = f"{expected}{beside.holds()}"
+  chosen = _choose(root, folders, _without_numbers(groups), expected)
   if not chosen:
     return {}
   for split, names in chosen.items():
@@ -109,6 +111,28 @@ def split_folders(
   for path in others.values():
     left_out.add_folder(path)
   return found
+
+
+def _without_numbers(
+  groups: dict[str, dict[str, list[str]]],
+) -> dict[str, dict[str, list[str]]]:
+  """Takes numbers as no part of a set's name where that is no contradiction.
+
+  01-train, 02-val and train_80, test_20 are splits of one set. But train_0,
+  val_0, train_1 and val_1 are not, nor is test1, which competitions call their
+  images without labels, beside train.
+  """
+  numbered = {
+    rest: splits for rest, splits in groups.items() if _NUMBERS.fullmatch(rest)
+  }
+  found = [split for splits in numbered.values() for split in splits]
+  if "" in groups or len(set(found)) < len(found):
+    return groups
+  merged = {
+    s: names for splits in numbered.values() for s, names in splits.items()
+  }
+  others = {rest: s for rest, s in groups.items() if rest not in numbered}
+  return others | ({"0": merged} if merged else {})
 
 
 def _choose(

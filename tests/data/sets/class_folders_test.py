@@ -144,6 +144,10 @@ def test_another_spelling_in_a_split_is_named(ours, theirs):
       "ROOT: test has no images; it holds 1 file that is no image by name",
     ),
     (
+      "train/a/1.jpg train/b/1.jpg test/1.jpg",
+      "ROOT/test: the images are not in class folders; expected PATH/CLASS/IM",
+    ),
+    (
       "train/data/a/1.jpg train/data/b/1.jpg val/data/a/1.jpg",
       "ROOT: 'data' is the only class folder; if the folders in it are the "
       "classes, move them out of ROOT/train/data",
@@ -164,6 +168,13 @@ def test_a_folder_without_what_is_needed_says_what_it_holds(
   with pytest.raises(InputError) as error:
     folder.load(str(tmp_path))
   assert str(error.value).startswith(message.replace("ROOT", str(tmp_path)))
+
+
+def test_splits_without_labels_can_be_passed_by(tmp_path):
+  _write(tmp_path, *_numbered("train/a", "train/b"), "test/1.png")
+  with pytest.raises(InputError, match=rf"train alone, give {tmp_path}/train$"):
+    folder.load(str(tmp_path))
+  folder.load(f"{tmp_path}/train")
 
 
 def test_an_archive_is_no_folder(tmp_path):

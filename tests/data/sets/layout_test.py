@@ -58,6 +58,8 @@ def test_names_of_splits_are_whole_words(name, split):
     ("trainset validationset", {"train": 0, "validation": 0}),
     ("cats_train cats_test", {"train": "cats_train", "test": "cats_test"}),
     ("CUB-train CUB-val CUB-test", {"train": 0, "val": 0, "test": 0}),
+    ("01-train 02-val 03-test", {"train": 0, "val": 0, "test": "03-test"}),
+    ("train_80 test_20", {"train": "train_80", "test": "test_20"}),
     ("train2017 val2017", {"train": "train2017", "val": "val2017"}),
     ("train_x test_x other", {"train": "train_x", "test": "test_x"}),
   ],
@@ -116,6 +118,10 @@ def test_some_images_beside_class_folders_do_not_make_a_class(tmp_path):
       "ROOT: Testing and test are both named as the test split; rename one",
     ),
     (
+      "train_0/x/1.jpg val_0/x/1.jpg train_1/x/1.jpg val_1/x/1.jpg",
+      "ROOT: there are the splits of several sets (0, 1); give a folder",
+    ),
+    (
       "a_train/x/1.jpg a_val/x/1.jpg b_train/x/1.jpg b_val/x/1.jpg",
       "ROOT: there are the splits of several sets (a, b); give a folder",
     ),
@@ -141,6 +147,20 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path, names, message):
   with pytest.raises(InputError) as error:
     _splits(tmp_path)
   assert str(error.value).startswith(message.replace("ROOT", str(tmp_path)))
+
+
+def test_images_without_labels_beside_train_are_left_out(tmp_path):
+  # As in the Kaggle set of dogs and cats.
+  _touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test1/1.jpg")
+  found, left_out = _splits(tmp_path)
+  assert list(found) == ["train"]
+  assert left_out.text() == "1 other folder beside the splits: test1"
+
+
+def test_a_train_split_in_an_archive_is_named(tmp_path):
+  _touch(tmp_path, "train.zip", "test/a/1.jpg")
+  with pytest.raises(InputError, match=r"no train folder .*\.zip 1.*unpack it"):
+    _splits(tmp_path)
 
 
 def test_a_run_that_is_resumed_keeps_its_layout(tmp_path):

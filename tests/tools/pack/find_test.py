@@ -146,6 +146,7 @@ def test_class_tars_may_end_in_upper_case(src, out):
 
 def test_what_is_left_out_is_printed(src, out, capsys):
   (src / "cat/1.heic").write_bytes(b"x")
+  (src / "cat/Thumbs.db").write_bytes(b"x")
   tar(src)
   write(src, "@eaDir/1.jpg", "loose.jpg")
   (src / "bird.tar.gz").write_bytes(b"x")
