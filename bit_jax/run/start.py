@@ -132,6 +132,7 @@ def load(
       seed=config.seed,
       held_out=workdir_files.read_held_out(workdir),
     )
+  sources.check_classes(data)
   fewshot_sets = sources.load_fewshot_sets(config.eval.fewshot, config.data.dir)
   config = resolve.resolve(config, sources.dataset_info(data))
   data, fewshot_sets = sources.cache_in_memory(data, fewshot_sets, config)

@@ -18,9 +18,25 @@ import safetensors
 from etils import epath
 
 from bit_jax.errors import InputError, one_line
-from bit_jax.storage import remote
+from bit_jax.storage import contents, remote
 
 _SAFETENSORS = ".safetensors"
+_TORCH = (
+  "a PyTorch pickle can run any code and is not read; save the state dict with "
+  "safetensors.torch.save_file"
+)
+_AGAIN = "download or copy the file again"
+# What to do about files that are something else.
+_ADVICE = {
+  "empty": _AGAIN,
+  contents.POINTER: "get the file with git lfs pull",
+  contents.PAGE: "download the file itself, not the page about it",
+  contents.PICKLE: _TORCH,
+  contents.TORCH: _TORCH,
+}
+_OTHERS = (
+  "expected .npz or .safetensors: unpack it, or save its arrays as one of them"
+)
 
 # Names of the float dtypes, in NumPy and in .safetensors files.
 FLOATS = {
@@ -28,6 +44,12 @@ FLOATS = {
   "float32": "F32",
   "float16": "F16",
   "bfloat16": "BF16",
+}
+# Counters lie beside the weights in files of others.
+_INTEGERS = {
+  **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+  **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+  "bool": "BOOL",
 }
 
 
@@ -84,19 +106,52 @@ def explaining(path: epath.Path) -> Iterator[None]:
     *(ValueError, KeyError, OSError, EOFError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, safetensors.SafetensorError),
   ) as e:
-    kind = path.suffix if path.suffix == _SAFETENSORS else ".npz"
-    reason = str(e)
+    reason = one_line(e)
+    if "Object arrays" in reason:
+      reason = "an array holds Python objects, which are not read"
     # NumPy takes any file that is no zip file for a pickle.
-    if "pickle" in reason:
+    elif "pickle" in reason:
       reason = "it is no zip archive of arrays"
-    raise InputError(
-      f"weights {path}: not a readable {kind} file ({reason})"
-    ) from e
+    elif "not a zip file" in reason:
+      reason = f"its end is missing: {_AGAIN}"
+    raise InputError(f"{_not_readable(path)} ({reason})") from e
+
+
+def _not_readable(path: epath.Path) -> str:
+  kind = path.suffix if path.suffix == _SAFETENSORS else ".npz"
+  return f"weights {path}: not a readable {kind} file"
+
+
+def _is_safetensors(path: epath.Path, local: epath.Path) -> bool:
+  """Returns True for .safetensors, False for .npz, by the file's content.
+
+  Raises:
+    InputError: The file is something else.
+  """
+  kind = contents.describe(local)
+  if kind in (contents.NPZ, contents.SAFETENSORS):
+    return kind == contents.SAFETENSORS
+  if path.suffix in (".bin", ".pt", ".pth") and not kind:
+    kind = contents.PICKLE
+  if kind == contents.NPY:
+    raise InputError(f"weights {path}: expected .npz, found .npy")
+  if kind == contents.TAR:
+    kind = "a tar archive"
+  if not kind and (".data-" in path.name or path.suffix in (".index", ".meta")):
+    kind = "a part of a TensorFlow checkpoint"
+  if not kind and path.suffix in (".pb", ".onnx"):
+    kind = "a TensorFlow graph" if path.suffix == ".pb" else "an ONNX model"
+  if not kind:
+    return path.suffix == _SAFETENSORS
+  advice = _ADVICE.get(kind, _OTHERS)
+  if kind.startswith(contents.TEXTS):
+    advice = f"expected .npz or .safetensors; {_AGAIN}"
+  raise InputError(f"{_not_readable(path)}: it is {kind}; {advice}")
 
 
 @contextlib.contextmanager
 def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
-  """Opens a .safetensors file, or a .npz file of any other suffix.
+  """Opens a .safetensors or a .npz file, whatever its suffix.
 
   Args:
     path: An existing file; if it is in an object store, it is downloaded whole.
@@ -105,10 +160,9 @@ def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
     {key: array}. Reading an array raises InputError if it is damaged.
 
   Raises:
-    InputError: The file is damaged or cannot be fetched, or a .safetensors file
-      contains other arrays than floats.
+    InputError: The file is damaged, something else, or cannot be fetched, or a
+      .safetensors file contains arrays that are neither floats nor integers.
   """
-  is_safetensors = path.suffix == _SAFETENSORS
   with contextlib.ExitStack() as stack:
     try:
       local = stack.enter_context(remote.local_copy(path))
@@ -117,6 +171,7 @@ def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
         f"weights {path}: cannot be fetched: {one_line(e)}"
       ) from e
     with explaining(path):
+      is_safetensors = _is_safetensors(path, local)
       opened = (_open_safetensors if is_safetensors else _open_npz)(path, local)
       arrays = stack.enter_context(opened)
     yield arrays
@@ -135,9 +190,7 @@ def _open_npz(
     (2, 0): np.lib.format.read_array_header_2_0,
   }
   with local.open("rb") as f:
-    npz = np.load(f, allow_pickle=False)
-    if isinstance(npz, np.ndarray):
-      raise InputError(f"weights {path}: expected .npz, found .npy")
+    npz: Any = np.load(f, allow_pickle=False)
 
     def lazy(key: str) -> LazyArray:
       with npz.zip.open(f"{key}.npy") as member:
@@ -160,7 +213,8 @@ def _open_safetensors(
   path: epath.Path, local: epath.Path
 ) -> Iterator[dict[str, LazyArray]]:
   """Yields {key: array} of a .safetensors file."""
-  dtypes = {stored: name for name, stored in FLOATS.items()}
+  names = FLOATS | _INTEGERS
+  dtypes = {stored: name for name, stored in names.items()}
   # With a memory map, the pages of the file would count as this process's
   # memory, in addition to the arrays that are made of them.
   with safetensors.safe_open(local, framework="numpy", backend="pread") as f:

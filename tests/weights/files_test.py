@@ -1,5 +1,6 @@
 import functools
 import pathlib
+import pickle
 import tracemalloc
 
 import jax
@@ -413,7 +414,7 @@ def test_other_files_are_refused(tmp_path):
   np.savez(tmp_path / "ours.npz", bit_jax_metadata=np.zeros(3, np.uint8))
   with pytest.raises(InputError, match="ours.npz: not a readable .npz"):
     weights.load(tmp_path / "ours.npz")
-  (tmp_path / "x.pth").write_bytes(b"PK")
+  (tmp_path / "x.pth").write_bytes(pickle.dumps({"stem": 1}))
   with pytest.raises(InputError, match=r"safetensors.torch.save_file"):
     weights.load(tmp_path / "x.pth")
 

@@ -13,6 +13,8 @@ from bit_jax.data import decode
 from bit_jax.data.sets import folder_scan, image_files
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
+from bit_jax.storage import user_paths
+from bit_jax.storage.files import normal
 
 _HELD_OUT_FRACTION = 0.2
 _FORMATS = "and jpg, jpeg, png, webp or bmp images"
@@ -182,7 +184,7 @@ def _fingerprint(
 
 
 def _find_root(path: str, expected: str) -> str:
-  root = os.path.expanduser(path)
+  root = user_paths.expand(path)
   if not os.path.isdir(root):
     problem = "is not a folder" if os.path.exists(root) else "does not exist"
     raise InputError(f"folder:{path} {problem}; {expected}")
@@ -205,10 +207,17 @@ def _images_by_class(
       else "there are no class folders"
     )
     raise InputError(f"{folder}: {problem}; {expected}")
-  return {
-    name: image_files.images_below(root, os.path.join(folder, name))
-    for name in classes
-  }
+  by_class = {}
+  for name in classes:
+    # macOS stores the accents of a name in another way; the class is the same.
+    if normal(name) in by_class:
+      raise InputError(
+        f"{folder}: two class folders are called {normal(name)!r}, with its "
+        "accents stored in two ways (Unicode NFC and NFD); join them"
+      )
+    path = os.path.join(folder, name)
+    by_class[normal(name)] = image_files.images_below(root, path)
+  return by_class
 
 
 def _check_classes(
