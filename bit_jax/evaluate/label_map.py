@@ -50,7 +50,7 @@ def match_classes(
     return in_order, False
   names, assumed, wanted = outputs, False, {name: [name] for name in own}
   if label_map:
-    path = pathlib.Path(user_paths.expand(label_map))
+    path = user_paths.local(label_map)
     wanted = _read(path)
     if path.is_dir() and nameless:
       names, assumed = _imagenet_names(path, len(outputs)), True

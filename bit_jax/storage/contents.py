@@ -31,7 +31,8 @@ _MAGIC = (
   (b"\x7fELF", "a program"),
 )
 _PAGE = re.compile(
-  rb"\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", re.I
+  rb"\s*(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b",
+  re.IGNORECASE | re.DOTALL,
 )
 _LFS = b"version https://git-lfs.github.com/spec/"
 
@@ -90,9 +91,11 @@ def describe(path: str | os.PathLike[str]) -> str:
 def _zip(path: str | os.PathLike[str]) -> str:
   # What cannot be listed may still be a .npz of which the end is missing.
   names = []
-  with contextlib.suppress(zipfile.BadZipFile, OSError, ValueError):
-    with zipfile.ZipFile(path) as archive:
-      names = archive.namelist()
+  with (
+    contextlib.suppress(zipfile.BadZipFile, OSError, ValueError),
+    zipfile.ZipFile(path) as archive,
+  ):
+    names = archive.namelist()
   if any(name.endswith("data.pkl") for name in names):
     return TORCH
   if not names or all(name.endswith(".npy") for name in names):

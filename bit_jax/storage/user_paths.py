@@ -5,11 +5,14 @@ or `dataset=folder:~/pets` it arrives as it is.
 """
 
 import os
+import pathlib
 import urllib.parse
 
 from bit_jax.errors import InputError
 
 _FILE = "file://"
+# Kinds of data sets whose name is KIND:PATH.
+_WITH_PATH = ("folder", "objectnet")
 
 
 def expand(path: str | os.PathLike[str]) -> str:
@@ -57,9 +60,23 @@ def expand_dataset(name: str) -> str:
     InputError: The path cannot be expanded.
   """
   kind, colon, path = name.partition(":")
-  if kind not in ("folder", "objectnet"):
+  if kind not in _WITH_PATH:
     return name
   return f"{kind}{colon}{expand(path)}"
+
+
+def local(path: str) -> pathlib.Path:
+  """Returns an expanded path as a pathlib.Path, for a flag of a command."""
+  return pathlib.Path(expand(path))
+
+
+def same_dataset(one: str, other: str) -> bool:
+  """Returns True if two names of a data set mean the same, folders as well."""
+  kind, _, path = one.partition(":")
+  other_kind, _, other_path = other.partition(":")
+  if kind == other_kind and kind in _WITH_PATH:
+    return same_place(path, other_path)
+  return one == other
 
 
 def same_place(one: str, other: str) -> bool:
