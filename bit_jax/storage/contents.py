@@ -40,6 +40,7 @@ TEXTS = ("XML", "JSON", "text")
 POINTER = "a pointer of git-lfs, not the file itself"
 PAGE = "a saved web page (HTML)"
 PICKLE = "a Python pickle, as PyTorch writes them"
+ZEROS = "all zeros at its start, as after a download that broke off"
 TORCH = "a PyTorch file (a zip archive with a pickle)"
 
 
@@ -84,7 +85,7 @@ def describe(path: str | os.PathLike[str]) -> str:
   if head[0] == 0x08 and (b"onnx" in head or b"pytorch" in head):
     return "an ONNX model"
   if head.count(0) == len(head):
-    return "all zeros at its start, as after a download that broke off"
+    return ZEROS
   return _text(head)
 
 

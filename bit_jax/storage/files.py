@@ -28,12 +28,12 @@ _MARK = "\ufeff"
 
 
 def normal(name: str) -> str:
-  """Returns a name in Unicode's composed form (NFC).
+  """Returns a name in Unicode's composed form (NFC), without marks of files.
 
   Names that look the same are then equal: macOS stores the name of a folder
   with accents as separate characters, other systems as they are typed.
   """
-  return unicodedata.normalize("NFC", name)
+  return unicodedata.normalize("NFC", name.replace(_MARK, ""))
 
 
 def read_text(path: epath.PathLike, what: str = "") -> str:

@@ -33,6 +33,7 @@ _ADVICE = {
   contents.PAGE: "download the file itself, not the page about it",
   contents.PICKLE: _TORCH,
   contents.TORCH: _TORCH,
+  contents.ZEROS: _AGAIN,
 }
 _OTHERS = (
   "expected .npz or .safetensors: unpack it, or save its arrays as one of them"
@@ -114,11 +115,13 @@ def explaining(path: epath.Path) -> Iterator[None]:
       reason = "it is no zip archive of arrays"
     elif "not a zip file" in reason:
       reason = f"its end is missing: {_AGAIN}"
+    elif "not fully covered" in reason:
+      reason = f"it is shorter or longer than its header says: {_AGAIN}"
     raise InputError(f"{_not_readable(path)} ({reason})") from e
 
 
 def _not_readable(path: epath.Path) -> str:
-  kind = path.suffix if path.suffix == _SAFETENSORS else ".npz"
+  kind = path.suffix if path.suffix in (_SAFETENSORS, ".npz") else "weight"
   return f"weights {path}: not a readable {kind} file"
 
 
@@ -131,16 +134,19 @@ def _is_safetensors(path: epath.Path, local: epath.Path) -> bool:
   kind = contents.describe(local)
   if kind in (contents.NPZ, contents.SAFETENSORS):
     return kind == contents.SAFETENSORS
-  if path.suffix in (".bin", ".pt", ".pth") and not kind:
-    kind = contents.PICKLE
   if kind == contents.NPY:
     raise InputError(f"weights {path}: expected .npz, found .npy")
   if kind == contents.TAR:
     kind = "a tar archive"
-  if not kind and (".data-" in path.name or path.suffix in (".index", ".meta")):
+  # These have no first bytes of their own.
+  if ".data-" in path.name or path.suffix in (".index", ".meta"):
     kind = "a part of a TensorFlow checkpoint"
-  if not kind and path.suffix in (".pb", ".onnx"):
-    kind = "a TensorFlow graph" if path.suffix == ".pb" else "an ONNX model"
+  elif not kind:
+    kind = {
+      **dict.fromkeys((".bin", ".pt", ".pth"), contents.PICKLE),
+      ".pb": "a TensorFlow graph",
+      ".onnx": "an ONNX model",
+    }.get(path.suffix, "")
   if not kind:
     return path.suffix == _SAFETENSORS
   advice = _ADVICE.get(kind, _OTHERS)

@@ -131,6 +131,8 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
     if name not in releases.VARIANTS:
       near = releases.similar(name)
       hint = f"; there is a release called {' or '.join(near)}" if near else ""
+      if path.with_name(path.name + ".index").exists():
+        hint = ", but a checkpoint of TensorFlow, which is not read"
       raise InputError(f"weights {path}: no such file or folder{hint}")
     path = epath.Path(releases.fetch(name))
   names: tuple[str, ...] = ()
@@ -140,6 +142,10 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
       return
     files = folders.find(path)
     names = folders.class_names(files[0].parent)
+  elif folders.is_index(path):
+    files = folders.parts(path)
+  elif folders.is_part(path):
+    raise InputError(f"weights {path}: one part of several; give its folder")
   else:
     files = [path]
   with contextlib.ExitStack() as stack:

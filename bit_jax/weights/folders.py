@@ -4,6 +4,8 @@ A repository of Hugging Face has config.json and model.safetensors, possibly in
 several parts; its cache keeps `snapshots/COMMIT` for each version.
 """
 
+import re
+
 from etils import epath
 
 from bit_jax.errors import InputError, some
@@ -12,16 +14,18 @@ from bit_jax.weights import releases
 
 _INDEX = ".safetensors.index.json"
 _EXPECTED = "expected a checkpoint, params.npz or model.safetensors in it"
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.safetensors$")
 _SUFFIXES = (".npz", ".safetensors")
+_PICKLES = "PyTorch pickles, which can run any code and are not read"
 # Patterns of names, and what they are.
 _OTHERS = (
   ("saved_model.pb", "a SavedModel of TensorFlow"),
   ("*.index", "a checkpoint of TensorFlow"),
-  ("pytorch_model*.bin", "PyTorch pickles, which can run any code"),
-  ("*.pth", "PyTorch pickles, which can run any code"),
-  ("*.pth.tar", "PyTorch pickles, which can run any code"),
-  ("*.pt", "PyTorch pickles, which can run any code"),
-  ("*.ckpt", "PyTorch pickles, which can run any code"),
+  ("pytorch_model*.bin", _PICKLES),
+  ("*.pth", _PICKLES),
+  ("*.pth.tar", _PICKLES),
+  ("*.pt", _PICKLES),
+  ("*.ckpt", _PICKLES),
   ("*.msgpack", "MessagePack files of flax"),
   ("*.h5", "HDF5 files of Keras"),
   ("*.onnx", "ONNX models"),
@@ -48,13 +52,20 @@ def _find(path: epath.Path) -> list[epath.Path]:
   for name in ("params.npz", "model.safetensors"):
     if (path / name).exists():
       return [path / name]
+  if path.name == "snapshots":
+    path = path.parent
   if (path / "snapshots").is_dir():
     return _find(_snapshot(path))
   found = sorted(p for p in path.iterdir() if not p.name.startswith("."))
   indices = [p for p in found if p.name.endswith(_INDEX)]
   if len(indices) == 1:
-    return _parts(indices[0])
+    return parts(indices[0])
   singles = [p for p in found if p.suffix in _SUFFIXES and p.is_file()]
+  counts = [_PART.search(p.name) for p in singles]
+  if singles and all(
+    match and int(match[1]) == len(singles) for match in counts
+  ):
+    return singles
   if len(singles) == 1:
     return singles
   if singles:
@@ -66,7 +77,7 @@ def _find(path: epath.Path) -> list[epath.Path]:
     if others := sorted(p.name for p in path.glob(pattern)):
       raise InputError(
         f"weights {path}: it holds {what} ({some(others)}); save their arrays "
-        f"in a .safetensors or .npz file"
+        f"with safetensors.torch.save_file or np.savez"
       )
   holds = some(p.name for p in found) if found else "nothing"
   raise InputError(
@@ -92,12 +103,26 @@ def _snapshot(path: epath.Path) -> epath.Path:
   return snapshots[0]
 
 
-def _parts(index: epath.Path) -> list[epath.Path]:
-  """Returns the files that the index of a file in parts names."""
-  parts = files.read_json(index).get("weight_map")
-  if not isinstance(parts, dict) or not parts:
+def is_index(path: epath.Path) -> bool:
+  """Returns True for the index of a .safetensors file in parts."""
+  return path.name.endswith(_INDEX)
+
+
+def is_part(path: epath.Path) -> bool:
+  """Returns True for one of several parts of a .safetensors file."""
+  return bool(_PART.search(path.name))
+
+
+def parts(index: epath.Path) -> list[epath.Path]:
+  """Returns the files that the index of a file in parts names.
+
+  Raises:
+    InputError: The index cannot be read, or one of the files is missing.
+  """
+  places = files.read_json(index).get("weight_map")
+  if not isinstance(places, dict) or not places:
     raise InputError(f'{index}: expected a "weight_map" of keys and files')
-  names = list(dict.fromkeys(map(str, parts.values())))
+  names = list(dict.fromkeys(map(str, places.values())))
   missing = [name for name in names if not (index.parent / name).exists()]
   if missing:
     raise InputError(f"{index}: its files {some(missing)} are missing")

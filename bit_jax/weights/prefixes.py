@@ -87,6 +87,7 @@ def without_counters(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_counter(key: str, array: Any) -> bool:
-  whole = np.issubdtype(array.dtype, np.integer) or array.dtype == bool
-  single = tuple(array.shape) == () or (whole and array.shape == (1,))
+  kind = np.dtype(array.dtype).kind
+  shapes = [(), (1,)] if kind in "biu" else [()] if kind == "f" else []
+  single = tuple(array.shape) in shapes
   return single and not any(x.path(key) for x in layouts.LAYOUTS.values())

@@ -1,4 +1,5 @@
 import tarfile
+import unicodedata
 
 import pytest
 
@@ -133,3 +134,52 @@ def test_several_labels_in_splits(tmp_path, out):
   run(src, out, labels=str(labels))
   assert [r[::2] for r in records(out, "test")] == [("test/x/b.jpg", [0])]
   assert [r[::2] for r in records(out)] == [("train/a.jpg", [1])]
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ('a.jpg,"sun\nx/b.jpg,sea\n', "line 2: unexpected end of data; is a quote"),
+    ('a.jpg,"sun\nx/b.jpg,"sea"\n', "line 2: .*is a quote not closed"),
+    ('"a\n.jpg",sun\n', "line 2: expected IMAGE,CLASS;CLASS"),
+    ("a.jpg,sun\nx/b.jpg\n", "line 2: expected IMAGE,CLASS;CLASS"),
+    ("a.jpg,sun,sea\n", "line 1: expected IMAGE,CLASS;CLASS"),
+    ("a.jpg,sun\nx/b", "line 2: expected IMAGE,CLASS;CLASS"),
+  ],
+)
+def test_a_damaged_list_of_labels(tmp_path, out, text, message):
+  src = write(tmp_path / "src", "a.jpg", "x/b.jpg")
+  labels = tmp_path / "labels.csv"
+  labels.write_text(text)
+  with pytest.raises(InputError, match=f"labels.csv {message}"):
+    run(src, out, labels=str(labels))
+
+
+def test_labels_of_any_editor_and_names_of_any_system(tmp_path, out):
+  name = unicodedata.normalize("NFD", "caf\u00e9/1.jpg")
+  src = write(tmp_path / "src", name, "b.jpg")
+  labels = tmp_path / "labels.csv"
+  text = "caf\u00e9/1.jpg,cre\u0300me\r\nb.jpg,cr\u00e8me;tea\r\n"
+  labels.write_bytes(text.encode("utf-16"))
+  run(src, out, labels=str(labels))
+  assert load(out).class_names == ("cr\u00e8me", "tea")
+  found = {r[0]: r[2] for r in records(out)}
+  assert found == {name: [0], "b.jpg": [0, 1]}
+
+
+def test_classes_of_two_spellings(tmp_path, src, out):
+  write(src, "caf\u00e9/1.jpg")
+  names = tmp_path / "names.txt"
+  names.write_text("cafe\u0301\ndog\ncat\n")
+  run(src, out, class_list=str(names))
+  assert load(out).class_names == ("caf\u00e9", "dog", "cat")
+  write(src, "cafe\u0301/2.jpg")
+  with pytest.raises(InputError, match="class 'caf\u00e9' is there twice"):
+    run(src, out / "2")
+
+
+@pytest.mark.parametrize("name", ["ant.tar.gz", "ant.TGZ", "ant.zip"])
+def test_archives_of_other_kinds_are_not_passed_over(src, out, name):
+  (src / name).touch()
+  with pytest.raises(InputError, match=f"{name}: only uncompressed tars"):
+    run(src, out)
