@@ -8,7 +8,6 @@ import contextlib
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -18,26 +17,8 @@ import safetensors
 from etils import epath
 
 from bit_jax.errors import InputError, one_line
-from bit_jax.storage import contents, remote
-
-_SAFETENSORS = ".safetensors"
-_TORCH = (
-  "a PyTorch pickle can run any code and is not read; save the state dict with "
-  "safetensors.torch.save_file"
-)
-_AGAIN = "download or copy the file again"
-# What to do about files that are something else.
-_ADVICE = {
-  "empty": _AGAIN,
-  contents.POINTER: "get the file with git lfs pull",
-  contents.PAGE: "download the file itself, not the page about it",
-  contents.PICKLE: _TORCH,
-  contents.TORCH: _TORCH,
-  contents.ZEROS: _AGAIN,
-}
-_OTHERS = (
-  "expected .npz or .safetensors: unpack it, or save its arrays as one of them"
-)
+from bit_jax.storage import remote
+from bit_jax.weights import recognize
 
 # Names of the float dtypes, in NumPy and in .safetensors files.
 FLOATS = {
@@ -97,65 +78,6 @@ def rearrange(
 
 
 @contextlib.contextmanager
-def explaining(path: epath.Path) -> Iterator[None]:
-  """Converts errors that libraries raise for damaged files to InputError."""
-  try:
-    yield
-  except InputError:
-    raise
-  except (
-    *(ValueError, KeyError, OSError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, safetensors.SafetensorError),
-  ) as e:
-    reason = one_line(e)
-    if "Object arrays" in reason:
-      reason = "an array holds Python objects, which are not read"
-    # NumPy takes any file that is no zip file for a pickle.
-    elif "pickle" in reason:
-      reason = "it is no zip archive of arrays"
-    elif "not a zip file" in reason:
-      reason = f"its end is missing: {_AGAIN}"
-    elif "not fully covered" in reason:
-      reason = f"it is shorter or longer than its header says: {_AGAIN}"
-    raise InputError(f"{_not_readable(path)} ({reason})") from e
-
-
-def _not_readable(path: epath.Path) -> str:
-  kind = path.suffix if path.suffix in (_SAFETENSORS, ".npz") else "weight"
-  return f"weights {path}: not a readable {kind} file"
-
-
-def _is_safetensors(path: epath.Path, local: epath.Path) -> bool:
-  """Returns True for .safetensors, False for .npz, by the file's content.
-
-  Raises:
-    InputError: The file is something else.
-  """
-  kind = contents.describe(local)
-  if kind in (contents.NPZ, contents.SAFETENSORS):
-    return kind == contents.SAFETENSORS
-  if kind == contents.NPY:
-    raise InputError(f"weights {path}: expected .npz, found .npy")
-  if kind == contents.TAR:
-    kind = "a tar archive"
-  # These have no first bytes of their own.
-  if ".data-" in path.name or path.suffix in (".index", ".meta"):
-    kind = "a part of a TensorFlow checkpoint"
-  elif not kind:
-    kind = {
-      **dict.fromkeys((".bin", ".pt", ".pth"), contents.PICKLE),
-      ".pb": "a TensorFlow graph",
-      ".onnx": "an ONNX model",
-    }.get(path.suffix, "")
-  if not kind:
-    return path.suffix == _SAFETENSORS
-  advice = _ADVICE.get(kind, _OTHERS)
-  if kind.startswith(contents.TEXTS):
-    advice = f"expected .npz or .safetensors; {_AGAIN}"
-  raise InputError(f"{_not_readable(path)}: it is {kind}; {advice}")
-
-
-@contextlib.contextmanager
 def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
   """Opens a .safetensors or a .npz file, whatever its suffix.
 
@@ -176,8 +98,8 @@ def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
       raise InputError(
         f"weights {path}: cannot be fetched: {one_line(e)}"
       ) from e
-    with explaining(path):
-      is_safetensors = _is_safetensors(path, local)
+    with recognize.explaining(path):
+      is_safetensors = recognize.is_safetensors(path, local)
       opened = (_open_safetensors if is_safetensors else _open_npz)(path, local)
       arrays = stack.enter_context(opened)
     yield arrays
@@ -206,7 +128,7 @@ def _open_npz(
       dtype = jnp.bfloat16 if stored == np.dtype("V2") else stored
 
       def read() -> np.ndarray:
-        with explaining(path):
+        with recognize.explaining(path):
           return npz[key].view(dtype)
 
       return LazyArray(shape, dtype, read)
@@ -227,7 +149,7 @@ def _open_safetensors(
 
     def lazy(key: str) -> LazyArray:
       def read() -> np.ndarray:
-        with explaining(path):
+        with recognize.explaining(path):
           return f.get_tensor(key)
 
       info = f.get_slice(key)
@@ -252,7 +174,7 @@ def write_arrays(path: epath.PathLike, arrays: Mapping[str, Any]) -> None:
   Raises:
     InputError: The file cannot be written.
   """
-  is_safetensors = epath.Path(path).suffix == _SAFETENSORS
+  is_safetensors = epath.Path(path).suffix == recognize.SAFETENSORS
   with _replacing(epath.Path(path)) as f:
     (_write_safetensors if is_safetensors else _write_npz)(f, arrays)
 

@@ -26,6 +26,7 @@ from bit_jax.weights import (
   layouts,
   param_shapes,
   prefixes,
+  recognize,
   releases,
 )
 
@@ -164,7 +165,7 @@ def _from_arrays(
   """Converts a file's arrays to our names and shapes."""
   # Only our own files have metadata, and their arrays need no conversion.
   if _METADATA_KEY in arrays:
-    with array_files.explaining(path):
+    with recognize.explaining(path):
       metadata = json.loads(np.asarray(arrays.pop(_METADATA_KEY)).tobytes())
     stats = {
       key.removeprefix(_BATCH_STATS): arrays.pop(key)

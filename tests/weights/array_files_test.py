@@ -4,7 +4,7 @@ import safetensors.numpy
 from etils import epath
 
 from bit_jax.errors import InputError
-from bit_jax.weights import array_files
+from bit_jax.weights import array_files, recognize
 
 BOTH = pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
 
@@ -133,7 +133,7 @@ def test_text_is_called_so(tmp_path):
   path.write_text("some other kind of file")
   with (
     pytest.raises(InputError, match="it is text, which begins") as error,
-    array_files.explaining(path),
+    recognize.explaining(path),
     array_files.open_arrays(path),
   ):
     pass

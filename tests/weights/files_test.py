@@ -297,7 +297,8 @@ def test_what_a_layout_cannot_hold(tmp_path):
 
 
 def test_release_by_name(official, tmp_path, monkeypatch):
-  monkeypatch.setenv("BIT_WEIGHTS_DIR", str(tmp_path))
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setenv("BIT_WEIGHTS_DIR", "~/")
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(releases, "URL", (tmp_path / "bucket").as_uri())
   with pytest.raises(InputError, match="get file:.*/BiT-M-R50x1.npz and put"):
