@@ -13,7 +13,7 @@ from bit_jax.data import pipeline
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.evaluate import metrics
 from bit_jax.parallel import sharding
-from bit_jax.run import first_state, sources, stopping, watchdog
+from bit_jax.run import first_state, sources, start, stopping, watchdog
 from bit_jax.run.sources import RunData
 from bit_jax.storage import checkpoint
 from bit_jax.writers import metrics_file
@@ -216,6 +216,14 @@ def test_keeping_a_head_of_another_size_is_refused(arrays, tmp_path):
   )
   with pytest.raises(InputError, match=r"4 classes.*expected \(7,\)"):
     first_state.init_state(fakes.spec(config, sharding.make_mesh()), config)
+
+
+def test_home_folders_in_a_config(arrays, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  config = make_config(**{"init.checkpoint": "~/x"})
+  inputs = start.load(config, "~/run")
+  assert inputs.config.init.checkpoint == f"{tmp_path}/x"
+  assert str(inputs.workdir) == f"{tmp_path}/run"
 
 
 def test_a_kept_head_follows_the_names_of_the_classes(arrays, tmp_path):

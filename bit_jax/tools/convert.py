@@ -17,7 +17,7 @@ import sys
 from bit_jax import errors, weights
 from bit_jax.data import class_names
 from bit_jax.errors import InputError
-from bit_jax.storage import cache, user_paths
+from bit_jax.storage import cache
 from bit_jax.weights import layouts
 
 _DEFAULTS = {".npz": layouts.OFFICIAL, ".safetensors": layouts.TIMM}
@@ -36,7 +36,6 @@ def convert(src: str, dst: str, layout: str = "", labels: str = "") -> None:
   Raises:
     InputError: src cannot be read, dst cannot be written, or labels do not fit.
   """
-  dst = user_paths.expand(dst)
   suffix = pathlib.Path(dst).suffix
   if suffix not in _DEFAULTS:
     raise InputError(f"{dst} ends in neither {' nor '.join(_DEFAULTS)}")
