@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from bit_jax.errors import STOPPED, UsageError, exit_status, one_line
 from bit_jax.recipe import load
+from bit_jax.storage import user_paths
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -49,16 +50,17 @@ def _fail(message: object, code: int) -> NoReturn:
 def _config_first(argv: Sequence[str]) -> list[str]:
   """Returns argv with --config=... before the overrides of its keys."""
   # ml_collections requires that order.
-  return [
-    *argv[:1],
-    *sorted(argv[1:], key=lambda arg: not arg.startswith("--config=")),
-  ]
+  start = "--config="
+  configs = [arg for arg in argv[1:] if arg.startswith(start)]
+  others = [arg for arg in argv[1:] if not arg.startswith(start)]
+  files = [user_paths.expand(arg.removeprefix(start)) for arg in configs]
+  return [*argv[:1], *(start + file for file in files), *others]
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags; exits with one line if something is wrong with them."""
-  sys.argv[:] = _config_first(sys.argv)  # ml_collections reads it too.
   try:
+    sys.argv[:] = _config_first(sys.argv)  # ml_collections reads it too.
     rest = flags.FLAGS(_config_first(argv))
     for name, flag in (("config", _CONFIG), ("workdir", _WORKDIR)):
       if not flag.value:

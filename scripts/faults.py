@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from bit_jax.errors import InputError, exit_status
-from bit_jax.storage import checkpoint
+from bit_jax.storage import checkpoint, user_paths
 from bit_jax.writers import metrics_file
 
 # A run must be longer than all its kills together, on a fast machine too.
@@ -347,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument(
     "--workdir",
-    type=pathlib.Path,
+    type=user_paths.local,
     help="folder of the runs (default: a temporary one, removed on success)",
   )
   args = parser.parse_args(argv)

@@ -26,7 +26,7 @@ from bit_jax import train
 from bit_jax.data.sets import digits, glyphs
 from bit_jax.errors import exit_status
 from bit_jax.report import comparison
-from bit_jax.storage import cache
+from bit_jax.storage import cache, user_paths
 from bit_jax.writers import metrics_file
 from configs import downstream, upstream
 
@@ -143,7 +143,7 @@ def main():
   )
   parser.add_argument(
     "--workdir",
-    type=pathlib.Path,
+    type=user_paths.local,
     default=pathlib.Path("workdir/quickstart"),
     help="folder of the runs, results and report",
   )

@@ -36,7 +36,7 @@ from bit_jax.errors import InputError, UsageError, exit_status
 from bit_jax.recipe import load
 from bit_jax.report import page, study
 from bit_jax.run import workdir_files
-from bit_jax.storage import cache, checkpoint, files
+from bit_jax.storage import cache, checkpoint, files, user_paths
 from bit_jax.writers import metrics_file
 
 log = functools.partial(print, flush=True)
@@ -49,7 +49,7 @@ def load_study(spec: str) -> study.Study:
     InputError: The arguments have a wrong value.
     UsageError: The file has no study, or its arguments are wrong.
   """
-  path, _, arg = spec.partition(":")
+  path, _, arg = user_paths.expand(spec).partition(":")
   module_spec = importlib.util.spec_from_file_location("study_file", path)
   if not pathlib.Path(path).is_file() or not module_spec:
     raise UsageError(f"--study={path}: there is no such Python file")
@@ -100,7 +100,9 @@ def make_run(run: study.Run, workdir: pathlib.Path) -> float:
       raise InputError(f"{run.name} starts from {run.init}, which is not there")
     config.init.checkpoint = str((workdir / run.init).resolve())
   if config.data.subset_file:
-    config.data.subset_file = str(workdir / config.data.subset_file)
+    config.data.subset_file = str(
+      workdir / user_paths.expand(config.data.subset_file)
+    )
   if is_finished(config, workdir / run.name):
     log("is finished")
     return 0.0
@@ -277,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     allow_abbrev=False,
   )
   parser.add_argument("--study", required=True, metavar="FILE:ARGS")
-  parser.add_argument("--workdir", required=True, type=pathlib.Path)
+  parser.add_argument("--workdir", required=True, type=user_paths.local)
   parser.add_argument(
     "--runs", default="*", metavar="GLOB,...", help="names of the runs to make"
   )

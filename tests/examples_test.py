@@ -10,6 +10,7 @@ MODULES = (
   "bit_jax.objectives.losses",
   "bit_jax.recipe.hyperrule",
   "bit_jax.run.optim",
+  "bit_jax.storage.user_paths",
   "bit_jax.weights.files",
 )
 

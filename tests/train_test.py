@@ -13,7 +13,7 @@ from bit_jax.data import pipeline
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.evaluate import metrics
 from bit_jax.parallel import sharding
-from bit_jax.run import first_state, sources, stopping, watchdog
+from bit_jax.run import first_state, sources, start, stopping, watchdog
 from bit_jax.run.sources import RunData
 from bit_jax.storage import checkpoint
 from bit_jax.writers import metrics_file
@@ -216,6 +216,53 @@ def test_keeping_a_head_of_another_size_is_refused(arrays, tmp_path):
   )
   with pytest.raises(InputError, match=r"4 classes.*expected \(7,\)"):
     first_state.init_state(fakes.spec(config, sharding.make_mesh()), config)
+
+
+def test_home_folders_in_a_config(arrays, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  config = make_config(**{"init.checkpoint": "~/x"})
+  inputs = start.load(config, "~/run")
+  assert inputs.config.init.checkpoint == f"{tmp_path}/x"
+  assert str(inputs.workdir) == f"{tmp_path}/run"
+
+
+def test_a_kept_head_follows_the_names_of_the_classes(arrays, tmp_path):
+  train.train_and_evaluate(make_config(), tmp_path / "up")
+  old = weights.load(tmp_path / "up")
+  config = resolved(
+    make_config(
+      **{"init.checkpoint": str(tmp_path / "up"), "init.keep_head": True}
+    )
+  )
+  spec = fakes.spec(config, sharding.make_mesh())
+  for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
+    names = [old.class_names[i] for i in order]
+    state = first_state.init_state(spec, config, names)
+    head = jax.device_get(state.params["head"])
+    for key, array in old.params["head"].items():
+      np.testing.assert_array_equal(head[key], array[..., order])
+  names = ("class 0", "class 1", "class 2", "cat")
+  with pytest.raises(
+    InputError,
+    match="keep_head=true.*'class 3' only in the weights; 'cat' only in the "
+    "data set; use config.init.keep_head=false .*convert",
+  ):
+    train.train_and_evaluate(
+      make_config(
+        **{"init.checkpoint": str(tmp_path / "up"), "init.keep_head": True}
+      ),
+      tmp_path / "down",
+      data=RunData(fakes.array_source(class_names=names), {}),
+    )
+
+
+def test_splits_with_classes_in_another_order_are_refused(tmp_path):
+  names = ("class 1", "class 0", "class 2", "class 3")
+  data = RunData(
+    fakes.array_source(), {"test": fakes.array_source(class_names=names)}
+  )
+  with pytest.raises(InputError, match="the same classes in another order"):
+    train.train_and_evaluate(make_config(), tmp_path, data=data)
 
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_state(

@@ -6,29 +6,29 @@ another order, the outputs of a network mean something else.
 
 from collections.abc import Sequence
 
-from etils import epath
-
 from bit_jax.errors import InputError, some
+from bit_jax.storage import files, user_paths
 
 
 def read(path: str, key: str) -> tuple[str, ...]:
   """Reads a file with one class name per line.
 
   Args:
-    path: A UTF-8 text file; empty lines at its end are ignored.
+    path: A text file as for `files.read_text`; blanks around a name and empty
+      lines at the end are ignored.
     key: The flag or config key that names the file, for messages.
 
   Returns:
-    The names, in the order of the file.
+    The names in the order of the file, in the form of `files.normal`.
 
   Raises:
     InputError: The file cannot be read, or has an empty line.
   """
-  try:
-    text = epath.Path(path).read_text()
-  except (OSError, UnicodeDecodeError) as e:
-    raise InputError(f"{key}={path} cannot be read: {e}") from e
-  names = tuple(line.strip() for line in text.rstrip().splitlines())
+  text = files.read_text(user_paths.expand(path), f"{key}={path}")
+  lines = text.rstrip().split("\n")
+  names = tuple(files.normal(line.strip()) for line in lines)
+  if not any(names):
+    raise InputError(f"{key}={path}: there are no class names in it")
   if not all(names):
     raise InputError(f"{key}={path}: line {names.index('') + 1} is empty")
   return names

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from bit_jax.data.fields import ClassLabel, ClassLabels, Field
+from bit_jax.errors import InputError
+from bit_jax.storage.files import normal
 
 
 class Examples(Protocol):
@@ -54,6 +56,18 @@ class Source:
   flip: bool = True
   multi_label: bool = False
   labelled: bool = True
+
+  def __post_init__(self):
+    # Class names come from folders and files of all systems, and are compared
+    # with those of weights.
+    names = tuple(map(normal, self.class_names))
+    if len(set(names)) < len(set(self.class_names)):
+      twice = next(name for name in names if names.count(name) > 1)
+      raise InputError(
+        f"{self.name}: two classes are called {twice!r}, with its accents "
+        f"stored in two ways (Unicode NFC and NFD); give them one name"
+      )
+    object.__setattr__(self, "class_names", names)
 
   def __len__(self) -> int:
     return len(self.examples)

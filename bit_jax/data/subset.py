@@ -124,10 +124,11 @@ def read(path: epath.PathLike, train: Source) -> np.ndarray:
     InputError: The file cannot be read, belongs to other examples or has an
       index out of range.
   """
+  text = files.read_text(path, f"{_KEY}={path}")
   try:
-    stored = json.loads(epath.Path(path).read_text())
+    stored = json.loads(text)
     of, indices = stored["of"], np.asarray(stored["indices"])
-  except (OSError, ValueError, LookupError, TypeError) as e:
+  except (ValueError, LookupError, TypeError) as e:
     raise InputError(f"{_KEY}={path} cannot be read: {e!r}") from e
   if of != train.fingerprint:
     raise InputError(

@@ -13,7 +13,8 @@ from typing import Any
 
 from bit_jax.data import class_names
 from bit_jax.errors import InputError, some
-from bit_jax.storage import files
+from bit_jax.storage import files, user_paths
+from bit_jax.storage.files import normal
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -42,14 +43,14 @@ def match_classes(
     InputError: No class matches, a name could mean several outputs, or the
       label map cannot be read or names a class that the classifier lacks.
   """
-  own, outputs = tuple(own), tuple(outputs)
+  own, outputs = tuple(map(normal, own)), tuple(map(normal, outputs))
   in_order = [[i] for i in range(len(outputs))]
   nameless = all(name == str(i) for i, name in enumerate(outputs))
   if own == outputs and not label_map:
     return in_order, False
   names, assumed, wanted = outputs, False, {name: [name] for name in own}
   if label_map:
-    path = pathlib.Path(label_map).expanduser()
+    path = user_paths.local(label_map)
     wanted = _read(path)
     if path.is_dir() and nameless:
       names, assumed = _imagenet_names(path, len(outputs)), True
@@ -119,7 +120,8 @@ def _read(path: pathlib.Path) -> dict[str, list[str]]:
       raise InputError(
         f'label map {path}: {key!r}: expected "name; name" or [name, ...]'
       )
-    wanted[key] = [name.strip() for name in right if name.strip()]
+    names = (normal(name.strip()) for name in right)
+    wanted[normal(key)] = [name for name in names if name]
   return wanted
 
 

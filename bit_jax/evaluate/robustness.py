@@ -11,7 +11,6 @@ import collections
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError, some
 from bit_jax.evaluate.label_map import match_classes
+from bit_jax.storage import user_paths
 
 # {benchmark: (TFDS name, feature of the label, split)}.
 _TFDS = {
@@ -101,7 +101,7 @@ def load(
   if kind in ("objectnet", "folder") and path:
     if split:
       raise InputError(f"{benchmark} has no splits, so no {split!r}")
-    root = pathlib.Path(path).expanduser()
+    root = user_paths.local(path)
     if kind == "objectnet":
       root = root / "images" if (root / "images").is_dir() else root
       border_px = _OBJECTNET_BORDER_PX if border_px < 0 else border_px

@@ -1,5 +1,7 @@
 """Reads configs: a file, its arguments and the overrides of its keys."""
 
+import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bit_jax.errors import InputError, UsageError
+from bit_jax.storage import user_paths
 
 # A ConfigDict with the keys of configs/common.py. ConfigDict itself types each
 # attribute as a union of everything that a config may hold, which no code can
@@ -23,6 +26,14 @@ GONE = {
   )
 }
 
+# Keys whose value is a path, if it is not ''.
+_PATHS = (
+  *("data.dir", "data.class_list", "data.subset_file"),
+  *("init.checkpoint", "distill.teacher"),
+)
+# Keys whose value names data sets, separated by commas.
+_DATASETS = ("data.name", "eval.fewshot")
+
 # Errors that config files and ml_collections raise for bad values. UsageError
 # and InputError are ValueErrors.
 CONFIG_ERRORS = (
@@ -36,6 +47,45 @@ def get(config: Config, key: str) -> Any:
   for part in key.split("."):
     config = config[part]
   return config
+
+
+def expand_paths(config: Config) -> Config:
+  """Returns a copy of a config whose paths are as `user_paths.expand` says.
+
+  Raises:
+    InputError: A path cannot be expanded; the message names the key.
+  """
+  config = copy.deepcopy(config)
+  for key in (*_PATHS, *_DATASETS):
+    section, _, name = key.partition(".")
+    value = config[section][name]
+    try:
+      if key in _DATASETS:
+        names = map(user_paths.expand_dataset, value.split(","))
+        config[section][name] = ",".join(names)
+      else:
+        config[section][name] = user_paths.expand(value)
+    except InputError as e:
+      raise InputError(f"config.{key}={value}: {e}") from e
+  return config
+
+
+def same_value(key: str, one: Any, other: Any) -> bool:
+  """Returns True if two values of a key mean the same, paths as well.
+
+  Args:
+    key: The key, e.g. `init.checkpoint`.
+    one: Its value in one config.
+    other: Its value in another one.
+  """
+  if not isinstance(one, str) or not isinstance(other, str):
+    return one == other
+  if key in _PATHS:
+    return user_paths.same_place(one, other)
+  if key not in _DATASETS:
+    return one == other
+  pairs = itertools.zip_longest(one.split(","), other.split(","), fillvalue="")
+  return all(user_paths.same_dataset(a.strip(), b.strip()) for a, b in pairs)
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -95,7 +145,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
     InputError: A value is wrong.
     UsageError: The file, an argument or a key is wrong.
   """
-  argv = ["load_config", f"--config={path}"]
+  argv = ["load_config", f"--config={user_paths.expand(path)}"]
   parser = flags.FlagValues()
   holder = config_flags.DEFINE_config_file(
     "config", None, flag_values=parser, sys_argv=argv
@@ -108,4 +158,4 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
     message, code = explain(e)
     raise (InputError if code == 1 else UsageError)(message) from e
   override(config, overrides)
-  return config
+  return expand_paths(config)

@@ -16,6 +16,7 @@ import numpy as np
 
 from bit_jax.errors import InputError
 from bit_jax.report import chart
+from bit_jax.storage import user_paths
 
 NONE = "&ndash;"
 # Attribute of a table cell that holds words rather than a number.
@@ -50,7 +51,7 @@ def write(
 <h1>{html.escape(title)}</h1>
 """
   page += "\n".join(filter(None, body)) + "\n</body>\n</html>\n"
-  path = Path(path)
+  path = user_paths.local(str(path))
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 
 from bit_jax.errors import InputError
 from bit_jax.report import page
-from bit_jax.storage import files
+from bit_jax.storage import files, user_paths
 from bit_jax.writers import metrics_file
 
 
@@ -23,7 +23,8 @@ def write(path: str | Path, workdirs: Sequence[str | Path]) -> None:
       files is malformed, or the page cannot be written.
   """
   # Resolved paths identify a directory that is given twice.
-  paths = {Path(workdir).resolve(): Path(workdir) for workdir in workdirs}
+  given = [user_paths.local(str(workdir)) for workdir in workdirs]
+  paths = {workdir.resolve(): workdir for workdir in given}
   runs = [_read_run(workdir) for workdir in paths.values()]
   names = [run["name"] for run in runs]
   for run, workdir in zip(runs, paths.values(), strict=True):

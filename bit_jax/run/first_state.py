@@ -1,6 +1,6 @@
 """The state a run starts from: a checkpoint, given weights, or random ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ from bit_jax.run.step import (
 )
 from bit_jax.run.workdir_files import RunFiles
 from bit_jax.storage import checkpoint
+from bit_jax.storage.files import normal
+from bit_jax.weights import classes
 
 # Most checkpoints considered when looking for an intact one.
 _MAX_CHECKPOINTS = 1000
@@ -42,6 +44,7 @@ def load(
   config: Config,
   run_files: RunFiles,
   log: Callable[[str], None],
+  class_names: Sequence[str] = (),
 ) -> tuple[int, TrainState]:
   """Returns the step and the state to go on from; all hosts must call it.
 
@@ -54,14 +57,16 @@ def load(
     config: Resolved.
     run_files: The config, to be compared with that of the checkpoint.
     log: Prints a line.
+    class_names: Names of the classes of the training set; () if unknown.
 
   Raises:
-    InputError: The checkpoint belongs to a run of another config, is further
-      than this one goes, none is intact, or the weights cannot be used.
+    InputError: The checkpoint belongs to a run of another config or of classes
+      in another order, is further than this one goes, none is intact, or the
+      weights cannot be used.
   """
   steps = saved_steps(folder)
   if not steps:
-    return 0, init_state(spec, config)
+    return 0, init_state(spec, config, class_names)
   damaged = {}
   abstract_state = make_abstract_state(spec)
   for step in steps:
@@ -69,6 +74,7 @@ def load(
     try:
       saved = _on_all_hosts(path, checkpoint.read_saved, path)
       run_files.check_checkpoint(path, saved.metadata)
+      _check_classes(path, saved.metadata.get("class_names", ()), class_names)
       if step > config.resolved.total_steps:
         raise InputError(
           f"{folder} is at step {step}, further than the "
@@ -127,6 +133,27 @@ def _on_all_hosts(
   return result
 
 
+def _check_classes(
+  path: epath.Path, theirs: Sequence[str], ours: Sequence[str]
+) -> None:
+  """Raises InputError if a class has another number than in a checkpoint.
+
+  With resume_changed a class may have a new name, but not another's output.
+  """
+  theirs, ours = tuple(map(normal, theirs)), tuple(map(normal, ours))
+  numbered = classes.only_count(theirs) or classes.only_count(ours)
+  if len(theirs) != len(ours) or (numbered and set(theirs) != set(ours)):
+    return
+  for was, name in enumerate(theirs):
+    if name in ours and name != ours[was] and theirs.count(name) == 1:
+      raise InputError(
+        f"checkpoint {path} has the classes in another order: {name!r} was "
+        f"class {was} and is class {ours.index(name)} now; use another "
+        f"--workdir, with --config.init.checkpoint={path} "
+        f"--config.init.keep_head=true, which matches them by name"
+      )
+
+
 def saved_steps(folder: epath.Path) -> list[int]:
   """Returns the steps of the checkpoints in a folder, the newest first.
 
@@ -139,8 +166,15 @@ def saved_steps(folder: epath.Path) -> list[int]:
   return [int(step) for step in hosts.from_lead(found) if step >= 0]
 
 
-def init_state(spec: StepSpec, config: Config) -> TrainState:
+def init_state(
+  spec: StepSpec, config: Config, class_names: Sequence[str] = ()
+) -> TrainState:
   """Returns the state at step 0: carried-over weights, or random ones.
+
+  Args:
+    spec: Of the run's step.
+    config: Resolved.
+    class_names: Names of the classes of the training set; () if unknown.
 
   Raises:
     InputError: config.init.checkpoint cannot be used.
@@ -150,6 +184,8 @@ def init_state(spec: StepSpec, config: Config) -> TrainState:
   loaded = weights.load(path) if path else None
   if loaded is not None:
     check_options(loaded, config.model)
+    if config.init.keep_head:
+      loaded = _ordered(loaded, class_names, path)
   state = make_init(spec)(config.seed)
   if loaded is None:
     return state
@@ -159,6 +195,24 @@ def init_state(spec: StepSpec, config: Config) -> TrainState:
     stats = _placed(loaded.batch_stats, state.carried["batch_stats"])
     state = state.replace(carried={**state.carried, "batch_stats": stats})
   return state
+
+
+def _ordered(
+  loaded: weights.Weights, class_names: Sequence[str], path: str
+) -> weights.Weights:
+  """Returns weights with the outputs in the order of the data set's classes."""
+  # Other numbers of classes are refused with the shapes.
+  if len(class_names) != loaded.num_classes:
+    return loaded
+  what = f"config.init.keep_head=true: the weights {path}"
+  try:
+    return classes.in_order(loaded, class_names, what)
+  except InputError as e:
+    raise InputError(
+      f"{e}; use config.init.keep_head=false for a new head, or name their "
+      f"outputs as in the data set: python -m bit_jax.tools.convert {path} "
+      f"NEW.npz --layout=bit_jax --labels=FILE"
+    ) from e
 
 
 def check_options(loaded: weights.Weights, model: Mapping[str, Any]) -> None:

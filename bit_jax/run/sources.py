@@ -181,6 +181,15 @@ def cache_in_memory(
   }
 
 
+def check_classes(data: RunData) -> None:
+  """Raises InputError if a class has another number in an evaluation split."""
+  ours = data.train.class_names
+  for name, source in data.evals.items():
+    theirs = source.class_names
+    if theirs != ours and sorted(theirs) == sorted(ours):
+      class_names.check(theirs, ours, f"{name} and {data.train.name}")
+
+
 def dataset_info(data: RunData) -> DatasetInfo:
   """Returns the facts for the rules; the fingerprint covers all splits."""
   prints = [data.train.fingerprint]

@@ -22,11 +22,12 @@ from bit_jax.objectives import named, naming
 from bit_jax.objectives.objective import Objective
 from bit_jax.parallel import hosts, sharding
 from bit_jax.recipe import check, resolve
+from bit_jax.recipe import load as load_config
 from bit_jax.recipe.load import Config
 from bit_jax.run import describe, fixed, sources, workdir_files
 from bit_jax.run.step import StepSpec
 from bit_jax.run.workdir_files import RunFiles
-from bit_jax.storage import remote
+from bit_jax.storage import remote, user_paths
 
 # What the objective adds to a resolved config.
 _OF_THE_OBJECTIVE = ("resolved.objective", "resolved.fixed_digest")
@@ -123,8 +124,9 @@ def load(
   Raises:
     InputError: The config, the data or the work directory is not usable.
   """
-  clock, workdir = Clock(), epath.Path(workdir).expanduser()
+  clock, workdir = Clock(), epath.Path(user_paths.expand(workdir))
   remote.check(workdir)
+  config = load_config.expand_paths(config)
   mesh = sharding.make_mesh()
   check.check(config, mesh)
   if data is None:
@@ -134,6 +136,7 @@ def load(
       seed=config.seed,
       held_out=workdir_files.read_held_out(workdir),
     )
+  sources.check_classes(data)
   fewshot_sets = sources.load_fewshot_sets(
     config.eval.fewshot,
     config.data.dir,

@@ -11,7 +11,7 @@ from bit_jax import models, weights
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError
 from bit_jax.objectives import named
-from bit_jax.recipe.load import GONE, Config
+from bit_jax.recipe.load import GONE, Config, same_value
 from bit_jax.storage import files
 
 CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
@@ -86,7 +86,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   changed = [
     key
     for key in sorted(a.keys() | b.keys())
-    if a.get(key, _ABSENT) != b.get(key, _ABSENT)
+    if not same_value(key, a.get(key, _ABSENT), b.get(key, _ABSENT))
   ]
   old, new = _ADDED | _flat(old), _ADDED | _flat(new)
   return [

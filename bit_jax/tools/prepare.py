@@ -29,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bit_jax.errors import InputError, exit_status
+from bit_jax.storage import user_paths
 
 _REQUIREMENTS = (
   # tensorflow-cpu has wheels for x86 Linux only.
@@ -213,12 +214,13 @@ def prepare(
     InputError: The name, folder or environment cannot be used, or a command
       fails.
   """
-  if "://" in data_dir:
+  root = user_paths.local(data_dir)
+  if "://" in user_paths.expand(data_dir):
     raise InputError(
       f"--data_dir={data_dir} is not a local folder; prepare the set in one "
       "and copy it"
     )
-  root = Path(data_dir).expanduser().absolute()
+  root = root.absolute()
   if root.exists() and not root.is_dir():
     raise InputError(f"--data_dir={data_dir} is not a folder")
   folder, version, tfds_args = _plan(name, root)
@@ -228,7 +230,7 @@ def prepare(
 
   with contextlib.ExitStack() as stack:
     if venv:
-      env = Path(venv).expanduser().absolute()
+      env = user_paths.local(venv).absolute()
       _check_venv(env)
     else:
       env = Path(

@@ -8,7 +8,6 @@ import contextlib
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -19,8 +18,7 @@ from etils import epath
 
 from bit_jax.errors import InputError, one_line
 from bit_jax.storage import remote
-
-_SAFETENSORS = ".safetensors"
+from bit_jax.weights import recognize
 
 # Names of the float dtypes, in NumPy and in .safetensors files.
 FLOATS = {
@@ -28,6 +26,12 @@ FLOATS = {
   "float32": "F32",
   "float16": "F16",
   "bfloat16": "BF16",
+}
+# Counters lie beside the weights in files of others.
+_INTEGERS = {
+  **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+  **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+  "bool": "BOOL",
 }
 
 
@@ -74,29 +78,8 @@ def rearrange(
 
 
 @contextlib.contextmanager
-def explaining(path: epath.Path) -> Iterator[None]:
-  """Converts errors that libraries raise for damaged files to InputError."""
-  try:
-    yield
-  except InputError:
-    raise
-  except (
-    *(ValueError, KeyError, OSError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, safetensors.SafetensorError),
-  ) as e:
-    kind = path.suffix if path.suffix == _SAFETENSORS else ".npz"
-    reason = str(e)
-    # NumPy takes any file that is no zip file for a pickle.
-    if "pickle" in reason:
-      reason = "it is no zip archive of arrays"
-    raise InputError(
-      f"weights {path}: not a readable {kind} file ({reason})"
-    ) from e
-
-
-@contextlib.contextmanager
 def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
-  """Opens a .safetensors file, or a .npz file of any other suffix.
+  """Opens a .safetensors or a .npz file, whatever its suffix.
 
   Args:
     path: An existing file; if it is in an object store, it is downloaded whole.
@@ -105,10 +88,9 @@ def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
     {key: array}. Reading an array raises InputError if it is damaged.
 
   Raises:
-    InputError: The file is damaged or cannot be fetched, or a .safetensors file
-      contains other arrays than floats.
+    InputError: The file is damaged, something else, or cannot be fetched, or a
+      .safetensors file contains arrays that are neither floats nor integers.
   """
-  is_safetensors = path.suffix == _SAFETENSORS
   with contextlib.ExitStack() as stack:
     try:
       local = stack.enter_context(remote.local_copy(path))
@@ -116,7 +98,8 @@ def open_arrays(path: epath.Path) -> Iterator[dict[str, LazyArray]]:
       raise InputError(
         f"weights {path}: cannot be fetched: {one_line(e)}"
       ) from e
-    with explaining(path):
+    with recognize.explaining(path):
+      is_safetensors = recognize.is_safetensors(path, local)
       opened = (_open_safetensors if is_safetensors else _open_npz)(path, local)
       arrays = stack.enter_context(opened)
     yield arrays
@@ -135,9 +118,7 @@ def _open_npz(
     (2, 0): np.lib.format.read_array_header_2_0,
   }
   with local.open("rb") as f:
-    npz = np.load(f, allow_pickle=False)
-    if isinstance(npz, np.ndarray):
-      raise InputError(f"weights {path}: expected .npz, found .npy")
+    npz: Any = np.load(f, allow_pickle=False)
 
     def lazy(key: str) -> LazyArray:
       with npz.zip.open(f"{key}.npy") as member:
@@ -147,7 +128,7 @@ def _open_npz(
       dtype = jnp.bfloat16 if stored == np.dtype("V2") else stored
 
       def read() -> np.ndarray:
-        with explaining(path):
+        with recognize.explaining(path):
           return npz[key].view(dtype)
 
       return LazyArray(shape, dtype, read)
@@ -160,14 +141,15 @@ def _open_safetensors(
   path: epath.Path, local: epath.Path
 ) -> Iterator[dict[str, LazyArray]]:
   """Yields {key: array} of a .safetensors file."""
-  dtypes = {stored: name for name, stored in FLOATS.items()}
+  names = FLOATS | _INTEGERS
+  dtypes = {stored: name for name, stored in names.items()}
   # With a memory map, the pages of the file would count as this process's
   # memory, in addition to the arrays that are made of them.
   with safetensors.safe_open(local, framework="numpy", backend="pread") as f:
 
     def lazy(key: str) -> LazyArray:
       def read() -> np.ndarray:
-        with explaining(path):
+        with recognize.explaining(path):
           return f.get_tensor(key)
 
       info = f.get_slice(key)
@@ -192,7 +174,7 @@ def write_arrays(path: epath.PathLike, arrays: Mapping[str, Any]) -> None:
   Raises:
     InputError: The file cannot be written.
   """
-  is_safetensors = epath.Path(path).suffix == _SAFETENSORS
+  is_safetensors = epath.Path(path).suffix == recognize.SAFETENSORS
   with _replacing(epath.Path(path)) as f:
     (_write_safetensors if is_safetensors else _write_npz)(f, arrays)
 

@@ -18,8 +18,17 @@ from etils import epath
 from bit_jax import models
 from bit_jax.errors import InputError
 from bit_jax.models import paths
-from bit_jax.storage import checkpoint, remote
-from bit_jax.weights import array_files, layouts, param_shapes, releases
+from bit_jax.storage import checkpoint, remote, user_paths
+from bit_jax.storage.files import normal
+from bit_jax.weights import (
+  array_files,
+  folders,
+  layouts,
+  param_shapes,
+  prefixes,
+  recognize,
+  releases,
+)
 
 _METADATA_KEY = "bit_jax_metadata"
 _BATCH_STATS = "batch_stats/"
@@ -53,6 +62,11 @@ class Weights:
     """Number of outputs of the head; 0 for weights without a head."""
     return self.params["head"]["bias"].shape[0]
 
+  def __post_init__(self):
+    # The names of a data set are in this form as well.
+    names = tuple(map(normal, self.class_names))
+    object.__setattr__(self, "class_names", names)
+
 
 def load(path: epath.PathLike) -> Weights:
   """Loads weights from any file or folder that we or the official release made.
@@ -60,8 +74,9 @@ def load(path: epath.PathLike) -> Weights:
   Args:
     path: A .npz or .safetensors file of any layout of layouts.py, e.g. an
       official .npz or a `params.npz`; a work directory, its `checkpoints`
-      folder, or one checkpoint in it; or, if no such file exists, the name of a
-      release, e.g. `BiT-M-R50x1`.
+      folder, or one checkpoint in it; a folder of Hugging Face, with
+      `model.safetensors`; or, if no such file exists, the name of a release,
+      e.g. `BiT-M-R50x1`.
 
   Returns:
     Weights on the host as NumPy arrays.
@@ -110,24 +125,38 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
   Raises:
     InputError: The same problems as in `load`, except damage inside an array.
   """
-  remote.check(path, "weights")
-  name, path = str(path), epath.Path(path)
+  name = user_paths.expand(path)
+  remote.check(name, "weights")
+  path = epath.Path(name)
   if not path.exists():
     if name not in releases.VARIANTS:
       near = releases.similar(name)
       hint = f"; there is a release called {' or '.join(near)}" if near else ""
+      if path.with_name(path.name + ".index").exists():
+        hint = ", but a checkpoint of TensorFlow, which is not read"
       raise InputError(f"weights {path}: no such file or folder{hint}")
     path = epath.Path(releases.fetch(name))
+  names: tuple[str, ...] = ()
   if path.is_dir():
-    yield _load_folder(path)
-    return
-  if path.suffix in (".bin", ".pt", ".pth"):
-    raise InputError(
-      f"weights {path}: a PyTorch pickle can run any code and is not read; "
-      f"save the state dict with safetensors.torch.save_file"
-    )
-  with array_files.open_arrays(path) as arrays:
-    yield _from_arrays(path, arrays)
+    if folder := checkpoint.find(path):
+      yield _make(folder, *checkpoint.load_weights(folder))
+      return
+    files = folders.find(path)
+    names = folders.class_names(files[0].parent)
+  elif folders.is_index(path):
+    files = folders.parts(path)
+  elif folders.is_part(path):
+    raise InputError(f"weights {path}: one part of several; give its folder")
+  else:
+    files = [path]
+  with contextlib.ExitStack() as stack:
+    arrays: dict[str, array_files.LazyArray] = {}
+    for file in files:
+      arrays |= stack.enter_context(array_files.open_arrays(file))
+    weights = _from_arrays(files[0] if len(files) == 1 else path, arrays)
+    if not weights.class_names and len(names) == weights.num_classes:
+      weights = dataclasses.replace(weights, class_names=names)
+    yield weights
 
 
 def _from_arrays(
@@ -136,7 +165,7 @@ def _from_arrays(
   """Converts a file's arrays to our names and shapes."""
   # Only our own files have metadata, and their arrays need no conversion.
   if _METADATA_KEY in arrays:
-    with array_files.explaining(path):
+    with recognize.explaining(path):
       metadata = json.loads(np.asarray(arrays.pop(_METADATA_KEY)).tobytes())
     stats = {
       key.removeprefix(_BATCH_STATS): arrays.pop(key)
@@ -148,6 +177,7 @@ def _from_arrays(
     )
   flat: dict[str, Any] = {}
   try:
+    arrays = prefixes.remove(prefixes.without_counters(arrays))
     layout = layouts.infer(arrays)
     for name, key in layouts.parse_keys(layout, arrays).items():
       try:
@@ -177,18 +207,6 @@ def _from_arrays(
   # The file may be a user's, fine-tuned on other classes under the same name.
   known = names if len(names) == weights.num_classes else ()
   return dataclasses.replace(weights, class_names=known)
-
-
-def _load_folder(path: epath.Path) -> Weights:
-  """Loads the newest checkpoint in a folder, or else its params.npz."""
-  folder = checkpoint.find(path)
-  if folder is None and (path / "params.npz").exists():
-    return load(path / "params.npz")
-  if folder is None:
-    raise InputError(
-      f"weights {path}: no checkpoint and no params.npz in there"
-    )
-  return _make(folder, *checkpoint.load_weights(folder))
 
 
 def _make(path, params, batch_stats, metadata) -> Weights:
@@ -263,7 +281,7 @@ def save_npz(path: epath.PathLike, weights: Weights) -> None:
     arrays[_BATCH_STATS + k] = v
   encoded = json.dumps(metadata).encode()
   arrays[_METADATA_KEY] = np.frombuffer(encoded, np.uint8)
-  array_files.write_arrays(path, arrays)
+  array_files.write_arrays(user_paths.expand(path), arrays)
 
 
 def save_as(
@@ -284,6 +302,7 @@ def save_as(
     InputError: The layout cannot store these weights, or the file cannot be
       written.
   """
+  path = user_paths.expand(path)
   if epath.Path(path).suffix != layout.suffix:
     raise InputError(
       f"{path}: the {layout.name} layout is written to {layout.suffix} files"

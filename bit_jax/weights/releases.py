@@ -17,7 +17,7 @@ import tqdm
 
 from bit_jax import models
 from bit_jax.errors import InputError
-from bit_jax.storage import cache
+from bit_jax.storage import cache, user_paths
 
 URL = "https://storage.googleapis.com/bit_models"
 
@@ -89,15 +89,18 @@ def class_names(release: str) -> tuple[str, ...]:
     The 1000 names of ImageNet-1k; () for a release with other or unknown
     classes.
   """
-  if release not in _ILSVRC2012:
-    return ()
+  return imagenet_names() if release in _ILSVRC2012 else ()
+
+
+def imagenet_names() -> tuple[str, ...]:
+  """Returns the WordNet ids of ImageNet-1k's classes, in ascending order."""
   tfds = importlib.resources.files("tensorflow_datasets")
   return tuple((tfds / "datasets/imagenet2012/labels.txt").read_text().split())
 
 
 def local_dir() -> pathlib.Path:
   """Returns $BIT_WEIGHTS_DIR, or else a folder in the user's cache."""
-  folder = os.environ.get("BIT_WEIGHTS_DIR")
+  folder = user_paths.expand(os.environ.get("BIT_WEIGHTS_DIR", ""))
   return pathlib.Path(folder) if folder else cache.folder("weights")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bit_jax.errors import UsageError
+from bit_jax.storage import user_paths
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODES = ("train", "infer", "max_batch", "input", "start")
@@ -296,9 +297,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
   )
   add(
     "--check",
-    type=pathlib.Path,
+    type=user_paths.local,
     help="compare with a file written by --aot and --json",
   )
-  add("--json", type=pathlib.Path, help="file to write the results to")
+  add("--json", type=user_paths.local, help="file to write the results to")
   add("--trial", default="", help=argparse.SUPPRESS)
   return parser

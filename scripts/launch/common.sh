@@ -32,3 +32,12 @@ check_numbers() {
     fi
   done
 }
+
+# Prints a path with the home folder in place of ~ at its start, which the shell
+# leaves as it is in --flag=~/path.
+expand_home() {
+  case $1 in
+    '~' | '~/'*) echo "$HOME${1#'~'}" ;;
+    *) echo "$1" ;;
+  esac
+}

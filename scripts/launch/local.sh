@@ -111,7 +111,7 @@ while (($#)); do
     --processes=*) processes=${1#*=} ;;
     --devices_per_process=*) devices=${1#*=} ;;
     --gpus) gpus=yes ;;
-    --log_dir=*) log_dir=${1#*=} ;;
+    --log_dir=*) log_dir=$(expand_home "${1#*=}") ;;
     --port=*) port=${1#*=} ;;
     --grace_secs=*) grace_secs=${1#*=} ;;
     --dry_run) dry_run=yes ;;

@@ -117,7 +117,7 @@ while (($#)); do
     --time=* | --partition=* | --account=*) options+=("$1") ;;
     --job_name=*) job_name=${1#*=} ;;
     --sbatch=-*) options+=("${1#*=}") ;;
-    --log_dir=*) log_dir=${1#*=} ;;
+    --log_dir=*) log_dir=$(expand_home "${1#*=}") ;;
     --max_crashes=*) max_crashes=${1#*=} ;;
     --dry_run) dry_run=yes ;;
     --help | -h)

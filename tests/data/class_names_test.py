@@ -32,3 +32,38 @@ def test_classes_must_be_the_listed_ones_in_order(names, message):
     return class_names.check(names, "abc", "x and y")
   with pytest.raises(InputError, match=f"x and y have .*{message}"):
     class_names.check(names, "abc", "x and y")
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"\xef\xbb\xbfcat\ncaf\xc3\xa9\n",
+    "cat \r\ncafe\u0301\t\r\n\r\n".encode("utf-16"),
+    b"cat\rcaf\xc3\xa9",
+  ],
+)
+def test_names_from_any_editor(tmp_path, content):
+  path = tmp_path / "bom.txt"
+  path.write_bytes(content)
+  assert class_names.read(str(path), "--x") == ("cat", "caf\u00e9")
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"cat\ncaf\xe9\n", "line 2 is not in UTF-8"),
+    (b"c\0a\0t\0", "line 1 holds a zero byte"),
+    (b"\n \n", "there are no class names in it"),
+  ],
+)
+def test_what_is_no_list_of_names(tmp_path, content, message):
+  path = tmp_path / "names.txt"
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=f"--x=.*names.txt.*{message}"):
+    class_names.read(str(path), "--x")
+
+
+def test_the_home_folder_of_a_list(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "names.txt").write_text("cat\n")
+  assert class_names.read("~/names.txt", "--x") == ("cat",)

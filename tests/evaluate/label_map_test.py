@@ -54,6 +54,17 @@ def test_a_label_map_goes_before_names_and_order(tmp_path, monkeypatch):
     match(("a", "b"), ("0", "1"), label_map)
 
 
+def test_names_are_compared_in_one_spelling(tmp_path):
+  nfc, nfd = "caf\u00e9", "cafe\u0301"
+  assert match((nfc, "a"), ("a", nfd)) == ([[1], [0]], False)
+  label_map = tmp_path / "map.json"
+  label_map.write_text(f'\ufeff{{"{nfd}": "{nfc}"}}', encoding="utf-8")
+  assert match((nfc, "a"), ("a", nfd), label_map)[0] == [[1], []]
+  label_map.write_text('{"a": "a", "a": "b"}')
+  with pytest.raises(InputError, match="label map .*'a' is there twice"):
+    match(("a", "b"), ("a", "b"), label_map)
+
+
 @pytest.fixture
 def mappings(tmp_path):
   """ObjectNet's folder for 4 classes of ImageNet."""

@@ -69,3 +69,15 @@ def test_weights_of_another_variant():
   shapes = param_shapes.abstract_params("R14x0.5", 3)
   with pytest.raises(InputError, match="R14x0.25 with 3 classes"):
     first_state.carry_over(loaded, paths.unflatten(shapes), keep_head=False)
+
+
+def test_a_checkpoint_of_classes_in_another_order():
+  check = first_state._check_classes
+  # A new name for a class, or another number of them, is no other order.
+  for ours in (("cat", "dog"), ("cat", "hound"), ("ant", "cat", "dog"), ()):
+    check("x", ("cat", "dog"), ours)
+  check("x", ("0", "1"), ("1", "x"))
+  with pytest.raises(InputError, match="'cat' was class 0 and is class 1 now"):
+    check("x", ("cat", "dog"), ("dog", "cat"))
+  with pytest.raises(InputError, match="'dog' was class 1 and is class 0 now"):
+    check("x", ("cat", "dog"), ("dog", "zebra"))

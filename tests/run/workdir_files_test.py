@@ -46,6 +46,29 @@ def test_what_changes_no_number_may_change(tmp_path, overrides):
 
 
 @pytest.mark.parametrize(
+  "other", ["./x", "x/", "y/../x", "~/x", "{home}/x", "link"]
+)
+def test_the_spelling_of_a_path_may_change(tmp_path, monkeypatch, other):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "link").symlink_to("x")
+  other = other.format(home=tmp_path)
+
+  def config(path):
+    return make(
+      **{
+        "init.checkpoint": path,
+        "eval.fewshot": f"digits,folder:{path}",
+      }
+    )
+
+  claim(tmp_path / "run", config("x"))
+  claim(tmp_path / "run", config(other))
+  with pytest.raises(InputError, match="init.checkpoint: .* -> 'z'"):
+    claim(tmp_path / "run", config("z"))
+
+
+@pytest.mark.parametrize(
   ("overrides", "message"),
   [
     ({"seed": 1}, "seed: 0 -> 1"),

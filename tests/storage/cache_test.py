@@ -32,6 +32,14 @@ def test_variables_of_jax_go_first(updates, monkeypatch):
   assert updates == {}
 
 
+def test_home_folders_in_variables(updates, monkeypatch):
+  monkeypatch.setenv(DIR.upper(), "~/jax")
+  monkeypatch.setenv("XDG_CACHE_HOME", "~/fast")
+  cache.enable_compilation_cache()
+  assert updates[DIR] == "/home/me/jax"
+  assert cache.folder("x") == pathlib.Path("/home/me/fast/bit_jax/x")
+
+
 def test_the_cache_folder_can_be_moved(updates, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
   assert cache.folder("features") == pathlib.Path("/fast/bit_jax/features")

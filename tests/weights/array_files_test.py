@@ -4,7 +4,7 @@ import safetensors.numpy
 from etils import epath
 
 from bit_jax.errors import InputError
-from bit_jax.weights import array_files
+from bit_jax.weights import array_files, recognize
 
 BOTH = pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
 
@@ -123,17 +123,17 @@ def test_files_that_hold_something_else(tmp_path):
   with pytest.raises(InputError, match="expected .npz, found .npy"):
     read(tmp_path / "x.npy")
   path = tmp_path / "x.safetensors"
-  safetensors.numpy.save_file({"stem": np.zeros(3, int)}, path)
-  with pytest.raises(InputError, match="stem is I64, expected floats"):
+  safetensors.numpy.save_file({"stem": np.zeros(3, np.complex64)}, path)
+  with pytest.raises(InputError, match="stem is C64, expected floats"):
     read(path)
 
 
-def test_what_is_no_archive_is_called_so(tmp_path):
+def test_text_is_called_so(tmp_path):
   path = epath.Path(tmp_path / "x.npz")
   path.write_text("some other kind of file")
   with (
-    pytest.raises(InputError, match="it is no zip archive") as error,
-    array_files.explaining(path),
+    pytest.raises(InputError, match="it is text, which begins") as error,
+    recognize.explaining(path),
     array_files.open_arrays(path),
   ):
     pass

@@ -1,5 +1,6 @@
 import functools
 import pathlib
+import pickle
 import tracemalloc
 
 import jax
@@ -296,7 +297,8 @@ def test_what_a_layout_cannot_hold(tmp_path):
 
 
 def test_release_by_name(official, tmp_path, monkeypatch):
-  monkeypatch.setenv("BIT_WEIGHTS_DIR", str(tmp_path))
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setenv("BIT_WEIGHTS_DIR", "~/")
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(releases, "URL", (tmp_path / "bucket").as_uri())
   with pytest.raises(InputError, match="get file:.*/BiT-M-R50x1.npz and put"):
@@ -413,7 +415,7 @@ def test_other_files_are_refused(tmp_path):
   np.savez(tmp_path / "ours.npz", bit_jax_metadata=np.zeros(3, np.uint8))
   with pytest.raises(InputError, match="ours.npz: not a readable .npz"):
     weights.load(tmp_path / "ours.npz")
-  (tmp_path / "x.pth").write_bytes(b"PK")
+  (tmp_path / "x.pth").write_bytes(pickle.dumps({"stem": 1}))
   with pytest.raises(InputError, match=r"safetensors.torch.save_file"):
     weights.load(tmp_path / "x.pth")
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bit_jax.data.sets import image_files, layout
 from bit_jax.data.sets.left_out import LeftOut, what_is
 from bit_jax.errors import InputError, some
+from bit_jax.storage import user_paths
 
 _NESTED = (
   "to take each of them as one class, add --config.data.nested_classes=true "
@@ -22,7 +23,7 @@ def find_root(path: str, expected: str) -> str:
   Raises:
     InputError: There is none; `expected` is part of the message.
   """
-  root = os.path.expanduser(path)
+  root = user_paths.expand(path)
   root = root.rstrip("/") or root[:1]
   if not os.path.isdir(root):
     problem = "is not a folder" if os.path.exists(root) else "does not exist"

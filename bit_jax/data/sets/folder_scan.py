@@ -17,6 +17,7 @@ from absl import logging
 
 from bit_jax.data import decode
 from bit_jax.errors import InputError
+from bit_jax.storage import user_paths
 
 # More threads than cores: on a network file system, most of it is waiting.
 _NUM_THREADS = 32
@@ -85,7 +86,7 @@ def _scan_file(root: str, name: str, known: Scanned | None) -> Scanned:
 
 def _cache_file(root: str, cache_dir: str) -> pathlib.Path:
   key = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
-  return pathlib.Path(cache_dir).expanduser() / f"folder-{key}.json"
+  return user_paths.local(cache_dir) / f"folder-{key}.json"
 
 
 def _load(cache_file: pathlib.Path) -> dict[str, Scanned]:

@@ -15,9 +15,12 @@ from bit_jax.data import decode, split_text
 from bit_jax.data.sets import derived_labels
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError, one_line
+from bit_jax.storage import files
 
 IMAGE_KEY = "image"
 
+# An array_record file is padded to whole blocks, so that most cut ones show.
+_BLOCK_BYTES = 2**16
 # Image headers read to estimate the typical size, if images differ in size.
 _SIZE_SAMPLE = 256
 
@@ -40,17 +43,26 @@ def open_builder(folder: pathlib.Path) -> Any:
       "array_record", override=True, override_if_initialized=True
     )
     splits = list(builder.info.splits.values())
-    files = [str(file) for split in splits for file in split.filepaths]
+    paths = [str(file) for split in splits for file in split.filepaths]
   # For broken metadata, TFDS raises nearly any type of error.
   except Exception as error:
     raise InputError(
       f"{folder}: cannot be read as a TFDS set ({one_line(error)})"
     ) from error
   # One listing of the folder instead of a query per file.
-  there = set(os.listdir(folder))
-  for file in files:
-    if os.path.basename(file) not in there:
+  with os.scandir(folder) as entries:
+    there = {entry.name: entry for entry in entries}
+  for file in paths:
+    entry = there.get(os.path.basename(file))
+    if entry is None:
       raise InputError(f"{file}: the file is missing; copy the set again")
+    size = entry.stat().st_size
+    if not size or size % _BLOCK_BYTES:
+      raise InputError(
+        f"{file}: the file is cut, or another one: {size:,} bytes are no "
+        f"multiple of {_BLOCK_BYTES:,}, as in every array_record file; copy "
+        "the set again"
+      )
   return builder
 
 
@@ -97,7 +109,7 @@ def read(
       f"{name}: no image feature {IMAGE_KEY!r}; "
       f"the features are {', '.join(sorted(features))}"
     )
-  label, multi_label = _label(features, name, label_key)
+  label, multi_label = _label(builder, features, name, label_key)
   # No image is decoded, even one that is not used: decoding is the costly part.
   skipped = {
     key: tfds.decode.SkipDecoding()
@@ -120,8 +132,27 @@ def read(
   )
 
 
+def _check_count(builder: Any, name: str, label_key: str, count: int) -> None:
+  """Raises InputError if the file of class names is cut.
+
+  TFDS itself counts the names that are there, and never the classes.
+  """
+  path = pathlib.Path(builder.data_dir) / "features.json"
+  try:
+    feature = files.read_json(path)["featuresDict"]["features"][label_key]
+    feature = feature.get("sequence", {}).get("feature", feature)
+    expected = int(feature["classLabel"]["numClasses"])
+  except (InputError, LookupError, TypeError, AttributeError, ValueError):
+    return  # Sets that older versions of TFDS made have no such file.
+  if count != expected:
+    raise InputError(
+      f"{name}: {path.parent / label_key}.labels.txt has {count} class names, "
+      f"but features.json says {expected}; copy the set again"
+    )
+
+
 def _label(
-  features: Mapping[str, Any], name: str, label_key: str
+  builder: Any, features: Mapping[str, Any], name: str, label_key: str
 ) -> tuple[derived_labels.Derived, bool]:
   """Returns how to read a label, and True if it is a sequence of classes."""
   import tensorflow_datasets as tfds
@@ -145,6 +176,7 @@ def _label(
     )
   label = (lambda ids: [int(i) for i in ids]) if multi_label else int
   names = tuple(class_label.names)
+  _check_count(builder, name, label_key, len(names))
   return derived_labels.Derived(label_key, label, names), multi_label
 
 
@@ -182,7 +214,8 @@ class _Examples:
     # A damaged file of examples raises errors of several libraries.
     except Exception as error:
       raise InputError(
-        f"{self.name} example {index}: cannot be read ({one_line(error)})"
+        f"{self.name} example {index}: cannot be read ({one_line(error)}); if "
+        "its file is damaged, copy the set again"
       ) from error
 
   def _scaled(self, data: bytes, name: str) -> np.ndarray:

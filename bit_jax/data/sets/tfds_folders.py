@@ -10,6 +10,7 @@ import pathlib
 import re
 
 from bit_jax.errors import InputError
+from bit_jax.storage import user_paths
 
 _DATASET = re.compile(r"([\w-]+)(?:/([^/:]+))?(?::([\w.*|-]+))?")
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -71,12 +72,13 @@ def find(dataset: str, data_dir: str = "") -> pathlib.Path:
 
 def _root(data_dir: str) -> pathlib.Path:
   text = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  text = user_paths.expand(text)
   if "://" in text:
     raise InputError(
       f"data_dir {text}: only local folders can be read; "
       "mount the bucket and give its mount point"
     )
-  return pathlib.Path(text).expanduser()
+  return pathlib.Path(text)
 
 
 def _versions(base: pathlib.Path) -> list[pathlib.Path]:

@@ -61,7 +61,7 @@ from bit_jax.evaluate import (
   neighbours,
 )
 from bit_jax.parallel import sharding
-from bit_jax.storage import cache
+from bit_jax.storage import cache, user_paths
 from bit_jax.tools.near_duplicates import page
 
 _PROGRESS_SECS = 10.0
@@ -150,6 +150,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> str:
   """Writes the page and the list of pairs; returns a summary line."""
   _check_numbers(args)
+  args.out, args.json = map(user_paths.expand, (args.out, args.json))
   page.check_writable(args.out, args.json)
   opened = {
     name: datasets.open_dataset(
@@ -163,7 +164,10 @@ def _run(args: argparse.Namespace) -> str:
   }
   query = opened[args.query].load(args.query_split)
   index = opened[args.index].load(args.index_split)
-  within = args.query == args.index and query.fingerprint == index.fingerprint
+  within = (
+    user_paths.same_dataset(args.query, args.index)
+    and query.fingerprint == index.fingerprint
+  )
   if within and len(query) < 2:
     raise InputError(f"{query.name}: one example has no neighbours")
   loaded = weights.load(args.weights)

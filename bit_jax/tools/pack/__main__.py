@@ -46,7 +46,7 @@ from typing import Any
 from etils import epath
 
 from bit_jax.errors import InputError, exit_status
-from bit_jax.storage import files
+from bit_jax.storage import files, user_paths
 from bit_jax.tools.pack import find, shards
 
 # With these names `dataset=` refers to built-in kinds of data sets.
@@ -141,11 +141,12 @@ def _target(
       raise InputError(f"{flag}={value}: expected {expected}")
   if name in _TAKEN:
     raise InputError(f"--name={name} means something else; choose another")
-  if "://" in data_dir:
+  root = user_paths.local(data_dir)
+  if "://" in user_paths.expand(data_dir):
     raise InputError(
       f"--data_dir={data_dir} is not a local folder; pack into one and copy it"
     )
-  root = pathlib.Path(data_dir).expanduser().absolute()
+  root = root.absolute()
   target = root / name / version
   if target.exists():
     raise InputError(
@@ -154,7 +155,7 @@ def _target(
   existing = _existing(target)
   if not existing.is_dir() or not os.access(existing, os.W_OK):
     raise InputError(f"--data_dir={data_dir}: {existing} cannot be written to")
-  if pathlib.Path(src).expanduser().resolve() in target.resolve().parents:
+  if user_paths.local(src).resolve() in target.resolve().parents:
     raise InputError(f"--data_dir={data_dir} is in {src}; choose another")
   return target
 

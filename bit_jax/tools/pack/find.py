@@ -2,8 +2,9 @@
 
 import collections
 import csv
+import io
 import os
-import tarfile
+import re
 import time
 from collections.abc import Mapping, Sequence
 
@@ -11,10 +12,16 @@ from bit_jax.data import class_names
 from bit_jax.data.sets import class_folders, image_files, layout
 from bit_jax.data.sets.left_out import LeftOut, what_is
 from bit_jax.errors import InputError, one_line
+from bit_jax.storage import files, user_paths
+from bit_jax.tools.pack import tars
 from bit_jax.tools.pack.images import Images
 
 _PROGRESS_SECS = 5.0
 
+# Archives that may hold a class, but have no random access.
+_OTHER_ARCHIVE = re.compile(
+  r"\.(tar\.\w+|tgz|tbz2?|txz|tzst|zip|rar|7z)$", re.IGNORECASE
+)
 _LAYOUT = (
   "expected SRC/CLASS/IMAGE or SRC/CLASS.tar, or SRC/train/CLASS with val and "
   f"test folders beside train, and {image_files.FORMATS}"
@@ -50,7 +57,7 @@ def find(
   Raises:
     InputError: src, class_list or labels cannot be used.
   """
-  root = os.path.abspath(os.path.expanduser(src))
+  root = os.path.abspath(user_paths.expand(src))
   if not os.path.isdir(root):
     problem = "is not a folder" if os.path.exists(root) else "does not exist"
     kind = what_is(root) if os.path.isfile(root) else ""
@@ -105,21 +112,34 @@ def _split_folders(
 
 def _class_paths(root: str, folder: str, left_out: LeftOut) -> dict[str, str]:
   """Returns {class name: path of its folder or tar}."""
-  beside = LeftOut(root)
-  found = image_files.subfolders(folder)
+  beside, archives = LeftOut(root), []
+  paths = list(image_files.subfolders(folder).values())
   for entry in image_files.entries(folder):
     if image_files.is_folder(entry):
       continue
-    name, extension = os.path.splitext(entry.name)
-    if extension.lower() != ".tar":
+    if entry.name.lower().endswith(".tar"):
+      paths.append(entry.path)
+    else:
       beside.add_file(entry.path, image_files.is_image(entry.name))
-      continue
+      if _OTHER_ARCHIVE.search(entry.name):
+        archives.append(entry.path)
+  found: dict[str, str] = {}
+  for path in paths:
+    name = os.path.basename(path)
+    if not os.path.isdir(path):
+      name = os.path.splitext(name)[0]
+    name = files.normal(name)
     if name in found:
-      is_tar = not os.path.isdir(found[name])
-      problem = "two tars" if is_tar else "a folder and a tar"
-      raise InputError(f"{folder}: class {name!r} is {problem}")
-    found[name] = entry.path
-  class_folders.check_names(folder, found)
+      raise InputError(
+        f"{folder}: class {name!r} is there twice: as "
+        f"{os.path.basename(found[name])} and as {os.path.basename(path)}"
+      )
+    found[name] = path
+  if archives and any(path.lower().endswith(".tar") for path in paths):
+    raise InputError(
+      f"{archives[0]}: only uncompressed tars can be read without unpacking; "
+      "unpack it to a tar or a folder, or move it elsewhere"
+    )
   left_out.merge(beside)
   if not found:
     problem = f"there are no class folders and no class tars{beside.holds()}"
@@ -186,23 +206,13 @@ def _add_class(
       images.add(name, label)
     return
   prefix = os.path.splitext(os.path.relpath(path, images.root))[0]
-  members = {}
-  try:
-    with tarfile.open(path, "r:") as tar:
-      for member in tar:
-        name = os.path.normpath(member.name)
-        if member.isfile() and image_files.is_image(name):
-          # Of two members with one name the last one counts, as in unpacking.
-          members[name] = (len(images.tars), member.offset_data, member.size)
-        elif member.isfile() and not image_files.is_hidden_path(name):
-          left_out.add_name(f"{os.path.relpath(path, images.root)}/{name}")
-  except (tarfile.TarError, OSError) as e:
-    raise InputError(
-      f"{path}: cannot be read as an uncompressed tar ({one_line(e)})"
-    ) from e
+  tar = len(images.tars)
   images.tars.append(path)
-  for name, place in members.items():
-    images.add(f"{prefix}/{name}", label, place)
+  found, others = tars.find(path)
+  for name, (offset, size) in found.items():
+    images.add(f"{prefix}/{name}", label, (tar, offset, size))
+  for name in others:
+    left_out.add_name(f"{os.path.relpath(path, images.root)}/{name}")
 
 
 def _check_nesting(
@@ -237,13 +247,16 @@ def _find_labelled(
   for split, folder in folders.items():
     images = splits[split] = Images(root)
     for name in image_files.images_below(root, folder, left_out):
-      if name in rows:
-        images.add(name, tuple(sorted(number[n] for n in rows[name])))
+      row = rows.get(files.normal(name))
+      if row is not None:
+        images.add(name, tuple(sorted(number[n] for n in row)))
       else:
         unlisted.append(name)
     num_found += len(images)
   if num_found < len(rows):
-    found = {name for images in splits.values() for name in images.names}
+    found = {
+      files.normal(name) for images in splits.values() for name in images.names
+    }
     missing = next(name for name in rows if name not in found)
     raise InputError(f"--labels={labels}: {missing!r} is no image below {root}")
   for split, images in splits.items():
@@ -264,22 +277,26 @@ def _read_labels(path: str) -> dict[str, tuple[str, ...]]:
     {image name: class names}; an image may have no classes.
   """
   rows = {}
+  text = files.read_text(user_paths.expand(path), f"--labels={path}")
+  # Without strict, a quote that is not closed would take in the rest.
+  reader = csv.reader(io.StringIO(text, newline=""), strict=True)
   try:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-      reader = csv.reader(file)
-      for row in reader:
-        if not row:
-          continue
-        line = f"--labels={path} line {reader.line_num}"
-        if len(row) != 2:
-          raise InputError(f"{line}: expected IMAGE,CLASS;CLASS")
-        name = os.path.normpath(row[0])
-        if name in rows:
-          raise InputError(f"{line}: {name} is listed twice")
-        classes = (text.strip() for text in row[1].split(";"))
-        rows[name] = tuple(dict.fromkeys(text for text in classes if text))
-  except (OSError, UnicodeDecodeError, csv.Error) as e:
-    raise InputError(f"--labels={path} cannot be read: {one_line(e)}") from e
+    for row in reader:
+      if not row:
+        continue
+      line = f"--labels={path} line {reader.line_num}"
+      if len(row) != 2 or any("\n" in cell for cell in row):
+        raise InputError(f"{line}: expected IMAGE,CLASS;CLASS")
+      name = files.normal(os.path.normpath(row[0]))
+      if name in rows:
+        raise InputError(f"{line}: {name} is listed twice")
+      classes = (files.normal(text.strip()) for text in row[1].split(";"))
+      rows[name] = tuple(dict.fromkeys(text for text in classes if text))
+  except csv.Error as e:
+    raise InputError(
+      f"--labels={path} line {reader.line_num}: {one_line(e)}; is a quote not "
+      "closed?"
+    ) from e
   return rows
 
 

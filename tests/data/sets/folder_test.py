@@ -454,3 +454,17 @@ def test_scan_names_the_first_bad_file_of_many(tmp_path, monkeypatch):
     (tmp_path / bad).write_bytes(b"bad")
   with pytest.raises(InputError, match=names[7]):
     folder_scan.scan(str(tmp_path), names)
+
+
+def test_a_class_may_be_spelled_in_two_ways_in_two_splits(tmp_path):
+  nfc, nfd = "caf\u00e9", "cafe\u0301"
+  _write(tmp_path, *_numbered(f"train/{nfd}", "train/a", count=3))
+  _write(tmp_path, *_numbered(f"test/{nfc}", count=2))
+  splits = folder.load(str(tmp_path)).splits
+  assert splits["train"].class_names == splits["test"].class_names == ("a", nfc)
+  assert splits["test"].read_labels().tolist() == [1, 1]
+  assert len(_names(splits["train"])) == 6
+  assert splits["train"].examples[5]["image"]
+  _write(tmp_path, f"train/{nfc}/9.png")
+  with pytest.raises(InputError, match=f"two class folders have the name '{nfc}'"):
+    folder.load(str(tmp_path))

@@ -224,7 +224,17 @@ _DAMAGED = {
   "file empty": (
     {},
     lambda folder: _shorten(folder / _DATA_FILE, 0),
-    "tiny train example 0: cannot be read (ArrayRecord file",
+    f"FOLDER/{_DATA_FILE}: the file is cut, or another one: 0 bytes",
+  ),
+  "file cut": (
+    {},
+    lambda folder: _shorten(folder / _DATA_FILE, 2**16 + 1),
+    f"FOLDER/{_DATA_FILE}: the file is cut, or another one: 65,537 bytes",
+  ),
+  "class names cut": (
+    {},
+    lambda folder: (folder / "label.labels.txt").write_text("a"),
+    "tiny train: FOLDER/label.labels.txt has 1 class names, but features",
   ),
   "features damaged": (
     {},

@@ -101,7 +101,8 @@ def test_process_0_writes_to_the_terminal_the_others_to_logs(
 ):
   for i in range(2):
     monkeypatch.setenv(f"DO_{i}", f"echo out {i}; echo err {i} >&2")
-  done = run(LOCAL, f"--log_dir={tmp_path}/my logs", "--", "--x")
+  monkeypatch.setenv("HOME", str(tmp_path))
+  done = run(LOCAL, "--log_dir=~/my logs", "--", "--x")
   assert done.stdout == "out 0\n"
   assert "err 0\n" in done.stderr
   log = tmp_path / "my logs" / "process-1.log"

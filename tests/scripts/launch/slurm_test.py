@@ -87,6 +87,12 @@ def test_options(tmp_path):
   assert not (tmp_path / "submitted").exists()
 
 
+def test_logs_in_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  run(SLURM, "--log_dir=~/logs", "--", *ARGUMENTS, cwd=tmp_path)
+  assert (tmp_path / "logs").is_dir()
+
+
 def test_submits_what_the_dry_run_prints(tmp_path):
   done = run(SLURM, "--log_dir=my logs", "--", *ARGUMENTS, cwd=tmp_path)
   assert done.returncode == 0

@@ -1,5 +1,6 @@
 import shutil
 import tarfile
+import unicodedata
 
 import pytest
 
@@ -149,12 +150,11 @@ def test_what_is_left_out_is_printed(src, out, capsys):
   (src / "cat/Thumbs.db").write_bytes(b"x")
   tar(src)
   write(src, "@eaDir/1.jpg", "loose.jpg")
-  (src / "bird.tar.gz").write_bytes(b"x")
   run(src, out)
   assert load(out).class_names == ("cat", "dog")
   assert (
-    "left out: 2 files that are no images by name (.tar.gz 1, .heic 1), such "
-    "as bird.tar.gz (an archive: unpack it; HEIC: convert it to JPEG); 1 image "
+    "left out: 1 file that is no image by name (.heic 1): cat.tar/1.heic "
+    "(HEIC: convert it to JPEG); 1 image "
     "in no class folder: loose.jpg\n" in capsys.readouterr().out
   )
 
@@ -180,7 +180,7 @@ def test_nested_classes_are_refused_unless_asked_for(tmp_path, out, as_tars):
     (["a/1.heic", "b/1.jpg"], r"a: there are no images in it; it holds 1 file"),
     (["1.zip"], r"no class tars; it holds 1 file .* \(an archive: unpack it\)"),
     (["train/Cat/1.jpg", "val/cat/1.jpg"], "not train, where 'Cat' is"),
-    (["c.tar", "c.TAR"], "class 'c' is two tars"),
+    (["c.tar", "c.TAR"], "class 'c' is there twice: as c"),
   ],
 )
 def test_what_cannot_be_used_is_named(tmp_path, out, names, message):
@@ -189,3 +189,53 @@ def test_what_cannot_be_used_is_named(tmp_path, out, names, message):
     (tmp_path / "src" / name).write_bytes(b"x")
   with pytest.raises(InputError, match=message):
     run(tmp_path / "src", out)
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ('a.jpg,"sun\nx/b.jpg,sea\n', "line 2: unexpected end of data; is a quote"),
+    ('a.jpg,"sun\nx/b.jpg,"sea"\n', "line 2: .*is a quote not closed"),
+    ('"a\n.jpg",sun\n', "line 2: expected IMAGE,CLASS;CLASS"),
+    ("a.jpg,sun\nx/b.jpg\n", "line 2: expected IMAGE,CLASS;CLASS"),
+    ("a.jpg,sun,sea\n", "line 1: expected IMAGE,CLASS;CLASS"),
+    ("a.jpg,sun\nx/b", "line 2: expected IMAGE,CLASS;CLASS"),
+  ],
+)
+def test_a_damaged_list_of_labels(tmp_path, out, text, message):
+  src = write(tmp_path / "src", "a.jpg", "x/b.jpg")
+  labels = tmp_path / "labels.csv"
+  labels.write_text(text)
+  with pytest.raises(InputError, match=f"labels.csv {message}"):
+    run(src, out, labels=str(labels))
+
+
+def test_labels_of_any_editor_and_names_of_any_system(tmp_path, out):
+  name = unicodedata.normalize("NFD", "caf\u00e9/1.jpg")
+  src = write(tmp_path / "src", name, "b.jpg")
+  labels = tmp_path / "labels.csv"
+  text = "caf\u00e9/1.jpg,cre\u0300me\r\nb.jpg,cr\u00e8me;tea\r\n"
+  labels.write_bytes(text.encode("utf-16"))
+  run(src, out, labels=str(labels))
+  assert load(out).class_names == ("cr\u00e8me", "tea")
+  found = {r[0]: r[2] for r in records(out)}
+  assert found == {name: [0], "b.jpg": [0, 1]}
+
+
+def test_classes_of_two_spellings(tmp_path, src, out):
+  write(src, "caf\u00e9/1.jpg")
+  names = tmp_path / "names.txt"
+  names.write_text("cafe\u0301\ndog\ncat\n")
+  run(src, out, class_list=str(names))
+  assert load(out).class_names == ("caf\u00e9", "dog", "cat")
+  write(src, "cafe\u0301/2.jpg")
+  with pytest.raises(InputError, match="class 'caf\u00e9' is there twice"):
+    run(src, out / "2")
+
+
+@pytest.mark.parametrize("name", ["ant.tar.gz", "ant.TGZ", "ant.zip"])
+def test_archives_of_other_kinds_beside_tars(src, out, name):
+  tar(src)
+  (src / name).touch()
+  with pytest.raises(InputError, match=f"{name}: only uncompressed tars"):
+    run(src, out)

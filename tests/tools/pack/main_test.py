@@ -71,7 +71,7 @@ def test_a_finished_set_is_not_touched(src, out):
     ({"src": "dangling"}, "dangling/a/0.jpg: No such file or directory"),
     ({"src": "bare", "class_list": "names", "allow_missing": True}, "bare: no"),
     ({"src": "one"}, "one: 'a' is the only class"),
-    ({"src": "twice"}, "twice: class 'a' is a folder and a tar"),
+    ({"src": "twice"}, "twice: class 'a' is there twice: as a and as a.tar"),
     ({"src": "tgz"}, "tgz/a.tar: cannot be read as an uncompressed tar"),
     ({"src": "cut"}, "cut/a.tar: cannot be read as an uncompressed tar"),
     ({"src": "blank"}, "blank: ' b' cannot be the name of a class"),
