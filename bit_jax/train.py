@@ -150,7 +150,12 @@ def _open(
   )
   checkpoint.prepare(make_abstract_state(run.spec))
   start_step, state = first_state.load(
-    folder, run.spec, config, run.files, run.log
+    folder,
+    run.spec,
+    config,
+    run.files,
+    run.log,
+    run.data.train.class_names,
   )
   run.files.write_config(run.data.held_out, write=run.is_lead)
   hosts.check_workdir(run.workdir)

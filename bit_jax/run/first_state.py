@@ -1,6 +1,6 @@
 """The state a run starts from: a checkpoint, given weights, or random ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from bit_jax.errors import InputError, some
 from bit_jax.models import paths
 from bit_jax.parallel import hosts
 from bit_jax.recipe.load import Config
+from bit_jax.run import changed_state
 from bit_jax.run.step import (
   StepSpec,
   TrainState,
@@ -42,6 +43,7 @@ def load(
   config: Config,
   run_files: RunFiles,
   log: Callable[[str], None],
+  class_names: Sequence[str] = (),
 ) -> tuple[int, TrainState]:
   """Returns the step and the state to go on from; all hosts must call it.
 
@@ -54,6 +56,7 @@ def load(
     config: Resolved.
     run_files: The config, to be compared with that of the checkpoint.
     log: Prints a line.
+    class_names: Names of the classes of the training set; () if unknown.
 
   Raises:
     InputError: The checkpoint belongs to a run of another config, is further
@@ -68,13 +71,22 @@ def load(
     path = folder / str(step)
     try:
       saved = _on_all_hosts(path, checkpoint.read_saved, path)
-      run_files.check_checkpoint(path, saved.metadata)
+      changes = run_files.check_checkpoint(path, saved.metadata)
       if step > config.resolved.total_steps:
         raise InputError(
           f"{folder} is at step {step}, further than the "
-          f"{config.resolved.total_steps} steps of this config"
+          f"{config.resolved.total_steps} steps of this config; with "
+          f"--config.total_steps={step} it is the last one"
         )
-      state = _restore(path, saved, abstract_state)
+      if changed_state.fits(path, saved, abstract_state, changes, class_names):
+        state = _restore(path, saved, abstract_state)
+      else:
+        restore = changed_state.restore
+        state = _on_all_hosts(path, restore, path, abstract_state)
+        log(
+          f"{path}: config.optim has changed; the momentum of parameters that "
+          f"had none begins at 0"
+        )
     except checkpoint.DamagedError as error:
       damaged[step] = str(error)
       continue

@@ -23,6 +23,18 @@ _LAYOUT = (
 )
 
 
+class HeldOutGoneError(InputError):
+  """Files that a run held out for evaluation are not there any more.
+
+  Attributes:
+    files: All of them, relative to the folder.
+  """
+
+  def __init__(self, message: str, files: Collection[str]):
+    super().__init__(message)
+    self.files = frozenset(files)
+
+
 @dataclasses.dataclass(frozen=True)
 class FolderSplits:
   """The splits of an image folder.
@@ -63,8 +75,9 @@ def load(
     cache_dir: Folder that caches the scan of the headers; '' for no cache.
 
   Raises:
-    InputError: The folder is not laid out like this, an image cannot be read, a
-      class has too few images, or a file of `held_out` is gone.
+    InputError: The folder is not laid out like this, an image cannot be read,
+      or a class has too few images.
+    HeldOutGoneError: A file of `held_out` is gone.
   """
   root = _find_root(path, _LAYOUT)
   folders = image_files.split_folders(root, _LAYOUT) or {"train": root}
@@ -252,9 +265,12 @@ def _check_held_out(
 ) -> Collection[str]:
   missing = sorted(set(held_out).difference(_flatten(train)))
   if missing:
-    raise InputError(
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    raise HeldOutGoneError(
       f"{os.path.join(path, missing[0])}: this image was held out for "
-      "evaluation when the run began, and is gone"
+      f"evaluation when the run began, and is gone{more}; "
+      "--config.resume_changed=true goes on without",
+      missing,
     )
   return held_out
 
