@@ -12,8 +12,8 @@ from bit_jax.run import upkeep
   [
     (
       {"loss": math.nan, "grad_norm": 1.0},
-      "^loss is nan at step 3; the run has stopped, the last good checkpoint is "
-      "none yet. A lower config.optim.lr",
+      "^loss is nan at step 3; the run has stopped, the last good checkpoint "
+      "is none yet. A lower config.optim.lr",
     ),
     (
       {"eval/test/accuracy": 0.1, "eval/test/loss": math.inf},
