@@ -15,6 +15,7 @@ The launchers run the command again after 75, and a few times after 70 and 74.
 """
 
 import errno
+import os
 import re
 import socket
 import sys
@@ -51,17 +52,19 @@ _MACHINE_ERRNOS = frozenset(
   getattr(errno, name)
   for name in (
     *("ENOSPC", "EDQUOT"),
-    *("EIO", "EREMOTEIO", "EUCLEAN", "ENODATA", "ENOMEDIUM", "ESHUTDOWN"),
-    *("ESTALE", "EBUSY", "ENOLCK", "EAGAIN", "EINTR", "EDEADLK"),
+    *("EIO", "EREMOTEIO", "EUCLEAN", "ENOMEDIUM", "ESHUTDOWN"),
+    *("ESTALE", "EBUSY", "ENOLCK", "EAGAIN", "EINTR"),
     *("EMFILE", "ENFILE", "ENOMEM", "ENOBUFS"),
-    *("ETIMEDOUT", "ETIME", "EPIPE", "EPROTO", "ECOMM", "ENOLINK"),
+    *("ETIMEDOUT", "EPIPE", "ECOMM", "ENOLINK"),
     *("ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "ENOTCONN", "ENETRESET"),
     *("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET"),
   )
   if hasattr(errno, name)  # Not all systems have all of them.
 )
-# TensorStore, which Orbax writes with, raises ValueError for all of these.
-_OS_ERROR_CODE = re.compile(r"\bos_error_code='(\d+)'")
+# Libraries in other languages raise errors of their own with these texts:
+# TensorStore, which Orbax writes with, Rust's as in safetensors, and C's.
+_OS_ERROR_CODE = re.compile(r"\bos_error_code='(\d+)'|\(os error (\d+)\)")
+_MACHINE_TEXTS = frozenset(os.strerror(code) for code in _MACHINE_ERRNOS)
 _MACHINE_STATUS = re.compile(
   r"\s*(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED)\b"
 )
@@ -96,13 +99,18 @@ def _is_machine_fault(error: BaseException) -> bool:
     return True
   if isinstance(error, socket.gaierror):
     return error.errno == socket.EAI_AGAIN
-  if isinstance(error, OSError):
-    return error.errno in _MACHINE_ERRNOS or isinstance(error, ConnectionError)
-  if not isinstance(error, ValueError) or isinstance(error, InputError):
-    return False
-  if code := _OS_ERROR_CODE.search(str(error)):
-    return int(code[1]) in _MACHINE_ERRNOS
-  return bool(_MACHINE_STATUS.match(str(error)))
+  if isinstance(error, OSError) and error.errno is not None:
+    return error.errno in _MACHINE_ERRNOS
+  if isinstance(error, ConnectionError):
+    return True
+  if isinstance(error, InputError | UsageError | SyntaxError):
+    return False  # The text may quote the user's.
+  text = str(error)
+  if code := _OS_ERROR_CODE.search(text):
+    return int(code[1] or code[2]) in _MACHINE_ERRNOS
+  if any(known in text for known in _MACHINE_TEXTS):
+    return True
+  return isinstance(error, ValueError) and bool(_MACHINE_STATUS.match(text))
 
 
 def failure(message: str, cause: BaseException) -> Exception:

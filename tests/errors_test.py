@@ -52,6 +52,9 @@ def tensorstore(code, status="INTERNAL"):
     urllib.error.URLError(OSError(errno.ETIMEDOUT, "slow")),
     tensorstore(errno.ENOSPC),
     tensorstore(errno.EIO, "UNKNOWN"),
+    RuntimeError("write() failed: No space left on device; writing /x; at 1"),
+    type("SafetensorError", (Exception,), {})("I/O error: full (os error 28)"),
+    OSError("Connection reset by peer"),
     ValueError("UNAVAILABLE: the store does not answer"),
     ValueError("DEADLINE_EXCEEDED: too slow"),
     errors.UnavailableError("no host"),
@@ -88,6 +91,7 @@ def test_faults_of_the_machine_are_to_be_tried_again(capsys, error):
     socket.gaierror(socket.EAI_NONAME, "no such host"),
     tensorstore(errno.EACCES, "PERMISSION_DENIED"),
     tensorstore(errno.EFBIG, "RESOURCE_EXHAUSTED"),
+    type("SafetensorError", (Exception,), {})("I/O error: no (os error 2)"),
     # A user's word for it, not that of the library that writes.
     ValueError("batch: RESOURCE_EXHAUSTED"),
   ],
