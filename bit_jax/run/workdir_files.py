@@ -289,7 +289,5 @@ def write_result(workdir: epath.Path, result: Mapping[str, Any]) -> None:
     InputError: It cannot be written.
     UnavailableError: Likewise, for a reason that may pass.
   """
-  try:
+  with remote.writing(workdir / _RESULT):
     _write_json(workdir / _RESULT, result)
-  except OSError as e:
-    raise failure(f"{workdir / _RESULT} cannot be written: {e}", e) from e

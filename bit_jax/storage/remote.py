@@ -128,6 +128,22 @@ def exists(path: epath.PathLike) -> bool:
 
 
 @contextlib.contextmanager
+def writing(path: epath.PathLike) -> Iterator[None]:
+  """Names the file in errors of writing, which the system's own do not.
+
+  Raises:
+    InputError: The file cannot be written.
+    UnavailableError: Likewise, for a reason that may pass: a full disk.
+  """
+  try:
+    with os_errors():
+      yield
+  except OSError as e:
+    reason = e.strerror or one_line(e)
+    raise failure(f"{path}: cannot be written: {reason}", e) from e
+
+
+@contextlib.contextmanager
 def local_copy(path: epath.Path) -> Iterator[epath.Path]:
   """Yields a local copy of a remote file, or the file itself if it is local.
 

@@ -61,8 +61,9 @@ def truncate_after(
   ]
   target = epath.Path(target or path)
   replacement = target.with_name(target.name + ".tmp")
-  replacement.write_bytes(b"".join(kept))
-  replacement.replace(target)
+  with remote.writing(target):
+    replacement.write_bytes(b"".join(kept))
+    replacement.replace(target)
 
 
 def _read_lines(path: epath.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
