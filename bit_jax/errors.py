@@ -1,18 +1,26 @@
 """Errors that end a command in one clear line, and exit codes.
 
-| code | meaning                                                              |
-|------|----------------------------------------------------------------------|
-| 0    | done                                                                 |
-| 1    | bad input; the same command would fail again                         |
-| 2    | unknown flag, config key or argument                                 |
-| 70   | a defect, or a failure of the machine or of another host or service  |
-| 75   | stopped by a signal and saved; the same command resumes              |
-| 130  | interrupted with nothing to save                                     |
+| code | meaning                                                            |
+|------|--------------------------------------------------------------------|
+| 0    | done                                                               |
+| 1    | bad input; the same command would fail again                       |
+| 2    | unknown flag, config key or argument                               |
+| 70   | a defect                                                           |
+| 74   | a fault of the machine, another host or a service: a full disk, a  |
+|      | lost network; the same command may succeed later                   |
+| 75   | stopped by a signal and saved; the same command resumes            |
+| 130  | interrupted with nothing to save                                   |
+
+The launchers run the command again after 75, and a few times after 70 and 74.
 """
 
+import errno
+import os
+import re
+import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -28,12 +36,96 @@ class StoppedError(RuntimeError):
 
 
 class UnavailableError(RuntimeError):
-  """Something outside the program failed; a retry may work; exit code 70."""
+  """The machine or a service failed; a retry may work; exit code 74."""
 
 
 CRASHED = 70
+# "Input/output error" in sysexits.h; launchers run the command again.
+UNAVAILABLE = 74
 # "Temporary failure" in sysexits.h; launchers run the command again.
 STOPPED = 75
+
+# The system's errors that do not depend on what the user asked for: the same
+# command succeeds once the disk, the network or the load is better. All others,
+# such as "no such file", "permission denied" and "file too large", are input.
+_MACHINE_ERRNOS = frozenset(
+  getattr(errno, name)
+  for name in (
+    *("ENOSPC", "EDQUOT"),
+    *("EIO", "EREMOTEIO", "EUCLEAN", "ENOMEDIUM", "ESHUTDOWN"),
+    *("ESTALE", "EBUSY", "ENOLCK", "EAGAIN", "EINTR"),
+    *("EMFILE", "ENFILE", "ENOMEM", "ENOBUFS"),
+    *("ETIMEDOUT", "EPIPE", "ECOMM", "ENOLINK"),
+    *("ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "ENOTCONN", "ENETRESET"),
+    *("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET"),
+  )
+  if hasattr(errno, name)  # Not all systems have all of them.
+)
+# Libraries in other languages raise errors of their own with these texts:
+# TensorStore, which Orbax writes with, Rust's as in safetensors, and C's.
+_OS_ERROR_CODE = re.compile(r"\bos_error_code='(\d+)'|\(os error (\d+)\)")
+_MACHINE_TEXTS = frozenset(os.strerror(code) for code in _MACHINE_ERRNOS)
+_MACHINE_STATUS = re.compile(
+  r"\s*(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED)\b"
+)
+
+
+def is_machine_fault(error: BaseException) -> bool:
+  """Returns True if an error, or what caused it, is a fault of the machine.
+
+  Such as a full disk, an I/O error, a lost network, too many open files: the
+  same command may succeed later. Everything else is taken for a fault of the
+  input or of the program.
+  """
+  return any(map(_is_machine_fault, _with_causes(error)))
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+  """Yields an error and all that it was raised from, each once."""
+  waiting, seen = [error], set()
+  while waiting:
+    error = waiting.pop()
+    if id(error) in seen:  # An error that is raised again may be in a circle.
+      continue
+    seen.add(id(error))
+    yield error
+    # urllib keeps the cause in `reason`.
+    causes = (error.__cause__, error.__context__, getattr(error, "reason", 0))
+    waiting += [cause for cause in causes if isinstance(cause, BaseException)]
+
+
+def _is_machine_fault(error: BaseException) -> bool:
+  if isinstance(error, UnavailableError | MemoryError | TimeoutError):
+    return True
+  if isinstance(error, socket.gaierror):
+    return error.errno == socket.EAI_AGAIN
+  if isinstance(error, OSError) and error.errno is not None:
+    return error.errno in _MACHINE_ERRNOS
+  if isinstance(error, ConnectionError):
+    return True
+  if isinstance(error, InputError | UsageError | SyntaxError):
+    return False  # The text may quote the user's.
+  text = str(error)
+  if code := _OS_ERROR_CODE.search(text):
+    return int(code[1] or code[2]) in _MACHINE_ERRNOS
+  if any(known in text for known in _MACHINE_TEXTS):
+    return True
+  return isinstance(error, ValueError) and bool(_MACHINE_STATUS.match(text))
+
+
+def failure(message: str, cause: BaseException) -> Exception:
+  """Returns the error to raise for a failed access to a file or a service.
+
+  Args:
+    message: One line that names the file or the service, and the reason.
+    cause: The error that was caught.
+
+  Returns:
+    UnavailableError for a fault of the machine, which is to be tried again,
+    else InputError.
+  """
+  kind = UnavailableError if is_machine_fault(cause) else InputError
+  return kind(message)
 
 
 def one_line(message: object) -> str:
@@ -59,18 +151,19 @@ def exit_status(command: Callable[[], object]) -> int:
   """
   try:
     command()
-  except (InputError, UsageError) as e:
+  except (InputError, UsageError, UnavailableError) as e:
     print(f"error: {one_line(e)}", file=sys.stderr)
+    # Also what was taken for bad input where it was caught: a file of the user
+    # that cannot be read because the disk fails.
+    if is_machine_fault(e):
+      return UNAVAILABLE
     return 1 if isinstance(e, InputError) else 2
-  except UnavailableError as e:
-    print(f"error: {one_line(e)}", file=sys.stderr)
-    return CRASHED
   except StoppedError as e:
     print(one_line(e), file=sys.stderr)
     return STOPPED
-  except Exception:
+  except Exception as e:
     traceback.print_exc()
-    return CRASHED
+    return UNAVAILABLE if is_machine_fault(e) else CRASHED
   except KeyboardInterrupt:
     return 130
   return 0

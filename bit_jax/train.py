@@ -25,7 +25,7 @@ from bit_jax.run import (
 from bit_jax.run.sources import RunData
 from bit_jax.run.step import TrainState, make_abstract_state, make_update_step
 from bit_jax.run.upkeep import Upkeep
-from bit_jax.storage import checkpoint
+from bit_jax.storage import checkpoint, remote
 from bit_jax.writers import writer
 
 
@@ -195,7 +195,9 @@ def _open(
     overview = parameter_overview.get_parameter_overview(
       state.params, include_stats=False
     )
-    (run.workdir / "parameters.txt").write_text(overview + "\n")
+    path = run.workdir / "parameters.txt"
+    with remote.writing(path):
+      path.write_text(overview + "\n")
     run.log(describe.describe_params(state.params))
   run.clock.mark("state")
   return upkeep, state

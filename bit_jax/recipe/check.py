@@ -96,7 +96,9 @@ def check(config: Config, mesh: Mesh) -> None:
   if config.input.batch_size % (parts * mesh.size):
     raise InputError(
       f"config.optim.accum_steps={parts}: expected a divisor of the "
-      f"{config.input.batch_size // mesh.size} examples a device has"
+      f"{config.input.batch_size // mesh.size} examples a device has "
+      f"(config.input.batch_size={config.input.batch_size} on {mesh.size} "
+      f"devices)"
     )
   if parts > 1 and config.model.norm == "bn":
     raise InputError(

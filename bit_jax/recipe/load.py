@@ -8,7 +8,13 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from bit_jax.errors import InputError, UsageError
+from bit_jax.errors import (
+  UNAVAILABLE,
+  InputError,
+  UnavailableError,
+  UsageError,
+  is_machine_fault,
+)
 from bit_jax.storage import user_paths
 
 # A ConfigDict with the keys of configs/common.py. ConfigDict itself types each
@@ -99,11 +105,13 @@ def explain(error: BaseException) -> tuple[str, int]:
       ours = cause
     cause = cause.__cause__ or cause.__context__
   if ours:
-    return str(ours), 1 if isinstance(ours, InputError) else 2
+    code = 1 if isinstance(ours, InputError) else 2
+    return str(ours), UNAVAILABLE if is_machine_fault(ours) else code
   if isinstance(error, ImportError | SyntaxError):
     return f"--config is no usable Python file: {error}", 2
   if isinstance(error, OSError):
-    return f"--config cannot be read: {str(error).rsplit(']', 1)[-1]}", 2
+    text = f"--config cannot be read: {str(error).rsplit(']', 1)[-1]}"
+    return text, UNAVAILABLE if is_machine_fault(error) else 2
   if isinstance(error, LookupError | AttributeError):
     key = error.args[0]
     while isinstance(key, BaseException):
@@ -144,6 +152,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
   Raises:
     InputError: A value is wrong.
     UsageError: The file, an argument or a key is wrong.
+    UnavailableError: The file cannot be read at the moment.
   """
   argv = ["load_config", f"--config={user_paths.expand(path)}"]
   parser = flags.FlagValues()
@@ -156,6 +165,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
     config.to_dict()  # Raises here, not before, for a missing file.
   except CONFIG_ERRORS as e:
     message, code = explain(e)
-    raise (InputError if code == 1 else UsageError)(message) from e
+    kinds = {1: InputError, 2: UsageError, UNAVAILABLE: UnavailableError}
+    raise kinds[code](message) from e
   override(config, overrides)
   return expand_paths(config)

@@ -97,14 +97,30 @@ def _resolution(config, info: DatasetInfo) -> tuple[int, int]:
     # Upstream: 224 (paper section 3.3), or the image size where it is smaller.
     crop = min(224, *info.image_px)
     resize = round(crop * 8 / 7)
-  resize = config.input.resize_px or resize
-  crop = config.input.crop_px or crop
-  if crop > resize:
+  given_resize, given_crop = config.input.resize_px, config.input.crop_px
+  resize, crop = given_resize or resize, given_crop or crop
+  if crop <= resize:
+    return resize, crop
+  if not given_resize and config.input.train != "hyperrule":
+    return crop, crop  # The other crops do not resize to a size in between.
+  # Only what the config gives is a value of a key.
+  rule = f"config.hyperrule={config.hyperrule!r}" if config.hyperrule else ""
+  rule = f"that {rule or 'the rule for pre-training'} gives for "
+  rule += "images of {} x {} px".format(*info.image_px)
+  if given_resize and given_crop:
     raise InputError(
       f"config.input.crop_px={crop} is larger than config.input.resize_px="
       f"{resize}"
     )
-  return resize, crop
+  if given_resize:
+    raise InputError(
+      f"config.input.resize_px={resize} is smaller than the crop of {crop} px "
+      f"{rule}, as config.input.crop_px=0; expected both sizes, or 0 for both"
+    )
+  raise InputError(
+    f"config.input.crop_px={crop} is larger than the resize_px={resize} "
+    f"{rule}, as config.input.resize_px=0; expected both sizes, or 0 for both"
+  )
 
 
 def resolve(config: Config, info: DatasetInfo) -> Config:
@@ -130,7 +146,10 @@ def resolve(config: Config, info: DatasetInfo) -> Config:
   r.mixup_alpha = config.mixup_alpha
   if config.mixup_alpha < 0:
     if not rule:
-      raise InputError("config.mixup_alpha < 0 needs config.hyperrule")
+      raise InputError(
+        f"config.mixup_alpha={config.mixup_alpha:g} stands for the rule's, and "
+        f"config.hyperrule is empty: expected 0 or more, or a rule"
+      )
     r.mixup_alpha = hyperrule.rule(info.num_examples, rule).mixup_alpha
   r.resize_px, r.crop_px = _resolution(config, info)
   r.flip = bool(config.input.flip and info.flip)

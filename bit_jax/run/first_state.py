@@ -13,6 +13,7 @@ from bit_jax.errors import InputError, some
 from bit_jax.models import paths
 from bit_jax.parallel import hosts
 from bit_jax.recipe.load import Config
+from bit_jax.run import changed_state
 from bit_jax.run.step import (
   StepSpec,
   TrainState,
@@ -73,14 +74,23 @@ def load(
     path = folder / str(step)
     try:
       saved = _on_all_hosts(path, checkpoint.read_saved, path)
-      run_files.check_checkpoint(path, saved.metadata)
+      changes = run_files.check_checkpoint(path, saved.metadata)
       _check_classes(path, saved.metadata.get("class_names", ()), class_names)
       if step > config.resolved.total_steps:
         raise InputError(
           f"{folder} is at step {step}, further than the "
-          f"{config.resolved.total_steps} steps of this config"
+          f"{config.resolved.total_steps} steps of this config; with "
+          f"--config.total_steps={step} it is the last one"
         )
-      state = _restore(path, saved, abstract_state)
+      if changed_state.fits(path, saved, abstract_state, changes, class_names):
+        state = _restore(path, saved, abstract_state)
+      else:
+        restore = changed_state.restore
+        state = _on_all_hosts(path, restore, path, abstract_state)
+        log(
+          f"{path}: config.optim has changed; the momentum of parameters that "
+          f"had none begins at 0"
+        )
     except checkpoint.DamagedError as error:
       damaged[step] = str(error)
       continue

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from bit_jax import models
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.sets import own_folders
+from bit_jax.data.sets.folder import HeldOutGoneError
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
 from bit_jax.objectives import named, naming
@@ -27,7 +28,7 @@ from bit_jax.recipe.load import Config
 from bit_jax.run import describe, fixed, sources, workdir_files
 from bit_jax.run.step import StepSpec
 from bit_jax.run.workdir_files import RunFiles
-from bit_jax.storage import remote, user_paths
+from bit_jax.storage import checkpoint, remote, user_paths
 
 # What the objective adds to a resolved config.
 _OF_THE_OBJECTIVE = ("resolved.objective", "resolved.fixed_digest")
@@ -129,13 +130,10 @@ def load(
   config = load_config.expand_paths(config)
   mesh = sharding.make_mesh()
   check.check(config, mesh)
+  log = _print_on_lead
   if data is None:
     own_folders.check_work_dir(config.data.name, str(workdir))
-    data = sources.load(
-      config.data,
-      seed=config.seed,
-      held_out=workdir_files.read_held_out(workdir),
-    )
+    data = _load_data(config, workdir, log)
   sources.check_classes(data)
   fewshot_sets = sources.load_fewshot_sets(
     config.eval.fewshot,
@@ -146,6 +144,7 @@ def load(
   data, fewshot_sets = sources.cache_in_memory(data, fewshot_sets, config)
   # What the objective adds to the config is compared once it is known: a run
   # that is finished needs no teacher.
+  _keep_last_step(config, workdir, log)
   RunFiles(workdir, config).check_unchanged(but=_OF_THE_OBJECTIVE)
   result = workdir_files.read_result(workdir)
   if result and result["step"] != config.resolved.total_steps:
@@ -160,10 +159,55 @@ def load(
     eval_preprocess=resolve.eval_preprocess(config),
     result=result,
     clock=clock,
-    log=functools.partial(print, flush=True)
-    if jax.process_index() == 0
-    else lambda *_: None,
+    log=log,
   )
+
+
+def _print_on_lead(text: str) -> None:
+  if jax.process_index() == 0:
+    print(text, flush=True)
+
+
+def _load_data(
+  config: Config, workdir: epath.Path, log: Callable[[str], None]
+) -> sources.RunData:
+  """Loads the sources of a config; with resume_changed, of what is left."""
+  held_out = workdir_files.read_held_out(workdir)
+  load = functools.partial(sources.load, config.data, seed=config.seed)
+  try:
+    return load(held_out=held_out)
+  except HeldOutGoneError as error:
+    if not config.resume_changed:
+      raise
+    # The others stay held out: new ones would be images that were trained on.
+    left = [file for file in held_out if file not in error.files]
+    log(
+      f"gone since the run began, and no longer evaluated on: "
+      f"{len(error.files)} of {len(held_out)} held-out images, such as "
+      f"{min(error.files)}"
+      + ("" if left else "; others, seen in training, are held out instead")
+    )
+    return load(held_out=left)
+
+
+def _keep_last_step(
+  config: Config, workdir: epath.Path, log: Callable[[str], None]
+) -> None:
+  """Lets a run end at its newest checkpoint if its rules now end before it.
+
+  With fewer examples, an epoch has fewer steps. Without this, resume_changed
+  would lead nowhere after the end of a run.
+  """
+  # A number of steps that the user gave is compared with the checkpoint later.
+  if not config.resume_changed or config.total_steps:
+    return
+  newest = next(iter(checkpoint.steps(workdir / "checkpoints")), 0)
+  if newest > config.resolved.total_steps:
+    log(
+      f"config.schedule gives {config.resolved.total_steps} steps now, and the "
+      f"newest checkpoint is at step {newest}, which stays the last one"
+    )
+    config.resolved.total_steps = newest
 
 
 def is_finished(
@@ -171,7 +215,9 @@ def is_finished(
 ) -> bool:
   """Returns True if the run has its result and nothing has changed since.
 
-  Fixed weights that are gone do not stop a run that no longer needs them.
+  Fixed weights that are gone do not stop a run that no longer needs them. With
+  resume_changed, a result of before a change is no result: the last state is
+  evaluated again, if its checkpoint is still there.
 
   Raises:
     InputError: The objective or its fixed weights are others now.
@@ -182,8 +228,21 @@ def is_finished(
     _identify(inputs, objective, arrays)
   except InputError as error:
     inputs.log(f"not compared: {error}")
-  else:
-    RunFiles(inputs.workdir, inputs.config).check_unchanged()
+    return True
+  changes = RunFiles(inputs.workdir, inputs.config).check_unchanged()
+  if not changes:
+    return True
+  if inputs.result["step"] in checkpoint.steps(inputs.workdir / "checkpoints"):
+    inputs.log(
+      f"{inputs.workdir} was finished before it was changed; its last state is "
+      f"evaluated again"
+    )
+    return False
+  inputs.log(
+    f"{inputs.workdir} was finished before it was changed "
+    f"({'; '.join(changes)}), and its last checkpoint is gone: this is the "
+    f"result of before the changes"
+  )
   return True
 
 
@@ -208,7 +267,9 @@ def load_objective(
   spec = StepSpec.of(config, mesh, objective)
   _check_objective(spec, config, inputs.data.train)
   files = RunFiles(inputs.workdir, config)
-  files.check_unchanged()
+  changes = files.check_unchanged()
+  if changes:
+    inputs.log(f"changed since the run began: {'; '.join(changes)}")
   hosts.check_same(files.comparable())
   inputs.log(describe.describe(config, inputs.data, mesh))
   # Not before all hosts have compared them: JAX would end in a traceback.

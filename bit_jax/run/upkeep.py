@@ -23,14 +23,25 @@ def _check_finite(
   scalars: Mapping[str, float], step: int, workdir: epath.Path
 ) -> None:
   """Raises InputError where a number is not finite: the run is lost."""
-  for key, value in scalars.items():
-    if not math.isfinite(value):
-      last = checkpoint.find(workdir / "checkpoints") or "none yet"
-      raise InputError(
-        f"{key} is {value} at step {step}; the run has stopped, the last good "
-        f"checkpoint is {last}. A lower config.optim.lr or a longer warm-up "
-        f"may help, in another --workdir or with --config.resume_changed=true"
-      )
+  bad = {k: v for k, v in scalars.items() if not math.isfinite(v)}
+  if not bad:
+    return
+  last = checkpoint.find(workdir / "checkpoints") or "none yet"
+  key, value = next(iter(bad.items()))
+  start = f"{key} is {value} at step {step}; the run has stopped, the last "
+  # The state that is evaluated was trained with finite numbers.
+  is_good = "" if key.startswith("eval/") else "good "
+  start += f"{is_good}checkpoint is {last}. "
+  if not is_good and not any(k.endswith("loss") for k in bad):
+    raise InputError(
+      f"{start}The losses are finite: this metric has no value for these "
+      f"examples. Others in config.data.eval_splits may help, with "
+      f"--config.resume_changed=true, or an objective that leaves it out"
+    )
+  raise InputError(
+    f"{start}A lower config.optim.lr or a longer warm-up may help, in another "
+    f"--workdir or with --config.resume_changed=true"
+  )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -152,6 +163,8 @@ class Upkeep:
       if not saved:
         self.save(step, state)
       raise self.stopped(step) from None
+    if not all(map(math.isfinite, scalars.values())):
+      self.checkpointer.wait()
     _check_finite(scalars, step, self.run.workdir)
     if scalars:
       self.metrics_writer.write_scalars(step, scalars)

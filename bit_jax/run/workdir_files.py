@@ -9,10 +9,10 @@ from etils import epath
 
 from bit_jax import models, weights
 from bit_jax.data.preprocess import Preprocess
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, failure
 from bit_jax.objectives import named
 from bit_jax.recipe.load import GONE, Config, same_value
-from bit_jax.storage import files
+from bit_jax.storage import files, remote
 
 CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
 
@@ -41,6 +41,7 @@ _ADDED = {
   "resolved.fixed_digest": "",
 }
 _ABSENT = "absent"
+_FINGERPRINT = "resolved.data_fingerprint"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -91,9 +92,29 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   old, new = _ADDED | _flat(old), _ADDED | _flat(new)
   return [
     f"{key}: {old.get(key, _ABSENT)!r} -> {new.get(key, _ABSENT)!r}"
-    + (f" ({GONE[key][1]})" if key in GONE else "")
+    + _in_words(key, old.get(key), new.get(key))
     for key in changed
   ]
+
+
+def _in_words(key: str, old: Any, new: Any) -> str:
+  """Returns ' (...)' for a change that its values do not explain, else ''."""
+  if key in GONE:
+    return f" ({GONE[key][1]})"
+  if key == "resolved.train_examples" and old and new:
+    return f" ({abs(new - old):,} {'more' if new > old else 'fewer'})"
+  if key == _FINGERPRINT and old and new:
+    old, new = _by_split(old), _by_split(new)
+    changed = [k for k in old | new if old.get(k) != new.get(k)]
+    return f" (other files, labels or splits in {', '.join(changed)})"
+  return ""
+
+
+def _by_split(fingerprint: str) -> dict[str, str]:
+  """Returns {split: fingerprint} of what `sources.dataset_info` joined."""
+  train, *evals = fingerprint.split(" ")
+  parts = (part.rpartition("=") for part in evals)
+  return {"train": train} | {name: text for name, _, text in parts}
 
 
 class RunFiles:
@@ -116,21 +137,34 @@ class RunFiles:
     """Returns the part of the config that affects numbers, as text."""
     return json.dumps(_compared(self._config), sort_keys=True)
 
-  def check_unchanged(self, but: Collection[str] = ()) -> None:
-    """Raises InputError if workdir belongs to another config.
+  def check_unchanged(self, but: Collection[str] = ()) -> list[str]:
+    """Checks that workdir belongs to this config.
 
     Args:
       but: Keys that are not known yet, and not compared.
+
+    Returns:
+      The `differences` that resume_changed allows.
+
+    Raises:
+      InputError: workdir belongs to another config, or cannot be read.
     """
     path = self.workdir / CONFIG
-    if not self.workdir.exists() or not _exists(path):
-      return
-    self._check(self.workdir, files.read_json(path), but)
+    if not remote.exists(path):
+      return []
+    return self._check(self.workdir, files.read_json(path), but)
 
   def check_checkpoint(
     self, path: epath.Path, metadata: Mapping[str, Any]
-  ) -> None:
-    """Raises InputError if a checkpoint was saved with another config."""
+  ) -> list[str]:
+    """Checks that a checkpoint was saved with this config.
+
+    Returns:
+      The `differences` that resume_changed allows.
+
+    Raises:
+      InputError: The checkpoint was saved with another config.
+    """
     saved = metadata.get("config", {})
     for line in differences(saved, self._config):
       if line.startswith(_MOMENTUM_DTYPE):
@@ -139,11 +173,11 @@ class RunFiles:
           f"{path} cannot be gone on from with {line}; use another --workdir, "
           f"with --config.init.checkpoint={path}"
         )
-    self._check(path, saved)
+    return self._check(path, saved)
 
   def _check(
     self, owner: object, old: Mapping[str, Any], but: Collection[str] = ()
-  ) -> None:
+  ) -> list[str]:
     changed = [
       line
       for line in differences(old, self._config)
@@ -152,9 +186,21 @@ class RunFiles:
     if changed and not self._config["resume_changed"]:
       raise InputError(
         f"{owner} belongs to a run with another config ({'; '.join(changed)}); "
-        f"use another --workdir, or --config.resume_changed=true to go on with "
-        f"the changes"
+        f"use another --workdir{self._way_on(owner, changed)}"
       )
+    return changed
+
+  def _way_on(self, owner: object, changed: Collection[str]) -> str:
+    """Returns what else a run of another config can do, for messages."""
+    keys = {line.partition(":")[0] for line in changed}
+    if "model.variant" in keys:  # Its weights fit no other model.
+      return ""
+    if "resolved.num_classes" in keys:
+      return (
+        f", with --config.init.checkpoint={owner} to start from its weights "
+        f"with a new head"
+      )
+    return ", or --config.resume_changed=true to go on with the changes"
 
   def write_config(self, held_out: Collection[str], *, write: bool) -> None:
     """Writes config.json, which ties the work directory to this run.
@@ -175,7 +221,7 @@ class RunFiles:
       if held_out:
         _write_json(self.workdir / _HELD_OUT, list(held_out))
     except OSError as e:
-      raise InputError(f"--workdir={self.workdir} cannot be used: {e}") from e
+      raise failure(f"--workdir={self.workdir} cannot be used: {e}", e) from e
 
   def metadata(
     self,
@@ -222,13 +268,6 @@ class RunFiles:
     )
 
 
-def _exists(path: epath.Path) -> bool:
-  try:
-    return path.exists()
-  except OSError as e:
-    raise InputError(f"{path} cannot be read: {e}") from e
-
-
 def _write_json(path: epath.Path, value: Any) -> None:
   files.write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
@@ -236,15 +275,21 @@ def _write_json(path: epath.Path, value: Any) -> None:
 def read_held_out(workdir: epath.Path) -> list[str]:
   """Returns the files that the run in workdir keeps for evaluation, if any."""
   path = workdir / _HELD_OUT
-  return files.read_json(path, list) if _exists(path) else []
+  return files.read_json(path, list) if remote.exists(path) else []
 
 
 def read_result(workdir: epath.Path) -> dict[str, Any] | None:
   """Returns the result of a run, or None if it is not finished."""
   path = workdir / _RESULT
-  return files.read_json(path) if _exists(path) else None
+  return files.read_json(path) if remote.exists(path) else None
 
 
 def write_result(workdir: epath.Path, result: Mapping[str, Any]) -> None:
-  """Writes result.json, which marks the run as finished."""
-  _write_json(workdir / _RESULT, result)
+  """Writes result.json, which marks the run as finished.
+
+  Raises:
+    InputError: It cannot be written.
+    UnavailableError: Likewise, for a reason that may pass.
+  """
+  with remote.writing(workdir / _RESULT):
+    _write_json(workdir / _RESULT, result)

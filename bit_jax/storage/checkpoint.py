@@ -7,7 +7,6 @@ because Orbax itself restores flipped bits without an error.
 """
 
 import contextlib
-import itertools
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -17,17 +16,41 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from bit_jax.errors import InputError, one_line
-from bit_jax.parallel import hosts
+from bit_jax.errors import (
+  InputError,
+  UnavailableError,
+  failure,
+  is_machine_fault,
+)
 from bit_jax.storage import digest, remote
+from bit_jax.storage.checkpoint_errors import (
+  DamagedError,
+  logged_errors,
+  reason_of,
+  unreadable,
+)
+from bit_jax.storage.checkpoint_folders import find, set_aside, steps
+
+# The folders are part of this module for all others.
+__all__ = [
+  "Checkpointer",
+  "DamagedError",
+  "Saved",
+  "check",
+  "find",
+  "load_arrays",
+  "load_weights",
+  "prepare",
+  "read_saved",
+  "restore",
+  "set_aside",
+  "silence_orbax",
+  "steps",
+]
 
 _OUT_OF_MEMORY = (MemoryError, jax.errors.JaxRuntimeError)
 _POLICIES: Any = ocp.training.preservation_policies
 _DIGESTS = "digests"  # The key that we add to the metadata.
-
-
-class DamagedError(InputError):
-  """A checkpoint that exists but cannot be restored as it was saved."""
 
 
 class Saved(NamedTuple):
@@ -37,11 +60,13 @@ class Saved(NamedTuple):
     metadata: The JSON object that was passed to `Checkpointer.save`.
     digests: Digest of each array by its path; {} in other programs' files.
     fields: Names at the top of the saved tree, such as `params`.
+    shapes: Shape of each array by its path.
   """
 
   metadata: dict[str, Any]
   digests: dict[str, int]
   fields: frozenset[str]
+  shapes: dict[str, tuple[int, ...]]
 
 
 class Checkpointer:
@@ -60,17 +85,22 @@ class Checkpointer:
       directory: The folder, e.g. WORKDIR/checkpoints.
       keep: Number of newest checkpoints to keep.
       keep_every_steps: If > 0, checkpoints at multiples of it are kept as well.
+
+    Raises:
+      InputError: The folder cannot be written to. Also raised by all methods.
+      UnavailableError: Likewise, for a reason that may pass: a full disk.
     """
     self._directory = remote.absolute(directory)
     policies = [_POLICIES.LatestN(keep)]
     if keep_every_steps:
       policies.append(_POLICIES.EveryNSteps(keep_every_steps))
     self._last_save: Any = None
-    self._manager = ocp.training.Checkpointer(
-      self._directory,
-      preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
-      cleanup_tmp_directories=True,
-    )
+    with self._writing():
+      self._manager = ocp.training.Checkpointer(
+        self._directory,
+        preservation_policy=_POLICIES.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=True,
+      )
 
   def __enter__(self) -> "Checkpointer":
     return self
@@ -78,7 +108,7 @@ class Checkpointer:
   def __exit__(self, exc_type: Any, *_: Any) -> None:
     try:
       self.close()
-    except InputError:
+    except (InputError, UnavailableError):
       if exc_type is None:  # Otherwise the first error is to be shown.
         raise
 
@@ -126,12 +156,13 @@ class Checkpointer:
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
     try:
-      yield
+      with remote.os_errors():
+        yield
     except _OUT_OF_MEMORY:
       raise
     except Exception as e:
-      raise InputError(
-        f"checkpoints cannot be written to {self._directory}: {_reason(e)}"
+      raise failure(
+        f"checkpoints cannot be written to {self._directory}: {reason_of(e)}", e
       ) from e
 
 
@@ -149,21 +180,34 @@ def read_saved(path: epath.Path) -> Saved:
 
   Raises:
     DamagedError: The description cannot be read.
+    UnavailableError: It cannot be read at the moment.
   """
-  try:
-    with _reading_context():
-      info: Any = ocp.metadata(path)
-  except Exception as e:
-    raise _unreadable(path, e) from e
+  info = _read_info(path)
   if not info.custom_metadata:  # All our checkpoints have some.
     raise DamagedError(f"checkpoint {path} has lost its metadata")
-  if info.metadata is None:  # Orbax logs the reason instead of raising.
-    raise DamagedError(
-      f"checkpoint {path} cannot be read: its list of arrays is damaged"
-    )
   metadata = dict(info.custom_metadata)
   digests = metadata.pop(_DIGESTS, {})
-  return Saved(metadata, digests, frozenset(info.metadata))
+  shapes = (tuple(x.shape) for x in jax.tree.leaves(info.metadata))
+  shapes = dict(zip(digest.names(info.metadata), shapes, strict=True))
+  return Saved(metadata, digests, frozenset(info.metadata), shapes)
+
+
+def _read_info(path: epath.Path) -> Any:
+  """Returns Orbax's description of a checkpoint."""
+  with logged_errors() as logged:
+    try:
+      with remote.os_errors(), _reading_context():
+        info: Any = ocp.metadata(path)
+    except Exception as e:
+      raise unreadable(path, e) from e
+  if info.metadata is not None:
+    return info
+  # Orbax logs the reason instead of raising it.
+  for error in filter(is_machine_fault, logged):
+    raise unreadable(path, error) from error
+  raise DamagedError(
+    f"checkpoint {path} cannot be read: its list of arrays is damaged"
+  )
 
 
 def restore(path: epath.Path, abstract_state: Any) -> Any:
@@ -179,14 +223,15 @@ def restore(path: epath.Path, abstract_state: Any) -> Any:
 
   Raises:
     DamagedError: The checkpoint cannot be read, or has other arrays.
+    UnavailableError: It cannot be read at the moment.
   """
   try:
-    with _reading_context():
+    with remote.os_errors(), _reading_context():
       return ocp.load(path, abstract_state)
   except _OUT_OF_MEMORY:
     raise
   except Exception as e:
-    raise _unreadable(path, e) from e
+    raise unreadable(path, e) from e
 
 
 def check(path: epath.Path, saved: Saved, state: Any) -> None:
@@ -196,23 +241,6 @@ def check(path: epath.Path, saved: Saved, state: Any) -> None:
     DamagedError: Some bits differ from those saved; raised on every host.
   """
   _check_digests(path, saved.digests, digest.compute(state))
-
-
-def set_aside(path: epath.Path) -> epath.Path:
-  """Renames a damaged checkpoint, so that its step can be saved again.
-
-  All hosts must call it, before a `Checkpointer` is opened.
-
-  Returns:
-    The new path.
-  """
-  names = (f"{path.name}.damaged{i or ''}" for i in itertools.count())
-  aside = next(p for p in map(path.with_name, names) if not p.exists())
-  hosts.wait_for_all("checkpoint found damaged")
-  if jax.process_index() == 0:
-    path.rename(aside)
-  hosts.wait_for_all("checkpoint set aside")
-  return aside
 
 
 def _saving_context() -> Any:
@@ -246,41 +274,6 @@ def silence_orbax() -> None:
   logging.get_absl_logger().addFilter(
     lambda record: "orbax" not in record.pathname
   )
-
-
-def steps(directory: epath.PathLike) -> list[int]:
-  """Returns the steps of the checkpoints in a folder, the newest first.
-
-  A checkpoint that was complete once and has lost parts since then is damaged,
-  and is included: Orbax gives a folder such a name only once it is complete.
-  """
-  directory = epath.Path(directory)
-  if not directory.is_dir():
-    return []
-  numbers = (int(p.name) for p in directory.iterdir() if p.name.isdigit())
-  found = sorted(numbers, reverse=True)
-  if not remote.is_remote(directory):
-    return found
-  # Object stores cannot rename; a file marks the complete ones there.
-  return [step for step in found if _is_checkpoint(directory / str(step))]
-
-
-def find(path: epath.PathLike) -> epath.Path | None:
-  """Returns the newest checkpoint folder at a path, or None.
-
-  Args:
-    path: A checkpoint (`.../checkpoints/500`), a folder of checkpoints, or a
-      work directory.
-  """
-  path = remote.absolute(path)
-  if not path.is_dir():
-    return None
-  if _is_checkpoint(path):
-    return path
-  if (path / "checkpoints").is_dir():
-    path = path / "checkpoints"
-  folders = (path / str(step) for step in steps(path))
-  return next(filter(_is_checkpoint, folders), None)
 
 
 def load_weights(
@@ -320,41 +313,31 @@ def _load_on_host(
   path: epath.Path, parts: Collection[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns parts (or all) of a state as np.ndarray, and the metadata."""
-  try:
-    with _reading_context():
-      info: Any = ocp.metadata(path)
-    # Restores on the host, independent of the devices it was saved from.
-    host = jax.sharding.SingleDeviceSharding(
-      jax.local_devices(backend="cpu")[0]
+  info = _read_info(path)
+  # Restores on the host, independent of the devices it was saved from.
+  host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+
+  def wanted(name, tree):
+    if parts and name not in parts:
+      return jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
+    return jax.tree.map(
+      lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host), tree
     )
 
-    def wanted(name, tree):
-      if parts and name not in parts:
-        return jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
-      return jax.tree.map(
-        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=host), tree
-      )
-
+  try:
     target = {k: wanted(k, v) for k, v in info.metadata.items()}
-    with _reading_context():
+    with remote.os_errors(), _reading_context():
       state = ocp.load(path, target)
   except _OUT_OF_MEMORY:
     raise
   except Exception as e:
-    raise _unreadable(path, e) from e
+    raise unreadable(path, e) from e
   metadata = dict(info.custom_metadata or {})
   saved = metadata.pop(_DIGESTS, {})
   state = {k: v for k, v in state.items() if not parts or k in parts}
   digests = digest.compute(state)
   _check_digests(path, {k: saved[k] for k in saved if k in digests}, digests)
   return jax.tree.map(np.asarray, state), metadata
-
-
-def _is_checkpoint(path: epath.Path) -> bool:
-  # Orbax's own is_orbax_checkpoint is also true for a work directory.
-  if remote.is_remote(path) and not (path / "commit_success.txt").is_file():
-    return False
-  return (path / "_CHECKPOINT_METADATA").is_file()
 
 
 def _check_digests(
@@ -369,28 +352,3 @@ def _check_digests(
       f"checkpoint {path} is damaged: the bits of {bad[0]}{more} are not those "
       f"that were saved"
     )
-
-
-def _reason(error: Exception) -> str:
-  """Returns an error message as one line, without the middle of a long one."""
-  text = one_line(error).rstrip(".")  # The system's own message comes last.
-  return text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}"
-
-
-def _is_file_missing(error: BaseException | None) -> bool:
-  """Returns True if a missing file caused an Orbax or TensorStore error."""
-  while error is not None:
-    if isinstance(error, FileNotFoundError) or "NOT_FOUND" in str(error):
-      return True
-    error = error.__cause__ or error.__context__
-  return False
-
-
-def _unreadable(path: epath.Path, error: Exception) -> InputError:
-  # A failing disk or network does not mean that the checkpoint is damaged.
-  passing = isinstance(error, OSError) and not isinstance(
-    error, FileNotFoundError | NotADirectoryError
-  )
-  kind = InputError if passing else DamagedError
-  reason = "a file is missing" if _is_file_missing(error) else _reason(error)
-  return kind(f"checkpoint {path} cannot be read: {reason}")

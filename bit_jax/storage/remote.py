@@ -16,12 +16,18 @@ from collections.abc import Iterator
 from etils import epath
 from fsspec import config as fsspec_config
 
-from bit_jax.errors import InputError, one_line
+from bit_jax.errors import InputError, failure, one_line
 
 _SCHEME = "gs://"
 _COPY_EVERY_SECS = 30.0
 # Packages used by fsspec that raise errors other than OSError too.
 _CLIENTS = ("gcsfs", "google", "aiohttp", "requests")
+# Their errors for a connection that fails; others may be the user's fault.
+_CONNECTION_ERRORS = {
+  *("ClientConnectionError", "ClientPayloadError", "ConnectionError"),
+  *("Timeout", "ChunkedEncodingError", "TransportError"),
+}
+_HTTP_TRY_AGAIN = {408, 429, *range(500, 600)}
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -50,6 +56,7 @@ def check(path: epath.PathLike, what: str = "--workdir") -> None:
   Raises:
     InputError: gcsfs is not installed, the store does not answer or denies
       access, or the URL is not a gs:// one.
+    UnavailableError: The store cannot be reached at the moment.
   """
   if not is_remote(path):
     if "://" in os.fspath(path):
@@ -63,20 +70,77 @@ def check(path: epath.PathLike, what: str = "--workdir") -> None:
   except ImportError as e:
     raise InputError(f"{what}={path}: pip install gcsfs") from e
   except (OSError, ValueError) as e:
-    raise InputError(f"{what}={path} cannot be used: {one_line(e)}") from e
+    raise failure(f"{what}={path} cannot be used: {one_line(e)}", e) from e
 
 
 @contextlib.contextmanager
 def os_errors() -> Iterator[None]:
-  """Converts errors of the packages that access a store to OSError."""
+  """Converts errors of the packages that access a store to OSError.
+
+  Those that may pass, such as a lost connection, become a ConnectionError.
+  """
   try:
     yield
   except Exception as e:
     # Compared by name, because these packages need not be installed.
     package = type(e).__module__.partition(".")[0]
-    if package not in _CLIENTS or isinstance(e, OSError):
+    if package not in _CLIENTS:
+      raise
+    if _may_pass(e):
+      raise ConnectionError(one_line(e)) from e
+    if isinstance(e, OSError):
       raise
     raise OSError(one_line(e)) from e
+
+
+def _may_pass(error: Exception) -> bool:
+  """Returns True if a client's error may be gone when it is tried again."""
+  if any(kind.__name__ in _CONNECTION_ERRORS for kind in type(error).__mro__):
+    return True
+  response = getattr(error, "response", None)
+  codes = (getattr(error, "code", None), getattr(error, "status", None))
+  codes += (getattr(response, "status_code", None),)
+  return any(str(code) in map(str, _HTTP_TRY_AGAIN) for code in codes)
+
+
+def exists(path: epath.PathLike) -> bool:
+  """Returns True if a file or folder is there.
+
+  Path.exists takes what cannot be looked at, on a disk that fails for a moment,
+  for missing: a run would begin anew in its own work directory.
+
+  Raises:
+    InputError: It may not be looked at, or its name is not usable.
+    UnavailableError: The disk or the store fails.
+  """
+  path = epath.Path(path)
+  try:
+    if is_remote(path):
+      with os_errors():
+        # In a store, folders are only prefixes of names.
+        return path.exists() or path.is_dir()
+    os.stat(path)
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  except (OSError, ValueError) as e:
+    raise failure(f"{path}: cannot be read: {one_line(e)}", e) from e
+  return True
+
+
+@contextlib.contextmanager
+def writing(path: epath.PathLike) -> Iterator[None]:
+  """Names the file in errors of writing, which the system's own do not.
+
+  Raises:
+    InputError: The file cannot be written.
+    UnavailableError: Likewise, for a reason that may pass: a full disk.
+  """
+  try:
+    with os_errors():
+      yield
+  except OSError as e:
+    reason = e.strerror or one_line(e)
+    raise failure(f"{path}: cannot be written: {reason}", e) from e
 
 
 @contextlib.contextmanager
@@ -136,17 +200,20 @@ class Mirror:
 
     Raises:
       InputError: A file cannot be copied; the local folder is kept.
+      UnavailableError: Likewise, for a reason that may pass.
     """
     self._closing = True
     self._asked.set()
     # The last copy is made in this thread, which its error must reach.
     self._thread.join()
     try:
-      self._copy()
+      with os_errors():
+        self._copy()
     except Exception as e:
-      raise InputError(
+      raise failure(
         f"{self._path}: cannot be written: {one_line(e)}; the metrics are kept "
-        f"in {self.folder}"
+        f"in {self.folder}",
+        e,
       ) from e
     shutil.rmtree(self.folder)
 

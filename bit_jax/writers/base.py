@@ -8,7 +8,7 @@ from typing import Any, SupportsFloat
 
 from absl import logging
 
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, UnavailableError
 
 
 class MetricWriter:
@@ -35,6 +35,7 @@ class MetricWriter:
     Raises:
       InputError: The work directory is in an object store and cannot be written
         to.
+      UnavailableError: Likewise, for a reason that may pass.
     """
 
   def __enter__(self) -> "MetricWriter":
@@ -43,7 +44,7 @@ class MetricWriter:
   def __exit__(self, exc_type: Any, *_: Any) -> None:
     try:
       self.close()
-    except InputError as error:
+    except (InputError, UnavailableError) as error:
       if exc_type is None:
         raise
       # The exception that ends the run matters more: a requested stop, for

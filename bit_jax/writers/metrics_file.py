@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from bit_jax.errors import InputError, one_line
+from bit_jax.errors import InputError, failure, one_line
 from bit_jax.storage import remote
 
 METRICS_FILE = "metrics.jsonl"
@@ -49,12 +49,8 @@ def truncate_after(
       left as it was.
   """
   path = epath.Path(path)
-  try:
-    with remote.os_errors():
-      if not path.exists():
-        return
-  except OSError as e:
-    raise _unreadable(path, e) from e
+  if not remote.exists(path):
+    return
   kept = [
     line + b"\n"
     for line, record in _read_lines(path)
@@ -65,14 +61,9 @@ def truncate_after(
   ]
   target = epath.Path(target or path)
   replacement = target.with_name(target.name + ".tmp")
-  replacement.write_bytes(b"".join(kept))
-  replacement.replace(target)
-
-
-def _unreadable(path: epath.Path, error: OSError) -> InputError:
-  return InputError(
-    f"{path}: cannot be read: {error.strerror or one_line(error)}"
-  )
+  with remote.writing(target):
+    replacement.write_bytes(b"".join(kept))
+    replacement.replace(target)
 
 
 def _read_lines(path: epath.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -81,7 +72,8 @@ def _read_lines(path: epath.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     with remote.os_errors():
       content = path.read_bytes()
   except OSError as e:
-    raise _unreadable(path, e) from e
+    reason = e.strerror or one_line(e)
+    raise failure(f"{path}: cannot be read: {reason}", e) from e
   *lines, torn = content.split(b"\n")
   for number, line in enumerate(lines, 1):
     record = _parse(line)

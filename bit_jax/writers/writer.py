@@ -30,7 +30,9 @@ class JsonlWriter(MetricWriter):
   """
 
   def __init__(self, path: epath.PathLike):
-    self._file = epath.Path(path).open("a", encoding="utf-8")
+    self._path = path
+    with remote.writing(path):
+      self._file = epath.Path(path).open("a", encoding="utf-8")
 
   def write_scalars(
     self, step: int, scalars: Mapping[str, SupportsFloat]
@@ -41,11 +43,13 @@ class JsonlWriter(MetricWriter):
       for name, value in values.items()
     }
     line = json.dumps({"step": int(step), **record}, allow_nan=False)
-    self._file.write(line + "\n")
-    self._file.flush()
+    with remote.writing(self._path):
+      self._file.write(line + "\n")
+      self._file.flush()
 
   def close(self) -> None:
-    self._file.close()
+    with remote.writing(self._path):
+      self._file.close()
 
 
 class TensorBoardWriter(MetricWriter):
@@ -63,9 +67,11 @@ class TensorBoardWriter(MetricWriter):
   def __init__(self, logdir: epath.PathLike, start_step: int = 0):
     tb = _import_tensorboard()
     self._tb = tb
-    self._events = tb.EventFileWriter(
-      str(epath.Path(logdir)), max_queue_size=0, flush_secs=10
-    )
+    self._logdir = logdir
+    with remote.writing(logdir):
+      self._events = tb.EventFileWriter(
+        str(epath.Path(logdir)), max_queue_size=0, flush_secs=10
+      )
     start = tb.event_pb2.SessionLog(status=tb.event_pb2.SessionLog.START)
     self._add(start_step + 1, session_log=start)
 
@@ -76,12 +82,16 @@ class TensorBoardWriter(MetricWriter):
       self._add(step, summary=self._tb.scalar_pb(name, float(value)))
 
   def close(self) -> None:
-    self._events.close()
+    with remote.writing(self._logdir):
+      self._events.close()
 
   def _add(self, step: int, **what: Any) -> None:
-    self._events.add_event(
-      self._tb.event_pb2.Event(wall_time=time.time(), step=int(step), **what)
+    event = self._tb.event_pb2.Event(
+      wall_time=time.time(), step=int(step), **what
     )
+    # Here it raises what its thread has met before.
+    with remote.writing(self._logdir):
+      self._events.add_event(event)
 
 
 class MirrorWriter(MetricWriter):
@@ -154,7 +164,9 @@ def create(
     A writer to all of them.
 
   Raises:
-    InputError: There is a metrics.jsonl that is not one of ours.
+    InputError: There is a metrics.jsonl that is not one of ours, or files
+      cannot be written. Also raised by the writer.
+    UnavailableError: Likewise, for a reason that may pass: a full disk.
   """
   if not is_lead:
     return MetricWriter()

@@ -3,8 +3,8 @@
 # try a cluster job locally, or to give each GPU a process of its own.
 #
 #   scripts/launch/local.sh [--processes=2] [--devices_per_process=1] [--gpus]
-#       [--log_dir=DIR] [--port=PORT] [--grace_secs=10] [--dry_run]
-#       -- ARGUMENTS OF bit_jax.main
+#       [--log_dir=DIR] [--port=PORT] [--grace_secs=10] [--max_faults=3]
+#       [--fault_secs=30] [--dry_run] -- ARGUMENTS OF bit_jax.main
 #
 #   --processes            number of processes
 #   --devices_per_process  virtual CPU devices, or GPUs, of each process
@@ -16,18 +16,23 @@
 #                          (default: a free one)
 #   --grace_secs           time from SIGTERM, which the other processes get as
 #                          soon as one fails, to SIGKILL
+#   --max_faults           faults of the machine, such as a full disk (code 74),
+#                          after which all processes are started again
+#   --fault_secs           time from such a fault to the new start
 #   --dry_run              print the commands without running them
 #
 # SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 are passed on to all processes: they
 # finish the step, save and exit with 75; the same command continues the run.
+# After a fault of the machine (code 74) they are started again, a few times.
 # Exits with the code of the first process that fails, else with 75 or 0.
 # BIT_JAX_PYTHON names another Python than .venv/bin/python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source scripts/launch/common.sh
 
-# The exit code of a stopped run, as in bit_jax/errors.py.
-readonly stopped=75
+# The exit codes of a stopped run and of a fault of the machine, as in
+# bit_jax/errors.py.
+readonly stopped=75 fault=74
 readonly address=127.0.0.1
 python=${BIT_JAX_PYTHON:-.venv/bin/python}
 processes=2
@@ -36,6 +41,8 @@ gpus=''
 log_dir=''
 port=''
 grace_secs=10
+max_faults=3
+fault_secs=30
 dry_run=''
 
 is_free() {
@@ -97,12 +104,68 @@ log_of() {
 
 # The ids of processes 0, 1, ...; '' for a process that has ended.
 pids=()
+# Not empty once a signal has come: nothing is started after it.
+signalled=''
 
 # Sends a signal to every running process.
 forward() {
   local pid
   for pid in "${pids[@]:+${pids[@]}}"; do
     [[ -z $pid ]] || kill -s "$1" "$pid" 2> /dev/null || true
+  done
+}
+
+# Starts all processes and waits for them; sets `result`.
+run_all() {
+  local id pid code deadline='' running=$processes
+  pids=()
+  result=0
+  for ((id = 0; id < processes; id++)); do
+    make_command "$id"
+    if ((id)); then
+      "${command[@]}" < /dev/null >> "$(log_of "$id")" 2>&1 &
+    else
+      "${command[@]}" < /dev/null &
+    fi
+    pids+=("$!")
+  done
+
+  # `wait -n` would be simpler, but before Bash 5.1 it cannot tell which process
+  # ended.
+  while ((running)); do
+    for ((id = 0; id < processes; id++)); do
+      pid=${pids[id]}
+      if [[ -z $pid ]] || kill -0 "$pid" 2> /dev/null; then
+        continue
+      fi
+      code=0
+      wait "$pid" || code=$?
+      pids[id]=''
+      running=$((running - 1))
+      # Processes that stop on request do so together. After a failure,
+      # however, the others would wait for the failed process for ever, so they
+      # are ended.
+      if ((code == 0 || result != 0 && result != stopped)); then
+        continue
+      fi
+      result=$code
+      ((code != stopped)) || continue
+      deadline=$((SECONDS + grace_secs))
+      echo "process $id ended with code $code" >&2
+      if ((id)); then
+        tail -n 20 "$(log_of "$id")" >&2
+      fi
+      forward TERM
+    done
+    if [[ $deadline ]] && ((SECONDS > deadline)); then
+      forward KILL
+    fi
+    if ((running)); then
+      # Unlike a plain `sleep`, `wait` returns on a signal, so traps run at
+      # once.
+      sleep 0.1 &
+      wait "$!" || true
+    fi
   done
 }
 
@@ -114,6 +177,8 @@ while (($#)); do
     --log_dir=*) log_dir=$(expand_home "${1#*=}") ;;
     --port=*) port=${1#*=} ;;
     --grace_secs=*) grace_secs=${1#*=} ;;
+    --max_faults=*) max_faults=${1#*=} ;;
+    --fault_secs=*) fault_secs=${1#*=} ;;
     --dry_run) dry_run=yes ;;
     --help | -h)
       usage scripts/launch/local.sh
@@ -125,14 +190,15 @@ while (($#)); do
   shift
 done
 check_numbers 1 "$processes" "$devices" "${port:-1}"
-check_numbers 0 "$grace_secs"
+check_numbers 0 "$grace_secs" "$max_faults" "$fault_secs"
 (($# > 1)) || die 2 'the arguments of bit_jax.main are missing; put them after --'
 shift
 arguments=("$@")
 if [[ $gpus && ${CUDA_VISIBLE_DEVICES:-} ]]; then
   check_gpus
 fi
-port=${port:-$(find_port)}
+asked_port=$port
+port=${asked_port:-$(find_port)}
 
 if [[ $dry_run ]]; then
   log_dir=${log_dir:-/tmp/bit_jax}
@@ -163,57 +229,24 @@ fi
 # Each process gets a process group of its own. Ctrl-C then reaches it once,
 # through this script; a second signal would end it without saving.
 set -m
-trap 'forward TERM' TERM
-trap 'forward INT' INT
-trap 'forward USR1' USR1
-trap 'forward KILL' EXIT
-for ((id = 0; id < processes; id++)); do
-  make_command "$id"
-  if ((id)); then
-    "${command[@]}" < /dev/null > "$(log_of "$id")" 2>&1 &
-  else
-    "${command[@]}" < /dev/null &
-  fi
-  pids+=("$!")
+for name in TERM INT USR1; do
+  # shellcheck disable=SC2064 # The name of now.
+  trap "signalled=yes; forward $name" "$name"
 done
-
-# `wait -n` would be simpler, but before Bash 5.1 it cannot tell which process
-# ended.
-result=0
-deadline=''
-running=$processes
-while ((running)); do
-  for ((id = 0; id < processes; id++)); do
-    pid=${pids[id]}
-    if [[ -z $pid ]] || kill -0 "$pid" 2> /dev/null; then
-      continue
-    fi
-    code=0
-    wait "$pid" || code=$?
-    pids[id]=''
-    running=$((running - 1))
-    # Processes that stop on request do so together. After a failure, however,
-    # the others would wait for the failed process for ever, so they are ended.
-    if ((code == 0 || result != 0 && result != stopped)); then
-      continue
-    fi
-    result=$code
-    ((code != stopped)) || continue
-    deadline=$((SECONDS + grace_secs))
-    echo "process $id ended with code $code" >&2
-    if ((id)); then
-      tail -n 20 "$(log_of "$id")" >&2
-    fi
-    forward TERM
-  done
-  if [[ $deadline ]] && ((SECONDS > deadline)); then
-    forward KILL
-  fi
-  if ((running)); then
-    # Unlike a plain `sleep`, `wait` returns on a signal, so traps run at once.
-    sleep 0.1 &
-    wait "$!" || true
-  fi
+trap 'forward KILL' EXIT
+for ((id = 1; id < processes; id++)); do
+  : > "$(log_of "$id")"
+done
+run_all
+for ((faults = 1; faults <= max_faults; faults++)); do
+  ((result == fault)) && [[ ! $signalled ]] || break
+  echo "fault of the machine $faults of $max_faults (code $fault); starting" \
+    "again in $fault_secs s" >&2
+  sleep "$fault_secs" &
+  wait "$!" || true
+  [[ ! $signalled ]] || break
+  port=${asked_port:-$(find_port)}
+  run_all
 done
 # After a failure the logs are kept, as they show its cause.
 if [[ $temporary ]] && ((result == 0 || result == stopped)); then

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits bit_jax.main to Slurm with one process per GPU. The job is requeued
 # until the run is done: at the time limit, on preemption, when a node fails
-# and, a few times, after a crash.
+# and, a few times, after a crash or a fault of the machine such as a full disk.
 #
 #   scripts/launch/slurm.sh [--nodes=1] [--gpus_per_node=1]
 #       [--cpus_per_task=8] [--time=LIMIT] [--partition=NAME] [--account=NAME]
@@ -12,7 +12,8 @@
 #   --cpus_per_task  CPU cores per GPU, mostly for decoding images
 #   --sbatch         further option of sbatch, e.g. --sbatch=--qos=long
 #   --log_dir        folder of NAME-JOB.log, with all processes and restarts
-#   --max_crashes    crashes after which the job is still requeued
+#   --max_crashes    crashes and faults (code 74) after which the job is still
+#                    requeued
 #   --dry_run        print the batch script without submitting it
 #
 # The checkout, its .venv, --log_dir and --workdir must be on a disk that all
@@ -88,8 +89,9 @@ case $code in
     ;;
   75) echo "== stopped, $(date)" ;;
   *)
-    # SLURM_RESTART_COUNT also counts time limits and preemptions, so crashes
-    # are counted in a file.
+    # 74, a fault of the machine (see bit_jax/errors.py), is tried again like a
+    # crash. SLURM_RESTART_COUNT also counts time limits and preemptions, so
+    # crashes are counted in a file.
     crashes=$(($(cat "$crashes_file" 2> /dev/null || echo 0) + 1))
     echo "$crashes" > "$crashes_file"
     echo "== crash $crashes: code $code, $(date)"

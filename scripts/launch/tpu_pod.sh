@@ -26,7 +26,8 @@
 #                     --create_flag=--network=NET
 #   --ssh_flag        further flag of `tpu-vm ssh` and `scp`, e.g.
 #                     --ssh_flag=--internal-ip
-#   --max_crashes     crashes after which the run is still restarted
+#   --max_crashes     crashes and faults of the workers (code 74, such as a full
+#                     disk) after which the run is still restarted
 #   --capacity_tries  requests for a pod while there is no capacity
 #   --poll_secs       time between two checks of the run or the pod
 #   --dry_run         print the commands without running them

@@ -220,3 +220,48 @@ def test_no_default_is_none_so_that_every_key_can_be_overridden():
       yield from values(value) if hasattr(value, "values") else [value]
 
   assert None not in list(values(common.get_config()))
+
+
+@pytest.mark.parametrize(
+  ("resize_px", "crop_px", "message"),
+  [
+    (
+      *(40, 0),
+      "config.input.resize_px=40 is smaller than the crop of 128 px that "
+      "config.hyperrule='paper' gives for images of 32 x 32 px, as "
+      "config.input.crop_px=0; expected both sizes",
+    ),
+    (
+      *(0, 200),
+      "config.input.crop_px=200 is larger than the resize_px=160 that "
+      "config.hyperrule='paper' gives for images of 32 x 32 px, as "
+      "config.input.resize_px=0; expected both sizes",
+    ),
+    (
+      40,
+      50,
+      "config.input.crop_px=50 is larger than config.input.resize_px=4",
+    ),
+  ],
+)
+def test_sizes_that_contradict_each_other_name_who_gave_them(
+  resize_px, crop_px, message
+):
+  config = downstream.get_config("preset=quick")
+  config.input.resize_px, config.input.crop_px = resize_px, crop_px
+  with pytest.raises(InputError, match=f"^{message}"):
+    resolve.resolve(config, CIFAR)
+
+
+def test_a_larger_crop_of_pre_training_needs_no_other_size():
+  config = upstream.get_config("preset=bit_s")
+  config.input.crop_px = 384
+  assert resolved(config, IMAGENET).crop_px == 384
+
+
+def test_mixup_of_a_rule_that_is_not_there():
+  config = downstream.get_config("preset=quick")
+  config.hyperrule, config.schedule.warmup = "", "10 %"
+  config.schedule.decay_at = "50 %"
+  with pytest.raises(InputError, match=r"mixup_alpha=-1 stands for the rule's"):
+    resolve.resolve(config, CIFAR)

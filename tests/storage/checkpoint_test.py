@@ -1,12 +1,15 @@
+import errno
 import os
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging
 
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, UnavailableError
 from bit_jax.parallel import sharding
 from bit_jax.storage import checkpoint
 
@@ -117,7 +120,7 @@ def test_a_failed_write_names_the_folder(tmp_path, mesh, monkeypatch):
   with checkpoint.Checkpointer(tmp_path / "c", keep=1) as writer:
     monkeypatch.setattr(writer._manager, "save_async", disk_full)
     message = f"cannot be written to {tmp_path}/c: .*No space left"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UnavailableError, match=message):
       writer.save(1, make_state(mesh, 1), {})
 
 
@@ -197,3 +200,40 @@ def test_flipped_bits_are_found(tmp_path, mesh):
 def test_metadata_is_what_was_saved(tmp_path, mesh):
   save(tmp_path, mesh, 1)
   assert checkpoint.load_weights(tmp_path / "1")[2] == {"variant": "x"}
+
+
+def test_a_disk_that_fails_does_not_make_a_checkpoint_damaged(
+  tmp_path, mesh, monkeypatch
+):
+  save(tmp_path, mesh, 1)
+  path, state = tmp_path / "1", make_state(mesh, 1)
+  checkpoint.silence_orbax()
+
+  def logs(_):  # Orbax logs this error, and returns no arrays.
+    logging.warning("failed: %s %s", "x", OSError(errno.EMFILE, "Too many"))
+    return types.SimpleNamespace(metadata=None, custom_metadata={"a": 1})
+
+  def raises(*_):
+    raise ValueError("INTERNAL: Failed to read [os_error_code='5']")
+
+  filters = list(logging.get_absl_logger().filters)
+  monkeypatch.setattr(checkpoint.ocp, "metadata", logs)
+  for read in (checkpoint.read_saved, checkpoint.load_weights):
+    with pytest.raises(UnavailableError, match=f"{path} cannot be read: .*Too"):
+      read(path)
+  assert logging.get_absl_logger().filters == filters
+  monkeypatch.undo()
+  monkeypatch.setattr(checkpoint.ocp, "load", raises)
+  with pytest.raises(UnavailableError, match=f"{path} cannot be read: INTER"):
+    checkpoint.restore(path, abstract(state, mesh))
+  with pytest.raises(UnavailableError, match=f"{path} cannot be read: INTER"):
+    checkpoint.load_weights(path)
+
+
+def test_a_folder_that_cannot_be_opened_for_writing(tmp_path, monkeypatch):
+  def no_files_left(*_, **__):
+    raise OSError(errno.EMFILE, "Too many open files")
+
+  monkeypatch.setattr(checkpoint.ocp.training, "Checkpointer", no_files_left)
+  with pytest.raises(UnavailableError, match="cannot be written to .*Too many"):
+    checkpoint.Checkpointer(tmp_path, keep=1)

@@ -28,7 +28,7 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from bit_jax import weights
 from bit_jax.data import source
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, UnavailableError
 from bit_jax.models import paths
 from bit_jax.parallel import sharding
 from bit_jax.recipe import resolve
@@ -530,3 +530,28 @@ def test_array_files_of_a_store_that_does_not_answer(bucket, name):
     InputError, match=f"^{path}: cannot be written: no route$"
   ):
     array_files.write_arrays(path, {"a": np.ones(3)})
+
+
+class ServerDisconnectedError(ConnectionError):
+  __module__ = "aiohttp.client_exceptions"
+
+
+@pytest.mark.parametrize(
+  ("error", "code", "kind"),
+  [
+    (HttpError("slow down"), 429, UnavailableError),
+    (HttpError("backend"), "503", UnavailableError),
+    (HttpError("no access"), 403, InputError),
+    (HttpError("no bucket"), 404, InputError),
+    (ServerDisconnectedError("closed"), None, UnavailableError),
+  ],
+  ids=str,
+)
+def test_a_store_that_fails_for_a_while_is_told_from_one_that_refuses(
+  bucket, error, code, kind
+):
+  error.code, bucket.error = code, error
+  with pytest.raises(kind, match=f"--workdir={RUN} cannot be used: {error}"):
+    remote.check(RUN)
+  with pytest.raises(kind, match=f"cannot be read: {error}"):
+    remote.exists(RUN / "config.json")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
+from bit_jax.errors import UnavailableError
 from bit_jax.writers import writer
 from bit_jax.writers.base import MetricWriter
 
@@ -220,3 +221,14 @@ def test_create_leaves_the_disk_alone_on_other_hosts(tmp_path):
   metrics.write_scalars(1, {"train/loss": 1.0})
   metrics.close()
   assert not os.listdir(tmp_path)
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path):
+  """/dev/full is a file on a disk without space."""
+  (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+  message = "metrics.jsonl: cannot be written: No space left on device"
+  jsonl = writer.JsonlWriter(tmp_path / "metrics.jsonl")
+  with pytest.raises(UnavailableError, match=message):
+    jsonl.write_scalars(1, {"a": 1.0})
+  with pytest.raises(UnavailableError, match=message):
+    jsonl.close()

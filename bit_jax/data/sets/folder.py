@@ -30,6 +30,18 @@ _LAYOUT = (
 )
 
 
+class HeldOutGoneError(InputError):
+  """Files that a run held out for evaluation are not there any more.
+
+  Attributes:
+    files: All of them, relative to the folder.
+  """
+
+  def __init__(self, message: str, files: Collection[str]):
+    super().__init__(message)
+    self.files = frozenset(files)
+
+
 @dataclasses.dataclass(frozen=True)
 class FolderSplits:
   """The splits of an image folder.
@@ -75,8 +87,8 @@ def load(
 
   Raises:
     InputError: The folder is not laid out like this, or in a way that can be
-      read in two ways, an image cannot be read, a class has too few images, or
-      a file of `held_out` is gone.
+      read in two ways, an image cannot be read, or a class has too few images.
+    HeldOutGoneError: A file of `held_out` is gone.
   """
   root = class_folders.find_root(path, _LAYOUT)
   # The layout of a run that is resumed was settled when it began.
@@ -245,9 +257,12 @@ def _check_held_out(
 ) -> Collection[str]:
   missing = sorted(set(held_out).difference(_flatten(train)))
   if missing:
-    raise InputError(
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    raise HeldOutGoneError(
       f"{os.path.join(path, missing[0])}: this image was held out for "
-      "evaluation when the run began, and is gone"
+      f"evaluation when the run began, and is gone{more}; "
+      "--config.resume_changed=true goes on without",
+      missing,
     )
   return held_out
 

@@ -129,6 +129,38 @@ def test_exit_code_is_that_of_the_first_failure(monkeypatch, do_0, do_1, code):
   assert ("oops" in done.stderr) == ("oops" in do_1)
 
 
+@pytest.mark.parametrize(
+  ("code", "times", "flags"),
+  [(74, 3, ["--max_faults=2"]), (74, 1, ["--max_faults=0"]), (70, 1, [])],
+)
+def test_faults_of_the_machine_are_tried_again_a_few_times(
+  tmp_path, monkeypatch, code, times, flags
+):
+  monkeypatch.setenv("DO_0", STOP)
+  monkeypatch.setenv("DO_1", f"echo oops; exit {code}")
+  logs = f"--log_dir={tmp_path}/logs"
+  done = run(LOCAL, "--fault_secs=0", logs, *flags, "--", "--x")
+  assert done.returncode == code
+  assert lines(tmp_path / "logs" / "process-1.log") == times * ["oops"]
+  again = done.stderr.count("fault of the machine")
+  assert again == times - 1
+
+
+def test_a_fault_that_passes(tmp_path, monkeypatch):
+  monkeypatch.setenv("DO_1", f"rmdir {tmp_path}/full && exit 74; exit 0")
+  monkeypatch.setenv("DO_0", "exit 0")
+  (tmp_path / "full").mkdir()
+  assert run(LOCAL, "--fault_secs=0", "--", "--x").returncode == 0
+
+
+def test_nothing_is_started_again_after_a_signal(tmp_path, monkeypatch):
+  monkeypatch.setenv("DO_0", 'wait_for "$OUT/got-$id"; exit 74')
+  with started(LOCAL, "--processes=1", "--", "--x") as launcher:
+    wait_for(tmp_path / "started-0")
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(DEADLINE_SECS) == 74
+
+
 def test_others_are_not_disturbed_when_one_has_stopped(tmp_path, monkeypatch):
   monkeypatch.setenv("DO_0", "exit 75")
   monkeypatch.setenv("DO_1", f"sleep 0.1; sleep 0.1; touch {tmp_path}/saved")

@@ -134,6 +134,7 @@ def test_arguments_arrive(tmp_path):
     (0, "RUNNING", False),
     (1, "RUNNING", False),
     (2, "RUNNING", False),
+    (74, "RUNNING", True),
     (75, "RUNNING", True),
     (75, "COMPLETING", False),
     (75, "", False),
@@ -156,7 +157,7 @@ def test_gives_up_after_some_crashes_however_often_it_stopped(
   tmp_path, monkeypatch
 ):
   script = batch_script(f"--log_dir={tmp_path}", "--max_crashes=2")
-  codes = [75, 139, 75, 75, 7, 75, 75, 139]
+  codes = [75, 139, 75, 75, 74, 75, 75, 139]
   for restart, code in enumerate(codes):
     monkeypatch.setenv("CODE", str(code))
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))

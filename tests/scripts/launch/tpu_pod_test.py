@@ -253,6 +253,7 @@ class TestTpuPod:
       (["exit 2"], ["exit 0"], 2, 1),
       (["exit 75", "exit 0"], ["exit 0", "exit 0"], 0, 2),
       (["exit 7"] * 2, ["exit 0"] * 2, 7, 2),
+      (["exit 1"] * 2, ["exit 74"] * 2, 74, 2),
       # A worker that lost another one exits with 1, which is not bad input.
       (["exit 1"] * 2, ["exit 134"] * 2, 134, 2),
       (["exit 75", "exit 9", "exit 0"], None, 0, 3),
