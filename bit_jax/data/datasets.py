@@ -35,6 +35,7 @@ class Dataset:
     held_out: The files of an image folder held out of train, for
       `open_dataset` when the run is resumed; empty for everything else.
     percent_floor: Round percentages of a split down, not to the closest count.
+    skipped: The files of an image folder that are left out, with the reasons.
   """
 
   name: str
@@ -42,6 +43,7 @@ class Dataset:
   read: Callable[[Sequence[split_text.Range], str], Source]
   held_out: list[str] = dataclasses.field(default_factory=list)
   percent_floor: bool = False
+  skipped: list[str] = dataclasses.field(default_factory=list)
 
   def load(self, split: str) -> Source:
     """Returns the examples of a split text such as `train[:98%]+validation`.
@@ -92,6 +94,7 @@ def open_dataset(
   seed: int = 0,
   held_out: Collection[str] = (),
   cache_dir: str = "",
+  skip_bad: bool = False,
 ) -> Dataset:
   """Finds an image set and its splits; scans it if it is a folder of images.
 
@@ -107,6 +110,8 @@ def open_dataset(
     seed: Draws the images held out of a folder without an evaluation split.
     held_out: The files to hold out instead; see `Dataset.held_out`.
     cache_dir: Where to store the scan of a folder; '': nowhere.
+    skip_bad: Leaves out files of a folder that are no sound images; for other
+      sets it does nothing.
 
   Raises:
     InputError: There is no such set, or it cannot be used.
@@ -117,8 +122,10 @@ def open_dataset(
       seed=seed,
       held_out=held_out,
       cache_dir=cache_dir,
+      skip_bad=skip_bad,
     )
     opened = _from_sources(dataset, loaded.splits, loaded.held_out)
+    opened = dataclasses.replace(opened, skipped=loaded.skipped)
   elif dataset in ("glyphs", "digits"):
     read = {"glyphs": glyphs.load, "digits": digits.load}[dataset]
     opened = _from_sources(dataset, {s: read(s) for s in builtin.SPLITS})

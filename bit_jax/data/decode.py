@@ -1,82 +1,94 @@
-"""Decodes JPEG, PNG, WebP and BMP images; reads image sizes from headers.
+"""Decodes images, and checks image files before they are used.
 
-Three decoders, in this order:
-1. `bit_jax.data.jpeg` decodes plain JPEGs, which are nearly all images.
-2. OpenCV decodes other plain images, and JPEGs that the first refuses.
+JPEG, PNG, WebP, BMP, GIF (the first frame) and TIFF (the first page) are told
+apart by their content, whatever their names. Three decoders, in this order:
+1. `bit_jax.data.jpeg` decodes ordinary JPEGs, which are nearly all images.
+2. OpenCV decodes other plain images.
 3. Pillow decodes what OpenCV gets wrong in any version that we allow:
-   transparency, WebP with EXIF or animation, BMP, and files that do not end as
-   their format demands (OpenCV 4 returns a truncated JPEG with its rest in
-   grey). It also gets a try at what OpenCV refuses.
+   transparency, animation, BMP, TIFF, and files that do not end as their format
+   demands (OpenCV 4 returns a truncated JPEG with its rest in grey). It also
+   gets a try at what the others refuse, for it prints nothing on stderr.
+`bit_jax.data.formats` reads headers, and decides size and orientation for all.
 """
 
 import dataclasses
-import io
 import os
+import threading
 from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from absl import logging
 
 from bit_jax.data import jpeg
-from bit_jax.errors import InputError
+from bit_jax.data.formats import ends, headers, limits, pillow, png, webp
+from bit_jax.data.formats.headers import Header
+from bit_jax.data.formats.reader import Reader
+from bit_jax.errors import InputError, one_line
 
 # Damaged images raise an InputError; OpenCV's own message on stderr would only
 # repeat it. (OpenCV 5 moved the function.)
 _set_log_level = getattr(cv2, "setLogLevel", None)
 (_set_log_level or cv2.utils.logging.setLogLevel)(0)
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-# Flags of a WebP `VP8X` chunk: alpha, EXIF, animation.
-_WEBP_SPECIAL = 0x10 | 0x08 | 0x02
-_WEBP_LOSSLESS_ALPHA = 0x10
+_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_NO_END = "its end marker is missing; all pixels are there"
+_DAMAGED = (
+  "this JPEG is damaged; it is used with the pixels that viewers show of it"
+)
 # How to turn an image upright, by its EXIF orientation.
-_UPRIGHT = {
-  2: Image.Transpose.FLIP_LEFT_RIGHT,
-  3: Image.Transpose.ROTATE_180,
-  4: Image.Transpose.FLIP_TOP_BOTTOM,
-  5: Image.Transpose.TRANSPOSE,
-  6: Image.Transpose.ROTATE_270,
-  7: Image.Transpose.TRANSVERSE,
-  8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+  2: lambda image: cv2.flip(image, 1),
+  3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
+  4: lambda image: cv2.flip(image, 0),
+  5: cv2.transpose,
+  6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+  7: lambda image: cv2.rotate(cv2.transpose(image), cv2.ROTATE_180),
+  8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
 
 
+class _Told:
+  """The images that a warning has named, each once in this process."""
+
+  def __init__(self):
+    self._names: set[str] = set()
+    self._lock = threading.Lock()
+
+  def add(self, name: str) -> bool:
+    """Returns True if the image was not named before."""
+    with self._lock:
+      is_new = name not in self._names
+      self._names.add(name)
+    return is_new
+
+
+_told = _Told()
+
+
 def decode(data: bytes, name: str) -> np.ndarray:
-  """Decodes a JPEG, PNG, WebP or BMP image to the pixels a viewer shows.
+  """Decodes a JPEG, PNG, WebP, BMP, GIF or TIFF to the pixels a viewer shows.
 
   Grey, palette, CMYK and 16-bit images become 8-bit RGB, the EXIF orientation
-  is applied, and only the first frame of an animation is returned. Transparent
-  images are laid on white: dropping alpha, as `convert("RGB")` does, shows the
-  arbitrary colours stored under transparent pixels, and a black drawing on a
-  transparent ground turns all black.
+  is applied, and only the first frame of an animation or the first page is
+  returned. Transparent images are laid on white. JPEGs of more than 179 million
+  pixels are decoded at a half, a quarter or an eighth of their size. A JPEG
+  that is damaged but that viewers show is decoded as they do, with a warning.
 
   Args:
     data: The encoded image.
-    name: Name of the image in error messages.
+    name: Name of the image in error messages and warnings.
 
   Returns:
     uint8[H, W, 3], RGB, contiguous and writable.
 
   Raises:
-    InputError: The image is of another format, truncated or corrupt.
+    InputError: The image is of another format, truncated, corrupt or too large.
   """
-  header = jpeg.read_header(data)
-  image = header and jpeg.decode(data, header)
-  if image is not None:
-    return image
-  if _is_plain(data):
-    try:
-      bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-      bgr = None
-    if bgr is not None:
-      return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
-  # What OpenCV refused comes here as well: Pillow may read it, and if not, its
-  # error says why.
-  return _decode_with_pillow(data, name)
+  image, note = _decode(data, name)
+  if note and _told.add(name):
+    logging.warning("%s: %s", name, note)
+  return image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +126,12 @@ class Encoded:
     # The box depends on the image's size, which the header knows before any
     # pixel is decoded; rows below the box then need no decoding.
     header = jpeg.read_header(self.data)
-    if header:
+    if (
+      header
+      and header.is_ordinary
+      and header.orientation == 1
+      and jpeg.ends(self.data, header)
+    ):
       top, left, height, width = choose(header.height, header.width)
       image = jpeg.decode(self.data, header, top + height)
       if image is None:
@@ -145,12 +162,57 @@ def image_size(
     (height, width) in pixels, after the EXIF orientation is applied.
 
   Raises:
-    InputError: The file or its header cannot be read.
+    InputError: The file or its header cannot be read, or the image is too
+      large.
   """
-  with _open(image, name) as opened:
-    width, height = opened.size
-    rotated = _orientation(opened) in (5, 6, 7, 8)
-  return (width, height) if rotated else (height, width)
+  try:
+    with Reader(image) as reader:
+      header = headers.read(reader, name)
+  except OSError as error:
+    raise InputError(f"{name}: {error.strerror}") from error
+  limits.check(header.height, header.width, name)
+  return header.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+  """The result for a file that can be used.
+
+  Attributes:
+    size: (height, width) in pixels as decoded.
+    note: What is wrong with it nevertheless; '' if nothing is known.
+  """
+
+  size: tuple[int, int]
+  note: str
+
+
+def check(image: bytes | str | os.PathLike[str], name: str) -> Checked:
+  """Checks that an image has a sound header and ends as its format should.
+
+  Only the beginning and the end are read, unless the end is not what it should
+  be: then the image is decoded. Damage in the middle is not found.
+
+  Args:
+    image: An encoded image, or the path of one.
+    name: Name of the image in error messages.
+
+  Raises:
+    InputError: The image cannot be used.
+    OSError: The file cannot be read; nothing is known of the image.
+  """
+  with Reader(image) as reader:
+    header = headers.read(reader, name)
+    limits.check(header.height, header.width, name)
+    if ends.is_complete(reader, header):
+      return Checked(header.size, "")
+    data = reader.whole()
+  return Checked(header.size, _decode(data, name)[1])
+
+
+def warned(name: str) -> None:
+  """Remembers that a warning has named an image; `decode` gives no other."""
+  _told.add(name)
 
 
 def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -159,77 +221,87 @@ def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
   return ordered[(len(ordered) - 1) // 2]
 
 
-def _is_plain(data: bytes) -> bool:
-  """Returns True if any OpenCV that we allow decodes it as a viewer would."""
-  if data.startswith(b"\xff\xd8"):
-    return data.endswith(b"\xff\xd9")
-  if data.startswith(_PNG_START):
-    has_alpha = data[25:26] in (b"\x04", b"\x06")
-    if not has_alpha:
-      # Without an alpha channel, a chunk before the pixels may still make a
-      # colour or entries of the palette transparent.
-      has_alpha = b"tRNS" in data[: data.find(b"IDAT")]
-    return data.endswith(_PNG_END) and not has_alpha
-  if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-    chunk, flags = data[12:16], data[20:25]
-    if len(flags) < 5:
-      return False
-    if chunk == b"VP8X":
-      return not flags[0] & _WEBP_SPECIAL
-    if chunk == b"VP8L":
-      return not flags[4] & _WEBP_LOSSLESS_ALPHA
-    return chunk == b"VP8 "
-  return False
-
-
-def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
-  with _open(data, name) as image:
-    try:
-      if image.mode.startswith("I"):
-        # `convert` would clip 16-bit grey at 255 instead of scaling it.
-        rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        rgb = rgb.convert("RGB")
-      elif image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        rgb = Image.alpha_composite(white, layer).convert("RGB")
-      else:
-        rgb = image.convert("RGB")
-      orientation = _orientation(image)
-    # For broken bytes, Pillow's readers raise nearly any type of error.
-    except Exception as error:
-      raise InputError(
-        f"{name}: the image is truncated or corrupt ({error})"
-      ) from error
-  if orientation in _UPRIGHT:
-    rgb = rgb.transpose(_UPRIGHT[orientation])
-  return np.array(rgb)
-
-
-def _open(image: bytes | str | os.PathLike[str], name: str) -> Image.Image:
-  """Opens an image without decoding its pixels; the caller closes it."""
-  try:
-    if isinstance(image, bytes):
-      return Image.open(io.BytesIO(image), formats=_FORMATS)
-    return Image.open(image, formats=_FORMATS)
-  except Image.DecompressionBombError as error:
-    raise InputError(f"{name}: {error}") from error
-  # Pillow raises ValueError for a header that is cut short.
-  except (OSError, ValueError) as error:
-    reason = getattr(error, "strerror", None) or (
-      "not a JPEG, PNG, WebP or BMP image, or its header is corrupt"
+def _decode(data: bytes, name: str) -> tuple[np.ndarray, str]:
+  """Returns the upright image, and what is wrong with it or ''."""
+  found = jpeg.read_header(data)
+  note = ""
+  if found:
+    header = headers.of_jpeg(found, name)
+    if not jpeg.ends(data, found):
+      # The second byte of the marker alone may be missing.
+      data = data.removesuffix(b"\xff") + jpeg.END_OF_IMAGE
+      note = _NO_END
+    image = jpeg.decode(data, found)
+    if image is not None:
+      return _turned(image, header), note
+  else:
+    header = headers.read(Reader(data), name)
+  limits.check(header.height, header.width, name)
+  image = _with_opencv(data, header, note)
+  if image is None:
+    # What the others refused comes here as well: Pillow may read it, and if
+    # not, its error says why.
+    image, note = _with_pillow(data, header, name, note)
+  if image.shape[:2] != (header.height, header.width):
+    raise InputError(
+      f"{name}: the image is corrupt (its header says {header.width} x "
+      f"{header.height} pixels)"
     )
-    raise InputError(f"{name}: {reason}") from error
+  return _turned(image, header), note
 
 
-def _orientation(image: Image.Image) -> int:
-  """Returns the EXIF orientation, 1 (upright) to 8."""
-  exif = Image.Exif()
+def _turned(image: np.ndarray, header: Header) -> np.ndarray:
+  turn = _UPRIGHT.get(header.orientation)
+  return turn(image) if turn else image
+
+
+def _with_opencv(data: bytes, header: Header, note: str) -> np.ndarray | None:
+  """Decodes what any OpenCV that we allow decodes as a viewer would.
+
+  It must not be given damaged files: libpng and libjpeg print lines on stderr
+  for them, which name no file.
+  """
+  if header.jpeg:
+    is_sound = jpeg.is_sound(data) if header.jpeg.components == 4 else None
+    is_plain = (
+      header.jpeg.reduction == 1
+      # Otherwise `jpeg` has refused it as damaged.
+      and not header.jpeg.is_ordinary
+      and (not note if is_sound is None else is_sound)
+    )
+  elif header.kind == "PNG":
+    parts = png.pixels(data)
+    data = parts.data
+    is_plain = parts.is_sound and parts.ends and not parts.has_transparency
+  else:
+    is_plain = header.kind == "WEBP" and webp.is_plain(data)
+  if not is_plain:
+    return None
   try:
-    # `getexif` would decode a whole PNG in search of a late chunk, and would
-    # take the orientation from XMP, which OpenCV does not read.
-    exif.load(image.info.get("exif", b""))
-    return int(exif.get(ExifTags.Base.Orientation, 1))
-  # Broken EXIF does not mean broken pixels: the image is used as it is stored.
-  except Exception:
-    return 1
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
+  except cv2.error:
+    return None
+  if bgr is None:
+    return None
+  return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
+
+
+def _with_pillow(
+  data: bytes, header: Header, name: str, note: str
+) -> tuple[np.ndarray, str]:
+  try:
+    if header.jpeg and note:
+      # Pillow fills up what is missing before an end marker; in a file that
+      # ends without one, this is not damage that viewers hide.
+      data = data.removesuffix(jpeg.END_OF_IMAGE)
+    image = pillow.decode(data, header)
+  # For broken bytes, Pillow's readers raise nearly any type of error.
+  except Exception as error:
+    raise InputError(
+      f"{name}: the image is truncated or corrupt ({one_line(error)})"
+    ) from error
+  if header.jpeg and (note or header.jpeg.is_ordinary):
+    return image, _DAMAGED
+  if header.kind == "PNG" and not png.pixels(data).ends:
+    return image, _NO_END
+  return image, note

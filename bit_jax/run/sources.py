@@ -30,11 +30,13 @@ class RunData:
     evals: The evaluation splits by name; may be empty.
     held_out: The files of an image folder that are not trained on, for `load`
       when the run is resumed; empty for everything else.
+    skipped: The files of image folders that are left out, with the reasons.
   """
 
   train: Source
   evals: Mapping[str, Source]
   held_out: Collection[str] = ()
+  skipped: Collection[str] = ()
 
 
 def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
@@ -59,6 +61,7 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
     seed=max(0, data.subset_seed),
     held_out=held_out,
     cache_dir=str(cache.folder("folders")),
+    skip_bad=data.skip_bad,
   )
   train_split, eval_splits = data.train_split, data.eval_splits
   if not (train_split and eval_splits):
@@ -75,7 +78,10 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
   train = _chosen(train, data, subset_seed)
   names = filter(None, (s.strip() for s in eval_splits.split(",")))
   return RunData(
-    train, {name: dataset.load(name) for name in names}, dataset.held_out
+    train,
+    {name: dataset.load(name) for name in names},
+    dataset.held_out,
+    dataset.skipped,
   )
 
 
@@ -102,19 +108,24 @@ def _chosen(train: Source, data: Config, seed: int) -> Source:
   return subset.take(train, indices, name)
 
 
-def load_fewshot_sets(names: str, data_dir: str) -> dict[str, FewshotSet]:
+def load_fewshot_sets(
+  names: str, data_dir: str, skip_bad: bool = False
+) -> dict[str, FewshotSet]:
   """Loads the data sets of `config.eval.fewshot`.
 
   Args:
     names: The names of the sets, separated by commas; '' for none.
     data_dir: The folder of the TFDS sets.
+    skip_bad: Leaves out files of image folders that are no sound images.
 
   Raises:
     InputError: A set does not exist, or has no split to evaluate on.
   """
   fewshot_sets = {}
   for name in filter(None, (n.strip() for n in names.split(","))):
-    dataset = datasets.open_dataset(name, data_dir=data_dir)
+    dataset = datasets.open_dataset(
+      name, data_dir=data_dir, skip_bad=skip_bad
+    )
     train, test = dataset.default_splits()
     if not test:
       raise InputError(f"config.eval.fewshot: {name} has no evaluation split")

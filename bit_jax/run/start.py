@@ -132,7 +132,9 @@ def load(
       seed=config.seed,
       held_out=workdir_files.read_held_out(workdir),
     )
-  fewshot_sets = sources.load_fewshot_sets(config.eval.fewshot, config.data.dir)
+  fewshot_sets = sources.load_fewshot_sets(
+    config.eval.fewshot, config.data.dir, config.data.skip_bad
+  )
   config = resolve.resolve(config, sources.dataset_info(data))
   data, fewshot_sets = sources.cache_in_memory(data, fewshot_sets, config)
   # What the objective adds to the config is compared once it is known: a run

@@ -15,11 +15,14 @@ from bit_jax.recipe.load import GONE, Config
 from bit_jax.storage import files
 
 CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
+_SKIPPED = "skipped.txt"
 
 # Keys that may differ when a run is resumed: they do not affect its numbers.
 _FREE_KEYS = (
   "checkpoint.",
   *("data.dir", "data.class_list", "data.subset_file"),
+  # What is left out changes the fingerprint.
+  "data.skip_bad",
   "eval.batch_size",
   "eval.every_steps",
   *("input.cache_mb", "input.num_threads"),
@@ -154,12 +157,19 @@ class RunFiles:
         f"the changes"
       )
 
-  def write_config(self, held_out: Collection[str], *, write: bool) -> None:
+  def write_config(
+    self,
+    held_out: Collection[str],
+    skipped: Collection[str] = (),
+    *,
+    write: bool,
+  ) -> None:
     """Writes config.json, which ties the work directory to this run.
 
     Args:
       held_out: Files of an image folder that are not trained on; see
         `read_held_out`.
+      skipped: Files of an image folder that are left out, with the reasons.
       write: False on hosts that leave it to another one.
 
     Raises:
@@ -172,6 +182,9 @@ class RunFiles:
       _write_json(self.workdir / CONFIG, self._config)
       if held_out:
         _write_json(self.workdir / _HELD_OUT, list(held_out))
+      if skipped or (self.workdir / _SKIPPED).exists():
+        lines = "".join(f"{line}\n" for line in skipped)
+        files.write_text(self.workdir / _SKIPPED, lines)
     except OSError as e:
       raise InputError(f"--workdir={self.workdir} cannot be used: {e}") from e
 
