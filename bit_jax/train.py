@@ -152,9 +152,7 @@ def _open(
   start_step, state = first_state.load(
     folder, run.spec, config, run.files, run.log
   )
-  run.files.write_config(
-    run.data.held_out, run.data.skipped, write=run.is_lead
-  )
+  run.files.write_config(run.data.held_out, run.data.skipped, write=run.is_lead)
   hosts.check_workdir(run.workdir)
   upkeep = Upkeep(
     run=run,

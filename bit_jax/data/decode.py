@@ -31,7 +31,10 @@ from bit_jax.errors import InputError, one_line
 _set_log_level = getattr(cv2, "setLogLevel", None)
 (_set_log_level or cv2.utils.logging.setLogLevel)(0)
 
-_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+# OpenCV 4.10 has BGR alone.
+_COLOUR: int = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
+_STORED_IS_RGB = _COLOUR != cv2.IMREAD_COLOR
+_AS_STORED = _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION
 _NO_END = "its end marker is missing; all pixels are there"
 _DAMAGED = (
   "this JPEG is damaged; it is used with the pixels that viewers show of it"
@@ -223,85 +226,92 @@ def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 def _decode(data: bytes, name: str) -> tuple[np.ndarray, str]:
   """Returns the upright image, and what is wrong with it or ''."""
-  found = jpeg.read_header(data)
-  note = ""
-  if found:
-    header = headers.of_jpeg(found, name)
+  if found := jpeg.read_header(data):
+    note = ""
     if not jpeg.ends(data, found):
-      # The second byte of the marker alone may be missing.
-      data = data.removesuffix(b"\xff") + jpeg.END_OF_IMAGE
+      # The second byte of the marker alone may be missing. Zeros are the rest
+      # of a download that ended early; decoders take them for pixels.
+      data = data.rstrip(b"\0").removesuffix(b"\xff") + jpeg.END_OF_IMAGE
       note = _NO_END
     image = jpeg.decode(data, found)
     if image is not None:
-      return _turned(image, header), note
+      return _turned(image, found.orientation), note
+    header = headers.of_jpeg(found, name)
+    limits.check(header.height, header.width, name)
+    if _is_for_opencv(data, found, note):
+      image = _with_opencv(data)
+    if image is None:
+      if note:
+        # Pillow fills up what is missing before an end marker.
+        data = data.removesuffix(jpeg.END_OF_IMAGE)
+      image = _with_pillow(data, header, name)
+      note = _DAMAGED if found.is_ordinary else note
+  elif data.startswith(png.SIGNATURE):
+    parts = png.pixels(data)
+    header = headers.of_png(Reader(data), name, parts.exif)
+    limits.check(header.height, header.width, name)
+    image = None
+    if parts.is_sound and parts.ends and not parts.has_transparency:
+      image = _with_opencv(parts.data)
+    if image is None:
+      image = _with_pillow(parts.data, header, name)
+    note = "" if parts.ends else _NO_END
   else:
     header = headers.read(Reader(data), name)
-  limits.check(header.height, header.width, name)
-  image = _with_opencv(data, header, note)
-  if image is None:
-    # What the others refused comes here as well: Pillow may read it, and if
-    # not, its error says why.
-    image, note = _with_pillow(data, header, name, note)
+    limits.check(header.height, header.width, name)
+    image, note = None, ""
+    if header.kind == "WEBP" and webp.is_plain(data):
+      image = _with_opencv(data)
+    if image is None:
+      image = _with_pillow(data, header, name)
   if image.shape[:2] != (header.height, header.width):
     raise InputError(
       f"{name}: the image is corrupt (its header says {header.width} x "
       f"{header.height} pixels)"
     )
-  return _turned(image, header), note
+  return _turned(image, header.orientation), note
 
 
-def _turned(image: np.ndarray, header: Header) -> np.ndarray:
-  turn = _UPRIGHT.get(header.orientation)
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+  turn = _UPRIGHT.get(orientation)
   return turn(image) if turn else image
 
 
-def _with_opencv(data: bytes, header: Header, note: str) -> np.ndarray | None:
-  """Decodes what any OpenCV that we allow decodes as a viewer would.
+def _is_for_opencv(data: bytes, found: jpeg.Header, note: str) -> bool:
+  """Returns True if OpenCV is to decode a JPEG that `jpeg` did not.
 
-  It must not be given damaged files: libpng and libjpeg print lines on stderr
-  for them, which name no file.
+  It must not be given damaged files: libjpeg would print lines on stderr, which
+  name no file.
   """
-  if header.jpeg:
-    is_sound = jpeg.is_sound(data) if header.jpeg.components == 4 else None
-    is_plain = (
-      header.jpeg.reduction == 1
-      # Otherwise `jpeg` has refused it as damaged.
-      and not header.jpeg.is_ordinary
-      and (not note if is_sound is None else is_sound)
-    )
-  elif header.kind == "PNG":
-    parts = png.pixels(data)
-    data = parts.data
-    is_plain = parts.is_sound and parts.ends and not parts.has_transparency
-  else:
-    is_plain = header.kind == "WEBP" and webp.is_plain(data)
-  if not is_plain:
-    return None
+  if found.reduction > 1 or found.is_ordinary:
+    # What is ordinary, `jpeg` has refused as damaged.
+    return False
+  is_sound = jpeg.is_sound(data) if found.components == 4 else None
+  return not note if is_sound is None else is_sound
+
+
+def _with_opencv(data: bytes) -> np.ndarray | None:
+  """Decodes what any OpenCV that we allow decodes as a viewer would."""
   try:
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
   except cv2.error:
     return None
-  if bgr is None:
-    return None
-  return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
+  if image is None or _STORED_IS_RGB:
+    return image
+  return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def _with_pillow(
-  data: bytes, header: Header, name: str, note: str
-) -> tuple[np.ndarray, str]:
+def _with_pillow(data: bytes, header: Header, name: str) -> np.ndarray:
+  """Decodes what the others refuse; if it fails too, its error says why."""
   try:
-    if header.jpeg and note:
-      # Pillow fills up what is missing before an end marker; in a file that
-      # ends without one, this is not damage that viewers hide.
-      data = data.removesuffix(jpeg.END_OF_IMAGE)
-    image = pillow.decode(data, header)
+    return pillow.decode(data, header)
   # For broken bytes, Pillow's readers raise nearly any type of error.
   except Exception as error:
+    if "unknown pixel mode" in str(error):
+      raise InputError(
+        f"{name}: a {header.kind} of a rare kind that cannot be read: convert "
+        "it to PNG"
+      ) from error
     raise InputError(
       f"{name}: the image is truncated or corrupt ({one_line(error)})"
     ) from error
-  if header.jpeg and (note or header.jpeg.is_ordinary):
-    return image, _DAMAGED
-  if header.kind == "PNG" and not png.pixels(data).ends:
-    return image, _NO_END
-  return image, note

@@ -11,9 +11,8 @@ in any case, which is where most of the time goes.
 then uses another decoder.
 """
 
-import dataclasses
 import importlib.metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,9 +30,9 @@ else:
 
 _START_OF_IMAGE = b"\xff\xd8"
 END_OF_IMAGE = b"\xff\xd9"
-# Starts of frames with Huffman codes, and of all frames.
+# Starts of frames with Huffman codes (the last is progressive), and of all.
 _SEQUENTIAL = (0xC0, 0xC1)
-_PROGRESSIVE = 0xC2
+_HUFFMAN = (*_SEQUENTIAL, 0xC2)
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 # Markers without a size: restarts, start of image, and one without a meaning.
 _BARE = (0x01, *range(0xD0, 0xD9))
@@ -41,6 +40,9 @@ _START_OF_SCAN, _END = 0xDA, 0xD9
 _PADDING = 0xFF
 _APP1 = 0xE1
 _EXIF = b"Exif\0"
+# Bytes in which the header of a file is searched, one after the other: a
+# profile or a thumbnail may take long before the pixels.
+_HEADS = (1 << 14, 1 << 18, 1 << 62)
 # Bytes between two segments that are passed over, as decoders do.
 _MAX_JUNK = 4096
 # Upsampling smooths chroma across rows, so that a row's pixels depend on the
@@ -55,8 +57,7 @@ def version() -> str:
   return importlib.metadata.version("simplejpeg") if simplejpeg else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
   """Properties of a JPEG, from its header.
 
   Attributes:
@@ -98,7 +99,7 @@ class Header:
       simplejpeg is not None
       and self.bits == 8
       and self.components in (1, 3)
-      and self.frame in (*_SEQUENTIAL, _PROGRESSIVE)
+      and self.frame in _HUFFMAN
       and self.height * self.width <= limits.MAX_PIXELS
     )
 
@@ -109,17 +110,27 @@ def read_header(image: bytes | Reader) -> Header | None:
   Args:
     image: An encoded image; of a file, only the header is read.
   """
-  reader = Reader(image) if isinstance(image, bytes) else image
-  if reader.read(0, 2) != _START_OF_IMAGE:
+  if isinstance(image, bytes):
+    return _read_header(image)
+  for size in _HEADS:
+    found = _read_header(image.read(0, size))
+    if found or size >= image.num_bytes:
+      return found
+  return None
+
+
+def _read_header(data: bytes) -> Header | None:
+  """Reads a header from the first bytes; None if they do not hold all of it."""
+  if not data.startswith(_START_OF_IMAGE):
     return None
   frame, orientation, at = None, 0, 2
-  while len(start := reader.read(at, 4)) == 4:
-    kind = start[1]
-    if start[0] != 0xFF:
-      junk = reader.read(at, _MAX_JUNK).find(b"\xff")
-      if junk < 0:
+  # The longest of what is read of a segment is that of a frame.
+  while at + 10 < len(data):
+    kind = data[at + 1]
+    if data[at] != 0xFF:
+      at = data.find(b"\xff", at, at + _MAX_JUNK)
+      if at < 0:
         return None
-      at += junk
       continue
     if kind == _PADDING:
       at += 1
@@ -127,30 +138,29 @@ def read_header(image: bytes | Reader) -> Header | None:
     if kind in _BARE:
       at += 2
       continue
-    size = start[2] << 8 | start[3]
+    size = data[at + 2] << 8 | data[at + 3]
     if kind == _END or size < 2:
       return None
-    if kind == _APP1 and not orientation:
+    if kind == _APP1:
       # Of several blocks of EXIF, the first counts.
-      if reader.read(at + 4, 5) == _EXIF:
-        orientation = tiff.exif_orientation(reader.read(at + 4, size - 2))
-    elif kind in _FRAMES:
-      body = reader.read(at + 4, 6)
-      if len(body) < 6:
-        return None
-      height, width = body[1] << 8 | body[2], body[3] << 8 | body[4]
-      frame = height, width, at + 5, kind, body[0], body[5]
+      if not orientation and data.startswith(_EXIF, at + 4):
+        if at + 2 + size > len(data):
+          return None
+        orientation = tiff.exif_orientation(data[at + 4 : at + 2 + size])
     elif kind == _START_OF_SCAN:
       # No frame before the scan, or one whose rows are counted after it.
       if not frame or not frame[0] * frame[1]:
         return None
       height, width, height_at, coding, bits, components = frame
-      in_scan = reader.read(at + 4, 1)
-      one_scan = coding in _SEQUENTIAL and in_scan == bytes([components])
+      one_scan = coding in _SEQUENTIAL and data[at + 4] == components
       return Header(
         *(height, width, height_at, at, coding, bits, components, one_scan),
         orientation or 1,
       )
+    elif kind in _FRAMES:
+      height = data[at + 5] << 8 | data[at + 6]
+      width = data[at + 7] << 8 | data[at + 8]
+      frame = height, width, at + 5, kind, data[at + 4], data[at + 9]
     at += 2 + size
   return None
 

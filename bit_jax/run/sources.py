@@ -123,9 +123,7 @@ def load_fewshot_sets(
   """
   fewshot_sets = {}
   for name in filter(None, (n.strip() for n in names.split(","))):
-    dataset = datasets.open_dataset(
-      name, data_dir=data_dir, skip_bad=skip_bad
-    )
+    dataset = datasets.open_dataset(name, data_dir=data_dir, skip_bad=skip_bad)
     train, test = dataset.default_splits()
     if not test:
       raise InputError(f"config.eval.fewshot: {name} has no evaluation split")

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import struct
 import zlib
@@ -369,7 +368,7 @@ def test_a_jpeg_whose_parts_disagree_on_its_size_is_corrupt(monkeypatch):
   data = _encode(_RGB, "JPEG")
   header = jpeg.read_header(data)
   assert header is not None
-  wrong = dataclasses.replace(header, height=99)
+  wrong = header._replace(height=99)
   monkeypatch.setattr(jpeg, "read_header", lambda _: wrong)
   monkeypatch.setattr(jpeg, "decode", lambda *_: None)
   with pytest.raises(InputError, match=r"^x: .* corrupt .* 64 x 99 pixels"):

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 
 import cv2
@@ -165,7 +164,7 @@ def test_what_does_not_agree_with_its_header_is_refused():
   header = jpeg.read_header(data)
   assert header is not None
   for wrong in ({"width": _WIDTH - 1}, {"height": _HEIGHT - 1}):
-    other = dataclasses.replace(header, **wrong)
+    other = header._replace(**wrong)
     assert jpeg.decode(data, other) is None
 
 

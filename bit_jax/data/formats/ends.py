@@ -26,12 +26,5 @@ def is_complete(reader: Reader, header: Header) -> bool:
     return bmp.ends(reader)
   if header.kind == "GIF":
     return reader.tail(2) == b"\0;"
-  tags = tiff.Tags(reader)
-  for offsets, sizes in (
-    (tiff.STRIPS, tiff.STRIP_BYTES),
-    (tiff.TILES, tiff.TILE_BYTES),
-  ):
-    pairs = list(zip(tags.values(offsets), tags.values(sizes), strict=False))
-    if pairs:
-      return max(at + size for at, size in pairs) <= reader.num_bytes
-  return False
+  end = tiff.page_ends(tiff.Tags(reader))
+  return end is not None and end <= reader.num_bytes

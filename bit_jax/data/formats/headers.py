@@ -3,7 +3,7 @@
 The scan of a folder and the decoders both take size and orientation from here.
 """
 
-import dataclasses
+from typing import NamedTuple
 
 from PIL import GifImagePlugin
 
@@ -19,8 +19,7 @@ _SAMPLES = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 _RAW_COLOURS = (32803, 34892)
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
   """What is known of an image without its pixels.
 
   Attributes:
@@ -62,9 +61,7 @@ def read(reader: Reader, name: str) -> Header:
     raise InputError(f"{name}: {kinds.describe(start)}")
   found = _READ[kind](reader, name)
   if found is None:
-    raise InputError(
-      f"{name}: the header of this {kind} is cut short or corrupt"
-    )
+    raise _broken(kind, name)
   return found
 
 
@@ -96,16 +93,36 @@ def _jpeg(reader: Reader, name: str) -> Header | None:
   return of_jpeg(found, name) if found else None
 
 
-def _png(reader: Reader, name: str) -> Header | None:
+def of_png(reader: Reader, name: str, exif: bytes) -> Header:
+  """Returns the header of a PNG.
+
+  Args:
+    reader: The image.
+    name: Name of the image in error messages.
+    exif: Its EXIF block, b'' if it has none.
+
+  Raises:
+    InputError: The header is broken, or is that of another format.
+  """
   if reader.read(12, 4) == b"CgBI":
     raise InputError(
       f"{name}: a PNG in the form of iPhone apps (CgBI), which is no PNG for "
       "others: convert it with xcrun pngcrush -revert-iphone-optimizations"
     )
-  size = png.header(reader)
+  size = png.size(reader)
   if not size:
-    return None
-  return Header("PNG", *size, tiff.exif_orientation(png.exif(reader)))
+    raise _broken("PNG", name)
+  return Header("PNG", *size, tiff.exif_orientation(exif) if exif else 1)
+
+
+def _broken(kind: str, name: str) -> InputError:
+  return InputError(
+    f"{name}: the header of this {kind} is cut short or corrupt"
+  )
+
+
+def _png(reader: Reader, name: str) -> Header:
+  return of_png(reader, name, png.exif(reader))
 
 
 def _webp(reader: Reader, name: str) -> Header | None:

@@ -20,7 +20,7 @@ from PIL import (
   WebPImagePlugin,
 )
 
-from bit_jax.data.formats import bmp, png, tiff
+from bit_jax.data.formats import bmp, tiff
 from bit_jax.data.formats.headers import Header
 from bit_jax.data.formats.reader import Reader
 
@@ -37,53 +37,75 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
   "GIF": GifImagePlugin.GifImageFile,
   "TIFF": TiffImagePlugin.TiffImageFile,
 }
-_WHITE_IS_ZERO = 0
+# Values of a TIFF's tags.
+_WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
+_DEEP, _JPEGS = 16, (6, 7)
 
 
 def decode(data: bytes, header: Header) -> np.ndarray:
   """Returns uint8[H, W, 3], RGB, as stored: not turned upright.
 
   Args:
-    data: The encoded image.
+    data: The encoded image; a PNG without text, which Pillow limits.
     header: Its header.
 
   Raises:
     Exception: Of any type, if the image is truncated or corrupt.
   """
-  tags = None
-  if header.kind == "PNG":
-    data = png.pixels(data).data
-  elif header.kind == "BMP":
+  is_inverted = False
+  if header.kind == "BMP":
     found = bmp.header(Reader(data))
     if found and bmp.has_masks(found):
-      layer = Image.fromarray(bmp.read_masked(data, found), "RGBA")
-      return np.array(_on_white(layer))
+      return np.array(_on_white(Image.fromarray(bmp.read_masked(data, found))))
   elif header.kind == "TIFF":
-    tags = tiff.Tags(Reader(data))
-    data = tags.with_upright(data)
+    data, is_inverted = _prepare_tiff(data)
   with _PLUGINS[header.kind](io.BytesIO(data)) as image:
     if header.jpeg and header.jpeg.reduction > 1:
       image.draft(None, (header.width, header.height))
-    is_whole = True
-    box = (0, 0, *image.size)
-    if header.kind == "GIF" and image.tile:
-      box = tuple(image.tile[0][1])
-      is_whole = box == (0, 0, *image.size)
-    rgb = _to_rgb(image, tags)
-    if not is_whole:
+    first = image.tile[0][1] if header.kind == "GIF" else None
+    rgb = _to_rgb(image, is_inverted)
+    if first and first != (0, 0, *rgb.size):
       # Viewers show nothing where the first frame does not reach.
-      frame = rgb.crop(box)
+      frame = rgb.crop(first)
       rgb = Image.new("RGB", rgb.size, "white")
-      rgb.paste(frame, box[:2])
+      rgb.paste(frame, first[:2])
   return np.array(rgb)
 
 
-def _to_rgb(image: Image.Image, tags: tiff.Tags | None) -> Image.Image:
+def _prepare_tiff(data: bytes) -> tuple[bytes, bool]:
+  """Returns a TIFF that all versions of Pillow read alike.
+
+  Returns:
+    The TIFF, and True if its grey has to be inverted.
+
+  Raises:
+    ValueError: It is cut short in a way that no decoder would notice.
+  """
+  tags = tiff.Tags(Reader(data))
+  end = tiff.page_ends(tags)
+  if tags.first(tiff.COMPRESSION, 1) in _JPEGS and end and end > len(data):
+    raise ValueError(f"it ends {end - len(data)} bytes too early")
+  # Some versions turn an image and some do not.
+  values = {tiff.ORIENTATION: 1}
+  is_inverted = (
+    tags.first(tiff.PHOTOMETRIC, 1) == _WHITE_IS_ZERO
+    and tags.first(tiff.BITS, 1) == _DEEP
+  )
+  if is_inverted:
+    # Read as if black were zero: Pillow would not invert it, or not read it.
+    values[tiff.PHOTOMETRIC] = _BLACK_IS_ZERO
+  if data.startswith(tiff.BIG_BIG):
+    data = tags.as_classic(data)
+    tags = tiff.Tags(Reader(data))
+  return tags.changed(data, values), is_inverted
+
+
+def _to_rgb(image: Image.Image, is_inverted: bool) -> Image.Image:
   if image.mode.startswith("I"):
     # `convert` would clip 16-bit grey at 255 instead of scaling it.
     deep = np.asarray(image)
     grey = (deep >> 8).astype(np.uint8)
-    if tags and tags.first(tiff.PHOTOMETRIC, 1) == _WHITE_IS_ZERO:
+    if is_inverted:
       grey = 255 - grey
     key = image.info.get("transparency")
     if isinstance(key, int):

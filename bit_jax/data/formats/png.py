@@ -5,21 +5,25 @@ refuse a file (libpng and Pillow limit their size) or print lines on stderr that
 name no file.
 """
 
-import dataclasses
+import re
+import struct
 import zlib
+from typing import NamedTuple
 
 from bit_jax.data.formats.reader import Reader
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = b"\0\0\0\0IEND\xaeB`\x82"
 _PALETTE = 3
+_CHUNK = struct.Struct(">I4s").unpack_from
+_CRC = struct.Struct(">I").unpack_from
+_LATE_EXIF = re.compile(b"eXIf")
 # The bytes at the end in which EXIF after the pixels is found, as only one read
 # of the end is affordable for a whole folder.
 TAIL = 1 << 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Pixels:
+class Pixels(NamedTuple):
   """The parts of a PNG that make its pixels.
 
   Attributes:
@@ -27,15 +31,17 @@ class Pixels:
     has_transparency: There is an alpha channel or a transparent colour.
     is_sound: All parts are there and undamaged, as far as their checksums tell.
     ends: The end marker is there.
+    exif: The EXIF block, the one that `exif` finds; b'' if there is none.
   """
 
   data: bytes
   has_transparency: bool
   is_sound: bool
   ends: bool
+  exif: bytes
 
 
-def header(reader: Reader) -> tuple[int, int] | None:
+def size(reader: Reader) -> tuple[int, int] | None:
   """Returns (height, width), or None if the header is broken."""
   start = reader.read(8, 17)
   if len(start) < 17 or start[:8] != b"\0\0\0\rIHDR":
@@ -48,7 +54,7 @@ def header(reader: Reader) -> tuple[int, int] | None:
 def exif(reader: Reader) -> bytes:
   """Returns the EXIF block, b'' if there is none.
 
-  It is searched before the pixels, and at the end of the file.
+  It is searched before the pixels, and after them at the end of the file.
   """
   at = 8
   while len(start := reader.read(at, 8)) == 8 and start[4:] != b"IDAT":
@@ -56,42 +62,62 @@ def exif(reader: Reader) -> bytes:
     if start[4:] == b"eXIf":
       return reader.read(at + 8, size)
     at += 12 + size
-  # Pixels may hold these four letters by chance, but not with the checksum.
-  tail = reader.tail(TAIL)
-  found = tail.rfind(b"eXIf")
-  if found >= 4:
-    size = int.from_bytes(tail[found - 4 : found], "big")
-    end = found + 4 + size
-    if tail[end : end + 4] == zlib.crc32(tail[found:end]).to_bytes(4, "big"):
+  tail = reader.tail(min(TAIL, max(0, reader.num_bytes - at)))
+  for match in _LATE_EXIF.finditer(tail):
+    found = match.start()
+    end = found + 4 + int.from_bytes(tail[found - 4 : found], "big")
+    # Pixels may hold these four letters by chance, but not with the checksum.
+    if found >= 4 and _is_sound(tail, found, end):
       return tail[found + 4 : end]
   return b""
 
 
 def pixels(data: bytes) -> Pixels:
   """Returns the parts of a PNG that make its pixels."""
-  view, kept, at = memoryview(data), [(0, 8)], 8
+  view, at, stop = memoryview(data), 8, 8
   colour_type = data[25] if len(data) > 25 else 0
   has_transparency, is_sound = bool(colour_type & 4), True
   has_pixels = ends = False
+  block = b""
+  # Stretches of wanted chunks; one until a chunk between them is not wanted.
+  first, stretches = 0, []
   while at + 12 <= len(data) and not ends:
-    kind = data[at + 4 : at + 8]
-    end = at + 12 + int.from_bytes(view[at : at + 4], "big")
-    wanted = kind in (b"IHDR", b"IDAT", b"IEND")
-    # In images without a palette, one is only a suggestion.
-    wanted |= kind == b"PLTE" and colour_type == _PALETTE
-    if kind == b"tRNS" and not colour_type & 4 and not has_pixels:
-      wanted = has_transparency = True
-    has_pixels |= kind == b"IDAT"
-    ends = kind == b"IEND"
+    size, kind = _CHUNK(data, at)
+    end = at + 12 + size
+    if kind == b"IDAT":
+      wanted = has_pixels = True
+    elif kind == b"IEND":
+      wanted = ends = True
+    elif kind == b"IHDR":
+      wanted = True
+    elif kind == b"PLTE":
+      # In images without a palette, one is only a suggestion.
+      wanted = colour_type == _PALETTE
+    elif kind == b"tRNS":
+      wanted = not colour_type & 4 and not has_pixels
+      has_transparency |= wanted
+    else:
+      wanted = False
+      if kind == b"eXIf" and not block:
+        # As `exif` does it, which cannot walk along the pixels of every file.
+        is_late = at >= len(data) - TAIL and _is_sound(view, at + 4, end - 4)
+        if is_late or not has_pixels:
+          block = data[at + 8 : end - 4]
     if wanted:
-      crc = zlib.crc32(view[at + 4 : end - 4]).to_bytes(4, "big")
-      is_sound &= end <= len(data) and crc == view[end - 4 : end]
-      start, stop = kept[-1]
-      kept[-1:] = [(start, end)] if stop == at else [kept[-1], (at, end)]
+      is_sound = is_sound and _is_sound(view, at + 4, end - 4)
+      if stop != at:
+        stretches.append(view[first:stop])
+        first = at
+      stop = end
     at = end
-  if kept == [(0, len(data))] and ends:
-    return Pixels(data, has_transparency, is_sound, ends)
-  parts = [view[start:stop] for start, stop in kept]
-  if not ends:
-    parts.append(memoryview(END))
-  return Pixels(b"".join(parts), has_transparency, is_sound, ends)
+  if stretches or stop != len(data) or not ends:
+    stretches.append(view[first:stop])
+    data = b"".join(stretches if ends else [*stretches, END])
+  return Pixels(data, has_transparency, is_sound, ends, block)
+
+
+def _is_sound(data: bytes | memoryview, start: int, end: int) -> bool:
+  """Returns True if a chunk, from its name on, has the checksum after it."""
+  return end + 4 <= len(data) and (
+    _CRC(data, end)[0] == zlib.crc32(data[start:end])
+  )

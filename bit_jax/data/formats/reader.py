@@ -47,6 +47,8 @@ class Reader:
     """Returns `size` bytes from offset `at`; fewer at the end of the image."""
     if at + size <= len(self._head) or not self._file:
       return self._head[at : at + size]
+    # A broken header may ask for more than any machine has.
+    size = min(size, self.num_bytes - at)
     self._file.seek(at)
     parts = []
     while size > 0 and (part := self._file.read(size)):

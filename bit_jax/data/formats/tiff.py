@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from bit_jax.data.formats.reader import Reader
 
-STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BIG_BIG = b"MM\0+"  # BigTIFF, big-endian.
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", BIG_BIG)
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIPS, ORIENTATION, STRIP_BYTES, SUB_IFDS = 273, 274, 279, 330
 TILES, TILE_BYTES, SAMPLE_FORMAT, DNG_VERSION = 324, 325, 339, 50706
@@ -23,6 +24,8 @@ _TYPES = {
   **{8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I"},
   **{16: "Q", 17: "q", 18: "Q"},
 }
+# The types of BigTIFF alone, and the classic ones in their place.
+_CLASSIC = {16: 4, 17: 9, 18: 13}
 # No sound file has more tags, or more strips that would have to be looked at.
 _MAX_TAGS, _MAX_VALUES = 4096, 1 << 20
 
@@ -118,19 +121,65 @@ class Tags:
     value = self.first(ORIENTATION, 1)
     return value if value in range(1, 9) else 1
 
-  def with_upright(self, data: bytes) -> bytes:
-    """Returns a TIFF whose tag of orientation, if any, says "upright".
+  def changed(self, data: bytes, values: Mapping[int, int]) -> bytes:
+    """Returns a TIFF in which tags that are there have other values.
 
-    So that its decoder does not turn it: some versions do and some do not.
+    Args:
+      data: The TIFF that these tags are of.
+      values: The new value by tag.
     """
-    if ORIENTATION not in self._found:
-      return data
-    at = self._found[ORIENTATION][0]
-    pattern = self._order + ("HHQHHI" if self._is_big else "HHIHH")
-    upright = struct.pack(
-      pattern, ORIENTATION, _SHORT, 1, 1, *[0] * (2 if self._is_big else 1)
+    code = self._order + ("HHQHHI" if self._is_big else "HHIHH")
+    rest = (0, 0) if self._is_big else (0,)
+    copy = bytearray(data)
+    for tag, value in values.items():
+      if tag in self._found:
+        at = self._found[tag][0]
+        struct.pack_into(code, copy, at, tag, _SHORT, 1, value, *rest)
+    return bytes(copy)
+
+  def as_classic(self, data: bytes) -> bytes:
+    """Returns a BigTIFF's first page as TIFF; Pillow reads no big-endian ones.
+
+    Args:
+      data: The BigTIFF that these tags are of.
+    """
+    table = len(data) + len(data) % 2
+    beyond = table + 2 + 12 * len(self._found) + 4
+    entries, extra = [], b""
+    for tag, (_, entry) in sorted(self._found.items()):
+      kind = _CLASSIC.get(entry.kind, entry.kind)
+      one = self._order + _TYPES[entry.kind]
+      stored = self._reader.read(
+        entry.values_at, entry.count * struct.calcsize(one)
+      )
+      if kind != entry.kind:
+        small = self._order + _TYPES[kind]
+        values = struct.iter_unpack(one, stored)
+        stored = b"".join(struct.pack(small, *value) for value in values)
+      if len(stored) > 4:
+        place = beyond + len(extra)
+        extra += stored + b"\0" * (len(stored) % 2)
+        stored = struct.pack(self._order + "I", place)
+      head = struct.pack(self._order + "HHI", tag, kind, entry.count)
+      entries.append(head + stored.ljust(4, b"\0"))
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[self._order]
+    return b"".join(
+      (
+        *(mark, struct.pack(self._order + "I", table), data[8:]),
+        b"\0" * (len(data) % 2),
+        struct.pack(self._order + "H", len(entries)),
+        *(*entries, bytes(4), extra),
+      )
     )
-    return data[:at] + upright + data[at + len(upright) :]
+
+
+def page_ends(tags: Tags) -> int | None:
+  """Returns where the last strip or tile of the first page ends, if known."""
+  for offsets, sizes in ((STRIPS, STRIP_BYTES), (TILES, TILE_BYTES)):
+    pairs = zip(tags.values(offsets), tags.values(sizes), strict=False)
+    if ends := [int(at + size) for at, size in pairs]:
+      return max(ends)
+  return None
 
 
 def exif_orientation(exif: bytes) -> int:

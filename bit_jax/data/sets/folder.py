@@ -103,11 +103,18 @@ def load(
   )
   splits = {
     split: _make_source(
-      f"folder:{path} {split}", root, by_class, class_names, image_px, scan.files
+      f"folder:{path} {split}",
+      root,
+      by_class,
+      class_names,
+      image_px,
+      scan.files,
     )
     for split, by_class in files.items()
   }
-  skipped = [f"{os.path.join(root, n)}: {scan.skipped[n]}" for n in scan.skipped]
+  skipped = [
+    f"{os.path.join(root, n)}: {scan.skipped[n]}" for n in scan.skipped
+  ]
   return FolderSplits(splits, chosen, skipped)
 
 

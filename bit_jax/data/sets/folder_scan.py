@@ -228,10 +228,12 @@ def _load(cache_file: pathlib.Path) -> dict[str, Scanned]:
     stored = json.loads(cache_file.read_text())
     if stored["format"] != _FORMAT:
       return {}
-    known = {
-      name: Scanned(*map(int, entry[:4]), *map(str, entry[4:]))
-      for name, entry in stored["files"].items()
-    }
+    known = {}
+    for name, entry in stored["files"].items():
+      mtime_ns, num_bytes, height, width = map(int, entry[:4])
+      known[name] = Scanned(
+        mtime_ns, num_bytes, height, width, *map(str, entry[4:])
+      )
     if stored["judges"] != _judges():
       known = {name: file for name, file in known.items() if not file.problem}
     return known
