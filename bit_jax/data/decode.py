@@ -248,7 +248,7 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, str]:
       note = _DAMAGED if found.is_ordinary else note
   elif data.startswith(png.SIGNATURE):
     parts = png.pixels(data)
-    header = headers.of_png(Reader(data), name, parts.exif)
+    header = headers.of_png(data[: png.START], name, parts.exif)
     limits.check(header.height, header.width, name)
     image = None
     if parts.is_sound and parts.ends and not parts.has_transparency:

@@ -70,6 +70,8 @@ class Header(NamedTuple):
     components: Samples of a pixel.
     one_scan: True if one sequential scan holds all rows, from top to bottom.
     orientation: How to turn it, as in EXIF; 1 if it is upright.
+    is_ordinary: True if `decode` can handle it: 8 bits, grey or colour, and not
+      reduced.
   """
 
   height: int
@@ -81,6 +83,7 @@ class Header(NamedTuple):
   components: int
   one_scan: bool
   orientation: int
+  is_ordinary: bool
 
   @property
   def reduction(self) -> int:
@@ -91,17 +94,6 @@ class Header(NamedTuple):
     if self.frame not in _SEQUENTIAL:
       return 1
     return limits.reduction(self.height, self.width)
-
-  @property
-  def is_ordinary(self) -> bool:
-    """True if `decode` can handle it: 8 bits, grey or colour, not reduced."""
-    return (
-      simplejpeg is not None
-      and self.bits == 8
-      and self.components in (1, 3)
-      and self.frame in _HUFFMAN
-      and self.height * self.width <= limits.MAX_PIXELS
-    )
 
 
 def read_header(image: bytes | Reader) -> Header | None:
@@ -153,9 +145,17 @@ def _read_header(data: bytes) -> Header | None:
         return None
       height, width, height_at, coding, bits, components = frame
       one_scan = coding in _SEQUENTIAL and data[at + 4] == components
+      is_ordinary = (
+        simplejpeg is not None
+        and bits == 8
+        and components in (1, 3)
+        and coding in _HUFFMAN
+        and height * width <= limits.MAX_PIXELS
+      )
       return Header(
         *(height, width, height_at, at, coding, bits, components, one_scan),
         orientation or 1,
+        is_ordinary,
       )
     elif kind in _FRAMES:
       height = data[at + 5] << 8 | data[at + 6]

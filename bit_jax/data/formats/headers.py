@@ -93,23 +93,23 @@ def _jpeg(reader: Reader, name: str) -> Header | None:
   return of_jpeg(found, name) if found else None
 
 
-def of_png(reader: Reader, name: str, exif: bytes) -> Header:
+def of_png(start: bytes, name: str, exif: bytes) -> Header:
   """Returns the header of a PNG.
 
   Args:
-    reader: The image.
+    start: Its first bytes.
     name: Name of the image in error messages.
     exif: Its EXIF block, b'' if it has none.
 
   Raises:
     InputError: The header is broken, or is that of another format.
   """
-  if reader.read(12, 4) == b"CgBI":
+  if start[12:16] == b"CgBI":
     raise InputError(
       f"{name}: a PNG in the form of iPhone apps (CgBI), which is no PNG for "
       "others: convert it with xcrun pngcrush -revert-iphone-optimizations"
     )
-  size = png.size(reader)
+  size = png.size(start)
   if not size:
     raise _broken("PNG", name)
   return Header("PNG", *size, tiff.exif_orientation(exif) if exif else 1)
@@ -122,7 +122,7 @@ def _broken(kind: str, name: str) -> InputError:
 
 
 def _png(reader: Reader, name: str) -> Header:
-  return of_png(reader, name, png.exif(reader))
+  return of_png(reader.read(0, png.START), name, png.exif(reader))
 
 
 def _webp(reader: Reader, name: str) -> Header | None:

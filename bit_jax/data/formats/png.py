@@ -13,8 +13,10 @@ from typing import NamedTuple
 from bit_jax.data.formats.reader import Reader
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+START = 33  # Bytes of signature and header.
 END = b"\0\0\0\0IEND\xaeB`\x82"
 _PALETTE = 3
+_SIZE = struct.Struct(">II").unpack_from
 _CHUNK = struct.Struct(">I4s").unpack_from
 _CRC = struct.Struct(">I").unpack_from
 _LATE_EXIF = re.compile(b"eXIf")
@@ -41,13 +43,15 @@ class Pixels(NamedTuple):
   exif: bytes
 
 
-def size(reader: Reader) -> tuple[int, int] | None:
-  """Returns (height, width), or None if the header is broken."""
-  start = reader.read(8, 17)
-  if len(start) < 17 or start[:8] != b"\0\0\0\rIHDR":
+def size(start: bytes) -> tuple[int, int] | None:
+  """Returns (height, width), or None if the header is broken.
+
+  Args:
+    start: The first bytes of a PNG, START of them.
+  """
+  if len(start) < START or start[8:16] != b"\0\0\0\rIHDR":
     return None
-  width = int.from_bytes(start[8:12], "big")
-  height = int.from_bytes(start[12:16], "big")
+  width, height = _SIZE(start, 16)
   return (height, width) if 0 < height < 2**31 > width > 0 else None
 
 
