@@ -28,6 +28,7 @@ else:
   except ImportError:
     simplejpeg = None
 
+_VERSION = importlib.metadata.version("simplejpeg") if simplejpeg else ""
 _START_OF_IMAGE = b"\xff\xd8"
 END_OF_IMAGE = b"\xff\xd9"
 # Starts of frames with Huffman codes (the last is progressive), and of all.
@@ -54,7 +55,7 @@ _TAIL = 1 << 16
 
 def version() -> str:
   """Returns simplejpeg's version, '' if it is not installed."""
-  return importlib.metadata.version("simplejpeg") if simplejpeg else ""
+  return _VERSION if simplejpeg else ""
 
 
 class Header(NamedTuple):
@@ -216,14 +217,8 @@ def decode(
   return image if image.shape[:2] == expected else None
 
 
-def is_sound(data: bytes) -> bool | None:
-  """Returns True if a CMYK JPEG has no damage that libjpeg-turbo knows of.
-
-  OpenCV would print a line on stderr for it, which names no file. Returns None
-  if simplejpeg is not installed, so that nothing is known.
-  """
-  if simplejpeg is None:
-    return None
+def is_sound(data: bytes) -> bool:
+  """Returns True if a CMYK JPEG has no damage that libjpeg-turbo knows of."""
   try:
     simplejpeg.decode_jpeg(data, "CMYK", strict=True)
   except (ValueError, RuntimeError):

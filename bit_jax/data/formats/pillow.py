@@ -6,6 +6,7 @@ on a transparent ground turns all black.
 """
 
 import io
+import logging
 import warnings
 
 import numpy as np
@@ -24,8 +25,10 @@ from bit_jax.data.formats import bmp, tiff
 from bit_jax.data.formats.headers import Header
 from bit_jax.data.formats.reader import Reader
 
-# They name no file.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# These lines on stderr name no file.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+for _category in (UserWarning, Image.DecompressionBombWarning):
+  warnings.filterwarnings("ignore", category=_category, module=r"PIL\.")
 
 # The classes, unlike Image.open, have no limit of the size, and no warning of
 # it; `limits` has ours.
@@ -39,7 +42,7 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 }
 # Values of a TIFF's tags.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
-_DEEP, _JPEGS = 16, (6, 7)
+_DEEP, _RAW = 16, 1
 
 
 def decode(data: bytes, header: Header) -> np.ndarray:
@@ -79,11 +82,12 @@ def _prepare_tiff(data: bytes) -> tuple[bytes, bool]:
     The TIFF, and True if its grey has to be inverted.
 
   Raises:
-    ValueError: It is cut short in a way that no decoder would notice.
+    ValueError: It is cut short. Not all decoders would notice, and libtiff
+      would print a line that names no file.
   """
   tags = tiff.Tags(Reader(data))
   end = tiff.page_ends(tags)
-  if tags.first(tiff.COMPRESSION, 1) in _JPEGS and end and end > len(data):
+  if tags.first(tiff.COMPRESSION, 1) != _RAW and end and end > len(data):
     raise ValueError(f"it ends {end - len(data)} bytes too early")
   # Some versions turn an image and some do not.
   values = {tiff.ORIENTATION: 1}

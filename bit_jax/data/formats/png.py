@@ -78,7 +78,7 @@ def exif(reader: Reader) -> bytes:
 
 def pixels(data: bytes) -> Pixels:
   """Returns the parts of a PNG that make its pixels."""
-  view, at, stop = memoryview(data), 8, 8
+  whole, view, at, stop = data, memoryview(data), 8, 8
   colour_type = data[25] if len(data) > 25 else 0
   has_transparency, is_sound = bool(colour_type & 4), True
   has_pixels = ends = False
@@ -117,6 +117,9 @@ def pixels(data: bytes) -> Pixels:
   if stretches or stop != len(data) or not ends:
     stretches.append(view[first:stop])
     data = b"".join(stretches if ends else [*stretches, END])
+  if not (is_sound and ends):
+    # The chain of chunks may be broken, so that the end is not reached by it.
+    block = exif(Reader(whole))
   return Pixels(data, has_transparency, is_sound, ends, block)
 
 
