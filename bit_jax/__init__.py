@@ -12,6 +12,7 @@ The map of the house, from the door inwards. Imports go down only:
   recipe       config files, their checks, and the numbers their rules give
   data         from a data set's name to batches on the devices
   data.sets    one file for each kind of data set
+  data.formats image formats: headers, ends, what decoders get wrong
   weights      weight files: ours, the release's, timm's and others'
   writers      metrics to JSON lines, TensorBoard and the terminal
   objectives   what a run learns: losses, and how training judges them

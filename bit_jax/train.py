@@ -157,7 +157,7 @@ def _open(
     run.log,
     run.data.train.class_names,
   )
-  run.files.write_config(run.data.held_out, write=run.is_lead)
+  run.files.write_config(run.data.held_out, run.data.skipped, write=run.is_lead)
   hosts.check_workdir(run.workdir)
   upkeep = Upkeep(
     run=run,

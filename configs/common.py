@@ -113,6 +113,11 @@ def get_config() -> ml_collections.ConfigDict:
   # A JSON file that keeps the subset. It is read if it exists and written
   # otherwise. Without examples_per_class it must exist, with any subset.
   d.subset_file = ""
+  # True: files of an image folder that are no sound images are left out, and
+  # listed in skipped.txt in the work directory; False: they end the run before
+  # it starts. TFDS sets are not checked at start: bit_jax.tools.pack does it,
+  # with --skip_bad.
+  d.skip_bad = False
 
   c.input = i = ml_collections.ConfigDict()
   i.batch_size = 512  # Of all devices together.

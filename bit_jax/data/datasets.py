@@ -37,6 +37,7 @@ class Dataset:
     percent_floor: Round percentages of a split down, not to the closest count.
     eval_splits: The splits that may be evaluated on by default, the most
       preferred first.
+    skipped: The files of an image folder that are left out, with the reasons.
   """
 
   name: str
@@ -45,6 +46,7 @@ class Dataset:
   held_out: list[str] = dataclasses.field(default_factory=list)
   percent_floor: bool = False
   eval_splits: Sequence[str] = layout.EVAL_SPLITS
+  skipped: list[str] = dataclasses.field(default_factory=list)
 
   def load(self, split: str) -> Source:
     """Returns the examples of a split text such as `train[:98%]+validation`.
@@ -97,6 +99,7 @@ def open_dataset(
   held_out: Collection[str] = (),
   cache_dir: str = "",
   nested_classes: bool = False,
+  skip_bad: bool = False,
 ) -> Dataset:
   """Finds an image set and its splits; scans it if it is a folder of images.
 
@@ -114,6 +117,8 @@ def open_dataset(
     cache_dir: Where to store the scan of a folder; '': nowhere.
     nested_classes: Accepts classes of a folder whose images are all in several
       folders below the class folder.
+    skip_bad: Leaves out files of a folder that are no sound images; for other
+      sets it does nothing.
 
   Raises:
     InputError: There is no such set, or it cannot be used.
@@ -125,10 +130,12 @@ def open_dataset(
       held_out=held_out,
       cache_dir=cache_dir,
       nested_classes=nested_classes,
+      skip_bad=skip_bad,
     )
     opened = dataclasses.replace(
       _from_sources(dataset, loaded.splits, loaded.held_out),
       eval_splits=layout.FOLDER_EVAL_SPLITS,
+      skipped=loaded.skipped,
     )
   elif dataset in ("glyphs", "digits"):
     read = {"glyphs": glyphs.load, "digits": digits.load}[dataset]

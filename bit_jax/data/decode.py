@@ -1,82 +1,66 @@
-"""Decodes JPEG, PNG, WebP and BMP images; reads image sizes from headers.
+"""Decodes images, and checks image files before they are used.
 
-Three decoders, in this order:
-1. `bit_jax.data.jpeg` decodes plain JPEGs, which are nearly all images.
-2. OpenCV decodes other plain images, and JPEGs that the first refuses.
-3. Pillow decodes what OpenCV gets wrong in any version that we allow:
-   transparency, WebP with EXIF or animation, BMP, and files that do not end as
-   their format demands (OpenCV 4 returns a truncated JPEG with its rest in
-   grey). It also gets a try at what OpenCV refuses.
+JPEG, PNG, WebP, BMP, GIF (the first frame) and TIFF (the first page) are told
+apart by their content, whatever their names.
+`bit_jax.data.formats` reads headers, decides size and orientation for all, and
+has the decoders.
 """
 
 import dataclasses
-import io
 import os
+import threading
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from absl import logging
 
 from bit_jax.data import jpeg
+from bit_jax.data.formats import decoders, ends, headers, limits
+from bit_jax.data.formats.reader import Reader
 from bit_jax.errors import InputError
 
-# Damaged images raise an InputError; OpenCV's own message on stderr would only
-# repeat it. (OpenCV 5 moved the function.)
-_set_log_level = getattr(cv2, "setLogLevel", None)
-(_set_log_level or cv2.utils.logging.setLogLevel)(0)
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-# Flags of a WebP `VP8X` chunk: alpha, EXIF, animation.
-_WEBP_SPECIAL = 0x10 | 0x08 | 0x02
-_WEBP_LOSSLESS_ALPHA = 0x10
-# How to turn an image upright, by its EXIF orientation.
-_UPRIGHT = {
-  2: Image.Transpose.FLIP_LEFT_RIGHT,
-  3: Image.Transpose.ROTATE_180,
-  4: Image.Transpose.FLIP_TOP_BOTTOM,
-  5: Image.Transpose.TRANSPOSE,
-  6: Image.Transpose.ROTATE_270,
-  7: Image.Transpose.TRANSVERSE,
-  8: Image.Transpose.ROTATE_90,
-}
+class _Told:
+  """The images that a warning has named, each once in this process."""
+
+  def __init__(self):
+    self._names: set[str] = set()
+    self._lock = threading.Lock()
+
+  def add(self, name: str) -> bool:
+    """Returns True if the image was not named before."""
+    with self._lock:
+      is_new = name not in self._names
+      self._names.add(name)
+    return is_new
+
+
+_told = _Told()
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-  """Decodes a JPEG, PNG, WebP or BMP image to the pixels a viewer shows.
+  """Decodes a JPEG, PNG, WebP, BMP, GIF or TIFF to the pixels a viewer shows.
 
   Grey, palette, CMYK and 16-bit images become 8-bit RGB, the EXIF orientation
-  is applied, and only the first frame of an animation is returned. Transparent
-  images are laid on white: dropping alpha, as `convert("RGB")` does, shows the
-  arbitrary colours stored under transparent pixels, and a black drawing on a
-  transparent ground turns all black.
+  is applied, and only the first frame of an animation or the first page is
+  returned. Transparent images are laid on white. JPEGs of more than 179 million
+  pixels are decoded at a half, a quarter or an eighth of their size. A JPEG
+  that is damaged but that viewers show is decoded as they do, with a warning.
 
   Args:
     data: The encoded image.
-    name: Name of the image in error messages.
+    name: Name of the image in error messages and warnings.
 
   Returns:
     uint8[H, W, 3], RGB, contiguous and writable.
 
   Raises:
-    InputError: The image is of another format, truncated or corrupt.
+    InputError: The image is of another format, truncated, corrupt or too large.
   """
-  header = jpeg.read_header(data)
-  image = header and jpeg.decode(data, header)
-  if image is not None:
-    return image
-  if _is_plain(data):
-    try:
-      bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-      bgr = None
-    if bgr is not None:
-      return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
-  # What OpenCV refused comes here as well: Pillow may read it, and if not, its
-  # error says why.
-  return _decode_with_pillow(data, name)
+  image, note = decoders.decode(data, name)
+  if note and _told.add(name):
+    logging.warning("%s: %s", name, note)
+  return image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +98,12 @@ class Encoded:
     # The box depends on the image's size, which the header knows before any
     # pixel is decoded; rows below the box then need no decoding.
     header = jpeg.read_header(self.data)
-    if header:
+    if (
+      header
+      and header.is_ordinary
+      and header.orientation == 1
+      and jpeg.ends(self.data, header)
+    ):
       top, left, height, width = choose(header.height, header.width)
       image = jpeg.decode(self.data, header, top + height)
       if image is None:
@@ -145,91 +134,60 @@ def image_size(
     (height, width) in pixels, after the EXIF orientation is applied.
 
   Raises:
-    InputError: The file or its header cannot be read.
+    InputError: The file or its header cannot be read, or the image is too
+      large.
   """
-  with _open(image, name) as opened:
-    width, height = opened.size
-    rotated = _orientation(opened) in (5, 6, 7, 8)
-  return (width, height) if rotated else (height, width)
+  try:
+    with Reader(image) as reader:
+      header = headers.read(reader, name)
+  except OSError as error:
+    raise InputError(f"{name}: {error.strerror}") from error
+  limits.check(header.height, header.width, name)
+  return header.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+  """The result for a file that can be used.
+
+  Attributes:
+    size: (height, width) in pixels as decoded.
+    note: What is wrong with it nevertheless; '' if nothing is known.
+  """
+
+  size: tuple[int, int]
+  note: str
+
+
+def check(image: bytes | str | os.PathLike[str], name: str) -> Checked:
+  """Checks that an image has a sound header and ends as its format should.
+
+  Only the beginning and the end are read, unless the end is not what it should
+  be: then the image is decoded. Damage in the middle is not found.
+
+  Args:
+    image: An encoded image, or the path of one.
+    name: Name of the image in error messages.
+
+  Raises:
+    InputError: The image cannot be used.
+    OSError: The file cannot be read; nothing is known of the image.
+  """
+  with Reader(image) as reader:
+    header = headers.read(reader, name)
+    limits.check(header.height, header.width, name)
+    if ends.is_complete(reader, header):
+      return Checked(header.size, "")
+    data = reader.whole()
+  return Checked(header.size, decoders.decode(data, name)[1])
+
+
+def warned(name: str) -> None:
+  """Remembers that a warning has named an image; `decode` gives no other."""
+  _told.add(name)
 
 
 def median_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
   """Returns the (height, width) of median area; of two medians, the smaller."""
   ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
   return ordered[(len(ordered) - 1) // 2]
-
-
-def _is_plain(data: bytes) -> bool:
-  """Returns True if any OpenCV that we allow decodes it as a viewer would."""
-  if data.startswith(b"\xff\xd8"):
-    return data.endswith(b"\xff\xd9")
-  if data.startswith(_PNG_START):
-    has_alpha = data[25:26] in (b"\x04", b"\x06")
-    if not has_alpha:
-      # Without an alpha channel, a chunk before the pixels may still make a
-      # colour or entries of the palette transparent.
-      has_alpha = b"tRNS" in data[: data.find(b"IDAT")]
-    return data.endswith(_PNG_END) and not has_alpha
-  if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-    chunk, flags = data[12:16], data[20:25]
-    if len(flags) < 5:
-      return False
-    if chunk == b"VP8X":
-      return not flags[0] & _WEBP_SPECIAL
-    if chunk == b"VP8L":
-      return not flags[4] & _WEBP_LOSSLESS_ALPHA
-    return chunk == b"VP8 "
-  return False
-
-
-def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
-  with _open(data, name) as image:
-    try:
-      if image.mode.startswith("I"):
-        # `convert` would clip 16-bit grey at 255 instead of scaling it.
-        rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        rgb = rgb.convert("RGB")
-      elif image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        rgb = Image.alpha_composite(white, layer).convert("RGB")
-      else:
-        rgb = image.convert("RGB")
-      orientation = _orientation(image)
-    # For broken bytes, Pillow's readers raise nearly any type of error.
-    except Exception as error:
-      raise InputError(
-        f"{name}: the image is truncated or corrupt ({error})"
-      ) from error
-  if orientation in _UPRIGHT:
-    rgb = rgb.transpose(_UPRIGHT[orientation])
-  return np.array(rgb)
-
-
-def _open(image: bytes | str | os.PathLike[str], name: str) -> Image.Image:
-  """Opens an image without decoding its pixels; the caller closes it."""
-  try:
-    if isinstance(image, bytes):
-      return Image.open(io.BytesIO(image), formats=_FORMATS)
-    return Image.open(image, formats=_FORMATS)
-  except Image.DecompressionBombError as error:
-    raise InputError(f"{name}: {error}") from error
-  # Pillow raises ValueError for a header that is cut short.
-  except (OSError, ValueError) as error:
-    reason = getattr(error, "strerror", None) or (
-      "not a JPEG, PNG, WebP or BMP image, or its header is corrupt"
-    )
-    raise InputError(f"{name}: {reason}") from error
-
-
-def _orientation(image: Image.Image) -> int:
-  """Returns the EXIF orientation, 1 (upright) to 8."""
-  exif = Image.Exif()
-  try:
-    # `getexif` would decode a whole PNG in search of a late chunk, and would
-    # take the orientation from XMP, which OpenCV does not read.
-    exif.load(image.info.get("exif", b""))
-    return int(exif.get(ExifTags.Base.Orientation, 1))
-  # Broken EXIF does not mean broken pixels: the image is used as it is stored.
-  except Exception:
-    return 1

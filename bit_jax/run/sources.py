@@ -30,11 +30,13 @@ class RunData:
     evals: The evaluation splits by name; may be empty.
     held_out: The files of an image folder that are not trained on, for `load`
       when the run is resumed; empty for everything else.
+    skipped: The files of image folders that are left out, with the reasons.
   """
 
   train: Source
   evals: Mapping[str, Source]
   held_out: Collection[str] = ()
+  skipped: Collection[str] = ()
 
 
 def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
@@ -60,6 +62,7 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
     held_out=held_out,
     cache_dir=str(cache.folder("folders")),
     nested_classes=data.nested_classes,
+    skip_bad=data.skip_bad,
   )
   train_split, eval_splits = data.train_split, data.eval_splits
   if not (train_split and eval_splits):
@@ -76,7 +79,10 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
   train = _chosen(train, data, subset_seed)
   names = filter(None, (s.strip() for s in eval_splits.split(",")))
   return RunData(
-    train, {name: dataset.load(name) for name in names}, dataset.held_out
+    train,
+    {name: dataset.load(name) for name in names},
+    dataset.held_out,
+    dataset.skipped,
   )
 
 
@@ -104,28 +110,41 @@ def _chosen(train: Source, data: Config, seed: int) -> Source:
 
 
 def load_fewshot_sets(
-  names: str, data_dir: str, *, nested_classes: bool = False
+  names: str,
+  data_dir: str,
+  *,
+  nested_classes: bool = False,
+  skip_bad: bool = False,
 ) -> dict[str, FewshotSet]:
   """Loads the data sets of `config.eval.fewshot`.
 
   Args:
     names: The names of the sets, separated by commas; '' for none.
     data_dir: The folder of the TFDS sets.
-    nested_classes: As in `datasets.open_dataset`.
+    nested_classes, skip_bad: As in `datasets.open_dataset`.
 
   Raises:
     InputError: A set does not exist, or has no split to evaluate on.
   """
   return {
     name: load_fewshot_set(
-      name, data_dir, "config.eval.fewshot", nested_classes=nested_classes
+      name,
+      data_dir,
+      "config.eval.fewshot",
+      nested_classes=nested_classes,
+      skip_bad=skip_bad,
     )
     for name in filter(None, (n.strip() for n in names.split(",")))
   }
 
 
 def load_fewshot_set(
-  name: str, data_dir: str, key: str, *, nested_classes: bool = False
+  name: str,
+  data_dir: str,
+  key: str,
+  *,
+  nested_classes: bool = False,
+  skip_bad: bool = False,
 ) -> FewshotSet:
   """Loads a data set for few-shot linear evaluation.
 
@@ -133,13 +152,16 @@ def load_fewshot_set(
     name: Name of the set; may have commas in it.
     data_dir: The folder of the TFDS sets.
     key: The flag or config key that names the set, for messages.
-    nested_classes: As in `datasets.open_dataset`.
+    nested_classes, skip_bad: As in `datasets.open_dataset`.
 
   Raises:
     InputError: The set does not exist, or has no split to evaluate on.
   """
   dataset = datasets.open_dataset(
-    name, data_dir=data_dir, nested_classes=nested_classes
+    name,
+    data_dir=data_dir,
+    nested_classes=nested_classes,
+    skip_bad=skip_bad,
   )
   train, test = dataset.default_splits()
   if not test:

@@ -139,6 +139,7 @@ def load(
     config.eval.fewshot,
     config.data.dir,
     nested_classes=config.data.nested_classes,
+    skip_bad=config.data.skip_bad,
   )
   config = resolve.resolve(config, sources.dataset_info(data))
   data, fewshot_sets = sources.cache_in_memory(data, fewshot_sets, config)

@@ -15,13 +15,14 @@ from bit_jax.recipe.load import GONE, Config, same_value
 from bit_jax.storage import files, remote
 
 CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
+_SKIPPED = "skipped.txt"
 
 # Keys that may differ when a run is resumed: they do not affect its numbers.
 _FREE_KEYS = (
   "checkpoint.",
   *("data.dir", "data.class_list", "data.subset_file"),
-  # The fingerprint identifies what it lets in.
-  "data.nested_classes",
+  # The fingerprint identifies what they let in and leave out.
+  *("data.nested_classes", "data.skip_bad"),
   "eval.batch_size",
   "eval.every_steps",
   *("input.cache_mb", "input.num_threads"),
@@ -202,12 +203,19 @@ class RunFiles:
       )
     return ", or --config.resume_changed=true to go on with the changes"
 
-  def write_config(self, held_out: Collection[str], *, write: bool) -> None:
+  def write_config(
+    self,
+    held_out: Collection[str],
+    skipped: Collection[str] = (),
+    *,
+    write: bool,
+  ) -> None:
     """Writes config.json, which ties the work directory to this run.
 
     Args:
       held_out: Files of an image folder that are not trained on; see
         `read_held_out`.
+      skipped: Files of an image folder that are left out, with the reasons.
       write: False on hosts that leave it to another one.
 
     Raises:
@@ -220,6 +228,9 @@ class RunFiles:
       _write_json(self.workdir / CONFIG, self._config)
       if held_out:
         _write_json(self.workdir / _HELD_OUT, list(held_out))
+      if skipped or (self.workdir / _SKIPPED).exists():
+        lines = "".join(f"{line}\n" for line in skipped)
+        files.write_text(self.workdir / _SKIPPED, lines)
     except OSError as e:
       raise failure(f"--workdir={self.workdir} cannot be used: {e}", e) from e
 

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import struct
 import zlib
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from bit_jax.data import jpeg
-from bit_jax.data.decode import Encoded, decode, image_size, median_size
+from bit_jax.data.decode import Encoded, check, decode, image_size, median_size
 from bit_jax.errors import InputError
 
 _HEIGHT, _WIDTH = 48, 64
@@ -207,13 +206,18 @@ def test_truncated_webp_header_at_every_byte():
 
 
 @pytest.mark.parametrize(
-  "data",
-  [b"", b"GIF89a", b"<html>not found</html>", _encode(_RGB, "GIF")],
-  ids=["empty", "gif header", "html", "gif"],
+  ("data", "message"),
+  [
+    (b"", "the file is empty"),
+    (b"GIF89a", "the header of this GIF is cut short or corrupt"),
+    (b"<html>not found</html>", "web page \\(HTML\\), not a JPEG, PNG, WebP"),
+    (b"\x01\xfe\x83\x99" * 9, "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"),
+  ],
+  ids=["empty", "gif header", "html", "noise"],
 )
-def test_other_formats_are_refused(data):
-  for function in (decode, image_size):
-    with pytest.raises(InputError, match=r"^x: not a JPEG, PNG, WebP or BMP"):
+def test_other_formats_are_refused(data, message):
+  for function in (decode, image_size, check):
+    with pytest.raises(InputError, match=f"^x: {message}"):
       function(data, "x")
 
 
@@ -290,18 +294,10 @@ def test_what_opencv_refuses_is_tried_with_pillow(monkeypatch):
   np.testing.assert_array_equal(decode(_encode(_RGB, "PNG"), "x"), _RGB)
 
 
-def test_image_of_absurd_size_is_refused(monkeypatch):
-  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", _RGB[..., 0].size // 3)
-  with pytest.raises(
-    InputError, match=r"^x: Image size \(3072 pixels\) exceed"
-  ):
-    image_size(_encode(_RGB, "PNG"), "x")
-
-
 def test_a_header_that_is_cut_short_is_named():
   data = bytearray(_encode(_RGB, "PNG"))
   data[11] = 3  # The length of the header chunk, IHDR.
-  with pytest.raises(InputError, match=r"^x\.png: not a JPEG, PNG"):
+  with pytest.raises(InputError, match=r"^x\.png: the header of this PNG"):
     image_size(bytes(data), "x.png")
 
 
@@ -372,7 +368,7 @@ def test_a_jpeg_whose_parts_disagree_on_its_size_is_corrupt(monkeypatch):
   data = _encode(_RGB, "JPEG")
   header = jpeg.read_header(data)
   assert header is not None
-  wrong = dataclasses.replace(header, height=99)
+  wrong = header._replace(height=99)
   monkeypatch.setattr(jpeg, "read_header", lambda _: wrong)
   monkeypatch.setattr(jpeg, "decode", lambda *_: None)
   with pytest.raises(InputError, match=r"^x: .* corrupt .* 64 x 99 pixels"):

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 
 import cv2
@@ -7,6 +6,7 @@ import pytest
 from PIL import Image
 
 from bit_jax.data import jpeg
+from bit_jax.data.formats.reader import Reader
 
 _HEIGHT, _WIDTH = 53, 67
 _RGB = (
@@ -88,43 +88,69 @@ def test_what_is_below_is_not_decoded(kind):
 
 
 @pytest.mark.parametrize("orientation", range(10))
-def test_only_upright_images_are_taken(orientation):
+def test_the_header_knows_the_orientation(orientation):
   exif = Image.Exif()
   exif[0x112] = orientation
-  upright = orientation in (0, 1, 9)
   header = jpeg.read_header(encode(exif=exif))
-  assert (header is not None) == upright
+  assert header is not None
+  assert header.orientation == (orientation if 1 <= orientation <= 8 else 1)
 
 
 def test_broken_exif_says_nothing():
   data = encode(exif=b"Exif\0\0MM\0*" + b"\xff" * 12)
-  assert jpeg.read_header(data) is not None
+  header = jpeg.read_header(data)
+  assert header is not None
+  assert header.orientation == 1
 
 
-def test_other_jpegs_and_files_are_left_alone():
+def test_other_jpegs_are_not_ordinary():
   cmyk = io.BytesIO()
   Image.fromarray(_RGB).convert("CMYK").save(cmyk, "JPEG")
   data = KINDS["444"]
-  frame = data.index(b"\xff\xc0")
   others = [
     cmyk.getvalue(),
-    data[:-1],  # Cut short.
-    data + b"\0",
-    data[:2] + b"\0" + data[2:],
-    data[:2] + b"\x00\xe5\x00\x04ab" + data[2:],
     data.replace(b"\xff\xc0", b"\xff\xc9"),  # With arithmetic codes.
     data.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"),  # 12 bits.
+  ]
+  for other in others:
+    header = jpeg.read_header(other)
+    assert header is not None
+    assert not header.is_ordinary
+    assert jpeg.decode(other, header) is None
+
+
+def test_what_has_no_sound_header_has_none():
+  data = KINDS["444"]
+  frame = data.index(b"\xff\xc0")
+  others = [
+    data[:2] + bytes(5000) + data[2:],
     # The number of rows comes after them.
     data[: frame + 5] + b"\0\0" + data[frame + 7 :],
-    data[: frame + 5] + b"\xff" * 4 + data[frame + 9 :],
     data[:frame] + b"\xff\xd9",
     data[:frame] + data[data.index(b"\xff\xda") :],  # No frame.
+    data[:20] + b"\xff\xe5\0\1" + data[20:],  # A segment without its size.
     b"",
     b"\xff\xd8\xff\xd9",
     b"\x89PNG\r\n\x1a\n" + bytes(100),
   ]
   for other in others:
     assert jpeg.read_header(other) is None
+
+
+def test_the_end_is_found_behind_other_data_and_not_in_a_thumbnail():
+  data = encode(comment=b"thumbnail\xff\xd9")
+  header = jpeg.read_header(data)
+  assert header is not None
+  for other, want in (
+    (data, True),
+    (data + b"\0" * 9, True),
+    (data[:-2], False),
+    (data[:-1], False),
+  ):
+    assert jpeg.ends(other, header) == want
+    assert jpeg.ends(Reader(other), header) == want
+  assert jpeg.ends(data + bytes(1 << 17), header)
+  assert not jpeg.ends(Reader(data + bytes(1 << 17)), header)
 
 
 def test_a_header_cut_anywhere_is_no_error():
@@ -138,7 +164,7 @@ def test_what_does_not_agree_with_its_header_is_refused():
   header = jpeg.read_header(data)
   assert header is not None
   for wrong in ({"width": _WIDTH - 1}, {"height": _HEIGHT - 1}):
-    other = dataclasses.replace(header, **wrong)
+    other = header._replace(**wrong)
     assert jpeg.decode(data, other) is None
 
 
@@ -157,4 +183,6 @@ def test_damage_is_seen_in_the_whole_and_not_below_the_first_rows():
 
 def test_without_simplejpeg_nothing_is_taken(monkeypatch):
   monkeypatch.setattr(jpeg, "simplejpeg", None)
-  assert jpeg.read_header(KINDS["444"]) is None
+  header = jpeg.read_header(KINDS["444"])
+  assert header is not None
+  assert jpeg.decode(KINDS["444"], header) is None

@@ -187,3 +187,24 @@ def test_training_examples_are_held_before_others():
   every = {"eval.every_steps": 4}
   assert held_parts(4, **every) == {"train"}
   assert held_parts(7, **every) == {"train", "test"}
+
+
+def test_damaged_images_of_a_folder_can_be_left_out(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  root = tmp_path / "photos"
+  for name in [f"{label}/{i}.png" for label in "ab" for i in range(5)]:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(root / name), np.zeros((8, 8, 3), np.uint8))
+  (root / "a" / "3.png").write_bytes(b"")
+  name = f"folder:{root}"
+  with pytest.raises(
+    InputError, match="a/3.png: the file is empty; .*skip_bad"
+  ):
+    sources.load(make_data(name), seed=0)
+  data = sources.load(make_data(name, skip_bad=True), seed=0)
+  assert list(data.skipped) == [f"{root}/a/3.png: the file is empty"]
+  assert len(data.train) + len(data.evals["test"]) == 9
+  with pytest.raises(InputError, match="a/3.png: the file is empty"):
+    sources.load_fewshot_sets(name, "")
+  sets = sources.load_fewshot_sets(name, "", skip_bad=True)
+  assert len(sets[name].train) + len(sets[name].test) == 9

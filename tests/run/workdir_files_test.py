@@ -37,6 +37,7 @@ def claim(workdir, config, held_out=()):
     {"input.num_threads": 3},
     {"data.dir": "/elsewhere"},
     {"data.nested_classes": True},
+    {"data.skip_bad": True},
     {"data.name": "folder:/moved/photos"},
   ],
 )
@@ -133,6 +134,17 @@ def test_held_out_files_are_remembered(tmp_path):
   assert workdir_files.read_held_out(workdir) == []
   claim(tmp_path, make(), ["a/1.jpg", "b/ü.jpg"])
   assert workdir_files.read_held_out(workdir) == ["a/1.jpg", "b/ü.jpg"]
+
+
+def test_what_was_left_out_is_listed(tmp_path):
+  workdir, config = epath.Path(tmp_path), make()
+  run_files = RunFiles(workdir, config)
+  run_files.write_config([], write=True)
+  assert not (tmp_path / "skipped.txt").exists()
+  for skipped in (["a/1.jpg: empty", "b/ü.jpg: HEIC"], []):
+    run_files.write_config([], skipped, write=True)
+    lines = (tmp_path / "skipped.txt").read_text().splitlines()
+    assert lines == skipped
 
 
 def test_unusable_work_directories(tmp_path):

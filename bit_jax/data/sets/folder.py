@@ -52,10 +52,13 @@ class FolderSplits:
     held_out: The files held out of train, relative to the folder; empty if the
       folder has an evaluation split. Passing them to `load` again holds out the
       same files; files added since are trained on.
+    skipped: The files left out because they are no sound images, each with its
+      path and the reason.
   """
 
   splits: dict[str, Source]
   held_out: list[str]
+  skipped: list[str] = dataclasses.field(default_factory=list)
 
 
 def load(
@@ -65,6 +68,7 @@ def load(
   held_out: Collection[str] = (),
   cache_dir: str = "",
   nested_classes: bool = False,
+  skip_bad: bool = False,
 ) -> FolderSplits:
   """Returns the splits of the image folder `path`.
 
@@ -73,17 +77,18 @@ def load(
   the order of their names; if the folder is divided into splits, in that of
   `train`. What `image_files.is_hidden` names is ignored, and a warning counts
   whatever else is not used. Without a split beside `train`, a fifth of each
-  class, at least one image, is held out as `test`. Every image's header is
-  read.
+  class, at least one image, is held out as `test`. The beginning and the end
+  of every file are checked.
 
   Args:
     path: The folder; nothing is written to it.
     seed: Seeds the choice of held-out images.
     held_out: The files to hold out, from an earlier `FolderSplits.held_out`; if
       empty, they are chosen.
-    cache_dir: Folder that caches the scan of the headers; '' for no cache.
+    cache_dir: Folder that caches the scan of the files; '' for no cache.
     nested_classes: Accepts classes whose images are all in several folders
       below the class folder.
+    skip_bad: Leaves out files that are no sound images.
 
   Raises:
     InputError: The folder is not laid out like this, or in a way that can be
@@ -110,11 +115,17 @@ def load(
   files = class_folders.check(path, folders, files, left_out)
   _report(path, left_out)
   class_names = tuple(files["train"])
+  names = [n for by_class in files.values() for n in _flatten(by_class)]
+  scan = folder_scan.scan(
+    root, names, _cache_outside(root, cache_dir), skip_bad=skip_bad
+  )
+  # Before images are held out and counted: what is left is the set.
+  files = _without(path, files, scan.skipped)
 
   chosen: list[str] = []
   if len(files) == 1:
     chosen = sorted(
-      _check_held_out(path, files["train"], held_out)
+      _check_held_out(path, files["train"], scan.skipped, held_out)
       if held_out
       else _choose_held_out(path, files["train"], seed)
     )
@@ -122,19 +133,27 @@ def load(
     for name, images in files["train"].items():
       if not images:
         raise InputError(f"{path}: class {name!r} has no images left to train")
+    if not any(files["test"].values()):
+      raise InputError(f"{path}: none of the images held out is left")
 
-  names = [n for by_class in files.values() for n in _flatten(by_class)]
-  scanned = folder_scan.scan(root, names, _cache_outside(root, cache_dir))
   image_px = decode.median_size(
-    [scanned[name][2:] for name in _flatten(files["train"])]
+    [scan.files[name].size for name in _flatten(files["train"])]
   )
   splits = {
     split: _make_source(
-      f"folder:{path} {split}", root, by_class, class_names, image_px, scanned
+      f"folder:{path} {split}",
+      root,
+      by_class,
+      class_names,
+      image_px,
+      scan.files,
     )
     for split, by_class in files.items()
   }
-  return FolderSplits(splits, chosen)
+  skipped = [
+    f"{os.path.join(root, n)}: {scan.skipped[n]}" for n in scan.skipped
+  ]
+  return FolderSplits(splits, chosen, skipped)
 
 
 def load_all(path: str, *, cache_dir: str = "") -> Source:
@@ -145,7 +164,7 @@ def load_all(path: str, *, cache_dir: str = "") -> Source:
 
   Args:
     path: The folder; nothing is written to it.
-    cache_dir: Folder that caches the scan of the headers; '' for no cache.
+    cache_dir: Folder that caches the scan of the files; '' for no cache.
 
   Raises:
     InputError: The folder is not laid out like this, has no images, or one of
@@ -161,8 +180,8 @@ def load_all(path: str, *, cache_dir: str = "") -> Source:
   _report(path, left_out)
   scanned = folder_scan.scan(
     root, _flatten(by_class), _cache_outside(root, cache_dir)
-  )
-  image_px = decode.median_size([file[2:] for file in scanned.values()])
+  ).files
+  image_px = decode.median_size([file.size for file in scanned.values()])
   return _make_source(
     f"folder:{path}", root, by_class, tuple(by_class), image_px, scanned
   )
@@ -252,10 +271,39 @@ def _choose_held_out(
   return chosen
 
 
+def _without(
+  path: str,
+  files: Mapping[str, Mapping[str, Sequence[str]]],
+  skipped: Collection[str],
+) -> dict[str, dict[str, list[str]]]:
+  """Returns the files without those that are left out."""
+  left = {
+    split: {
+      class_name: [name for name in names if name not in skipped]
+      for class_name, names in by_class.items()
+    }
+    for split, by_class in files.items()
+  }
+  for class_name, names in left["train"].items():
+    if not names:
+      raise InputError(
+        f"{path}: all images of class {class_name!r} are left out, such as "
+        f"{files['train'][class_name][0]}"
+      )
+  for split, by_class in left.items():
+    if not any(by_class.values()):
+      raise InputError(f"{path}: all images of {split} are left out")
+  return left
+
+
 def _check_held_out(
-  path: str, train: Mapping[str, Sequence[str]], held_out: Collection[str]
+  path: str,
+  train: Mapping[str, Sequence[str]],
+  skipped: Collection[str],
+  held_out: Collection[str],
 ) -> Collection[str]:
-  missing = sorted(set(held_out).difference(_flatten(train)))
+  # What is left out stays in the list, lest it be trained on once repaired.
+  missing = sorted(set(held_out).difference(_flatten(train), skipped))
   if missing:
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     raise HeldOutGoneError(

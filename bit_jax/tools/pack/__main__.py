@@ -20,9 +20,9 @@ file with one name per line. The classes in SRC must then be those of the list;
 the outputs of the whole.
 
 Images are stored unchanged, with a `label` and a `file_name`. The header of
-each image is read, and an image that lacks its end marker is decoded as a
-check. An image that cannot be used is an error; with `--skip_bad` it is left
-out and listed in skipped.txt.
+each image is read, and an image that does not end as its format should is
+decoded as a check. An image that cannot be used is an error; with `--skip_bad`
+it is left out and listed in skipped.txt.
 
 The order of a split is random but fixed (it follows a hash of the names), so a
 slice such as train[:98%] is a random subset.

@@ -320,7 +320,7 @@ _BAD = {
   "empty file": (_broken("b/z.jpg", b""), "ROOT/b/z.jpg: the file is empty"),
   "no image": (
     _broken("b/z.jpg", b"<html>"),
-    "ROOT/b/z.jpg: not a JPEG, PNG, WebP or BMP image",
+    "ROOT/b/z.jpg: web page (HTML), not a JPEG, PNG, WebP, BMP, GIF or TIFF",
   ),
   "dead link": (
     lambda root: (
@@ -352,7 +352,7 @@ def test_bad_folder_is_one_clear_error(tmp_path, case):
     ("empty", "ROOT: there are no class folders"),
     ("images at the top", "ROOT: the images are not in class folders"),
     ("no class has images", "ROOT: there are no images in the class folders"),
-    ("no image", "ROOT/b/z.jpg: not a JPEG"),
+    ("no image", "ROOT/b/z.jpg: web page (HTML), not a JPEG"),
     ("dead link", "ROOT/a/z.png: No such file"),
   ],
 )
@@ -375,12 +375,12 @@ def test_scan_is_remembered_and_nothing_written_to_the_folder(
   before = _tree(root)
   read = []
 
-  def image_size(path, name):
+  def check(path, name):
     read.append(os.path.relpath(path, root))
-    return size(path, name)
+    return checked(path, name)
 
-  size = decode.image_size
-  monkeypatch.setattr(decode, "image_size", image_size)
+  checked = decode.check
+  monkeypatch.setattr(decode, "check", check)
 
   def load():
     read.clear()
@@ -404,9 +404,12 @@ def test_scan_is_remembered_and_nothing_written_to_the_folder(
   os.remove(root / "a/03.png")
   load()
   assert sorted(read) == ["a/01.png", "a/02.png", "a/new.png"]
-  assert "a/03.png" not in json.loads(cache_file.read_text())
+  assert "a/03.png" not in json.loads(cache_file.read_text())["files"]
 
-  for damage in ("", "[]", '{"a/01.png": [1]}', '{"a/01.png": "x"}'):
+  # The format of an older cache had sizes alone, and some were wrong.
+  older = {name: [1, 1, 8, 6] for name in _numbered("a", "b")}
+  damages = ("", "[]", '{"format": 2}', '{"format": 2, "files": {"a": "x"}}')
+  for damage in (*damages, json.dumps(older)):
     cache_file.write_text(damage)
     load()
     assert len(read) == 20

@@ -57,7 +57,9 @@ def test_tars_and_folders_are_the_same(tmp_path, src, out):
     file.add(src / "cat.tar", "__MACOSX/1.jpg")
     # Unpacking would leave the last file of this name.
     file.add(src / "dog.tar", "./1.jpg")
-  with pytest.raises(InputError, match=r"bird.tar \(bird/1.jpg\): not a JPEG"):
+  with pytest.raises(
+    InputError, match=r"bird.tar \(bird/1.jpg\): .*not a JPEG"
+  ):
     run(src, out / "bad")
   image = write(tmp_path, "new.jpg") / "new.jpg"
   with tarfile.open(src / "bird.tar", "a") as file:

@@ -19,11 +19,12 @@ def test_images_that_cannot_be_used(src, out):
   png, webp = (cv2.imencode(e, pixels)[1].tobytes() for e in (".png", ".webp"))
   for data, message in (
     (b"", "the file is empty"),
-    (b"GIF89a", "not a JPEG, PNG, WebP or BMP"),
-    (b"GIF89a\xff\xd9", "not a JPEG, PNG, WebP or BMP"),
+    (b"GIF89a", "the header of this GIF"),
+    (b"GIF89a\xff\xd9", "the header of this GIF"),
+    (b"\x99" * 40, "not a JPEG, PNG, WebP, BMP, GIF or TIFF"),
     (good[:-40], "truncated"),
     (png[:-200], "truncated"),
-    (webp[:-400], "not a JPEG, PNG, WebP or BMP"),
+    (webp[:-400], "truncated or corrupt"),
     (gzip.compress(good)[:-4], "ended"),
     (gzip.compress(good)[:10] + b"\xff" * 20, "while decompressing"),
     (gzip.compress(good)[:-8] + bytes(8), "CRC"),

@@ -1,0 +1,1 @@
+"""Formats of image files: their headers, ends and decoders."""
