@@ -17,7 +17,6 @@ start to the next step and the times for which saves stall the loop. Exits with
 start to the next step is above 15 s.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -37,6 +36,7 @@ import numpy as np
 
 from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import checkpoint
+from bit_jax.tools import command_line
 from bit_jax.writers import metrics_file
 
 # A run must be longer than all its kills together, on a fast machine too.
@@ -333,26 +333,16 @@ def run(workdir: pathlib.Path, seeds: int, kills: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m scripts.faults",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  parser.add_argument(
-    "--seeds", type=int, default=3, help="number of seeds (default: 3)"
-  )
-  parser.add_argument(
-    "--kills", type=int, default=7, help="kills per seed (default: 7)"
-  )
+  parser = command_line.Parser("scripts.faults", __doc__)
+  count = command_line.at_least(1)
+  parser.add_argument("--seeds", type=count, default=3, help="number of seeds")
+  parser.add_argument("--kills", type=count, default=7, help="kills per seed")
   parser.add_argument(
     "--workdir",
     type=pathlib.Path,
     help="folder of the runs (default: a temporary one, removed on success)",
   )
   args = parser.parse_args(argv)
-  if args.seeds < 1 or args.kills < 1:
-    parser.error("--seeds and --kills: expected 1 or more")
   workdir = args.workdir or pathlib.Path(tempfile.mkdtemp(prefix="faults-"))
   workdir.mkdir(parents=True, exist_ok=True)
   status = exit_status(lambda: run(workdir, args.seeds, args.kills))

@@ -13,7 +13,6 @@ Writes WORKDIR/results.json (accuracies) and WORKDIR/report.html. After an
 interruption the same command continues.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -27,6 +26,7 @@ from bit_jax.data.sets import digits, glyphs
 from bit_jax.errors import exit_status
 from bit_jax.report import comparison
 from bit_jax.storage import cache
+from bit_jax.tools import command_line
 from bit_jax.writers import metrics_file
 from configs import downstream, upstream
 
@@ -137,10 +137,7 @@ def write_report(workdir, run_dir, results):
 
 def main():
   """Parses the flags, runs the quickstart and prints its results."""
-  parser = argparse.ArgumentParser(
-    description=__doc__.split("\n")[0],
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
+  parser = command_line.Parser("scripts.quickstart", __doc__)
   parser.add_argument(
     "--workdir",
     type=pathlib.Path,
@@ -148,7 +145,10 @@ def main():
     help="folder of the runs, results and report",
   )
   parser.add_argument(
-    "--seeds", type=int, default=3, help="fine-tuning runs of each kind"
+    "--seeds",
+    type=command_line.at_least(1),
+    default=3,
+    help="fine-tuning runs of each kind",
   )
   parser.add_argument(
     "--dtype",
@@ -157,8 +157,6 @@ def main():
     help="dtype of the convolutions",
   )
   args = parser.parse_args()
-  if args.seeds < 1:
-    parser.error("--seeds: expected 1 or more")
   started = time.monotonic()
   cache.enable_compilation_cache()
   print_line = functools.partial(print, flush=True)

@@ -15,7 +15,6 @@ After each run WORKDIR/study.json holds all results, study.md the tables and
 study.html the tables and the learning curves.
 """
 
-import argparse
 import copy
 import fnmatch
 import functools
@@ -37,6 +36,7 @@ from bit_jax.recipe import load
 from bit_jax.report import page, study
 from bit_jax.run import workdir_files
 from bit_jax.storage import cache, checkpoint, files
+from bit_jax.tools import command_line
 from bit_jax.writers import metrics_file
 
 log = functools.partial(print, flush=True)
@@ -270,12 +270,7 @@ def run_study(
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m scripts.study",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser("scripts.study", __doc__)
   parser.add_argument("--study", required=True, metavar="FILE:ARGS")
   parser.add_argument("--workdir", required=True, type=pathlib.Path)
   parser.add_argument(

@@ -297,7 +297,7 @@ def run(
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
   argv = sys.argv[1:] if argv is None else argv
-  args, overrides = flags.make_parser(__doc__ or "").parse_known_args(argv)
+  args, overrides = flags.make_parser(__doc__).parse_known_args(argv)
 
   if args.precision == "highest":
     jax.config.update("jax_default_matmul_precision", "highest")
