@@ -3,9 +3,7 @@
 import argparse
 import dataclasses
 import itertools
-import os
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,41 +102,6 @@ def make_cases(
       )
     cases[case] = None
   return list(cases)
-
-
-def command(case: Case, args: argparse.Namespace) -> list[str]:
-  """Returns the command line that measures one case."""
-  flags = {
-    "mode": case.mode,
-    "variant": case.variant,
-    "px": case.px,
-    "batch": case.batch,
-    "dtype": case.dtype,
-    "config": case.config,
-    "classes": case.classes,
-    "peers": ",".join(args.peers),
-    "devices": args.devices,
-    "rounds": args.rounds,
-    "round_secs": args.round_secs,
-    "images": args.images,
-    "precision": args.precision,
-    "clock": args.clock,
-    "aot": args.aot,
-    "memory_gib": ",".join(f"{gib:g}" for gib in args.memory_gib),
-  }
-  return [
-    *(sys.executable, "-m", "scripts.benchmark"),
-    *(f"--{key}={value}" for key, value in flags.items() if value != ""),
-    *(["--peers="] if not args.peers else []),
-    *(f"--config.{item}" for item in case.overrides),
-  ]
-
-
-def python_path() -> str:
-  """Returns a PYTHONPATH with which a process finds this package."""
-  return os.pathsep.join(
-    filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))
-  )
 
 
 def _some(kind: Callable[[str], Any], allowed: Sequence[Any] = ()):
@@ -267,5 +230,4 @@ def make_parser(docstring: str | None) -> command_line.Parser:
     help="compare with a file written by --aot and --json",
   )
   add("--json", type=pathlib.Path, help="file to write the results to")
-  add("--trial", default="", help=argparse.SUPPRESS)
   return parser

@@ -112,6 +112,10 @@ def make_batch(config: Config, mesh: Mesh) -> dict[str, jax.Array]:
   return batch
 
 
+class DoesNotFitError(InputError):
+  """The memory of a device does not suffice."""
+
+
 class Subject(Protocol):
   """An implementation to time.
 
@@ -145,7 +149,7 @@ class Ours:
       train: Times the update step; False times inference.
 
     Raises:
-      InputError: The compiler refuses for lack of memory.
+      DoesNotFitError: The compiler refuses for lack of memory.
     """
     spec = make_spec(config, mesh)
     state: Any = step.make_init(spec)(0)
@@ -164,7 +168,7 @@ class Ours:
       self._function, self._state, self._batch, accum_steps=parts
     )
     if self._compiled is None:
-      raise InputError(f"does not fit: {self.cost.refusal}")
+      raise DoesNotFitError(f"does not fit: {self.cost.refusal}")
     self.compile_secs = self.cost.compile_secs
     self.run(2)
     self._rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
