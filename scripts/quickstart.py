@@ -90,11 +90,10 @@ def print_table(results):
     )
 
 
-def curve(workdir, key):
-  """Returns (steps, values) of a metric from a work directory."""
-  lines = metrics_file.read_metrics(workdir / metrics_file.METRICS_FILE)
-  points = [(line["step"], line[key]) for line in lines if key in line]
-  return [p[0] for p in points], [p[1] for p in points]
+def loss_curve(workdir):
+  """Returns (steps, values) of the training loss from a work directory."""
+  curves = metrics_file.read_curves(workdir / metrics_file.METRICS_FILE)
+  return curves["train/loss"]
 
 
 def samples(source, indices):
@@ -108,7 +107,7 @@ def write_report(workdir, run_dir, results):
   fine_tuning = [
     (
       f"Fine-tuning loss, {shots} per class",
-      [(kind, *curve(run_dir(shots, 0, kind), "train/loss")) for kind in KINDS],
+      [(kind, *loss_curve(run_dir(shots, 0, kind))) for kind in KINDS],
     )
     for shots in SHOTS
   ]
@@ -119,7 +118,7 @@ def write_report(workdir, run_dir, results):
     curves=[
       (
         "Pre-training loss on letters",
-        [("loss", *curve(workdir / "upstream", "train/loss"))],
+        [("loss", *loss_curve(workdir / "upstream"))],
       ),
       *fine_tuning,
     ],

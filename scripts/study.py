@@ -18,7 +18,6 @@ study.html the tables and the learning curves.
 import copy
 import fnmatch
 import functools
-import html
 import importlib.util
 import json
 import pathlib
@@ -173,11 +172,10 @@ def write_page(spec: study.Study, workdir: pathlib.Path, tables: Any) -> None:
   body = [page.paragraph(note) for note in spec.notes]
   for table, rows in tables:
     columns = list(next(iter(rows.values()), {}))
-    lines = []
-    for row, found in rows.items():
-      shown = (study.text(table, found[c]) for c in columns)
-      values = "".join(f"<td>{value}</td>" for value in shown)
-      lines.append(f'<tr><th scope="row">{html.escape(row)}</th>{values}</tr>')
+    lines = [
+      [row, *(study.text(table, found[column]) for column in columns)]
+      for row, found in rows.items()
+    ]
     body.append(
       page.table(
         [", ".join(table.rows), *columns],
@@ -201,13 +199,8 @@ def curves(
     path = workdir / run.name / metrics_file.METRICS_FILE
     if not study.matches(run.factors, chart.where) or not path.exists():
       continue
-    points = [
-      (record["step"], found)
-      for record in metrics_file.read_metrics(path)
-      if (found := study.value(chart.metric, record)) is not None
-    ]
-    name = study.label(run.factors, chart.lines)
-    lines.append((name, [p[0] for p in points], [p[1] for p in points]))
+    found = study.value(chart.metric, metrics_file.read_curves(path))
+    lines.append((study.label(run.factors, chart.lines), *(found or ([], []))))
   return lines
 
 

@@ -101,10 +101,10 @@ def matches(factors: Factors, where: Factors) -> bool:
   return all(factors.get(key) == value for key, value in where.items())
 
 
-def value(metric: str, scalars: Mapping[str, Any]) -> float | None:
-  """Returns the first scalar whose key matches a pattern, or None."""
-  keys = (key for key in scalars if fnmatch.fnmatchcase(key, metric))
-  return scalars.get(next(keys, ""))
+def value(metric: str, values: Mapping[str, Any]) -> Any:
+  """Returns the first value whose key matches a pattern, or None."""
+  keys = (key for key in values if fnmatch.fnmatchcase(key, metric))
+  return values.get(next(keys, ""))
 
 
 def label(factors: Factors, keys: Sequence[str]) -> str:
