@@ -22,7 +22,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from bit_jax.data.source import DatasetInfo
@@ -306,12 +305,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   def run_check() -> None:
     config = load_config(args.config, overrides)
-    devices = None
-    if args.topology:
-      # Nothing runs here, so an accelerator stays free for other processes.
-      jax.config.update("jax_platforms", "cpu")
-      devices = aot.topology_devices(args.topology)
-    mesh = sharding.make_mesh(devices)
+    mesh = (
+      aot.topology_mesh(args.topology)
+      if args.topology
+      else sharding.make_mesh()
+    )
     # Reading the data may take long, so a wrong config fails before it.
     check.check(config, mesh)
     info, origin = find_info(config, given)
