@@ -24,7 +24,7 @@ import time
 from bit_jax import train
 from bit_jax.data.sets import digits, glyphs
 from bit_jax.errors import exit_status
-from bit_jax.report import comparison
+from bit_jax.report import comparison, study
 from bit_jax.storage import cache
 from bit_jax.tools import command_line
 from bit_jax.writers import metrics_file
@@ -70,13 +70,6 @@ def quiet_run(config, workdir):
     return train.train_and_evaluate(config, workdir)
 
 
-def spread(accuracies):
-  """Returns median and range as percentages."""
-  low, high = 100 * min(accuracies), 100 * max(accuracies)
-  median = 100 * statistics.median(accuracies)
-  return f"{median:5.1f} ({low:.1f} to {high:.1f})"
-
-
 def print_table(results):
   """Prints the accuracies of results.json as a table."""
   print("\naccuracy on the digits' test half in %: median (range)")
@@ -85,8 +78,8 @@ def print_table(results):
     pretrained, scratch = (row[kind] for kind in KINDS)
     gain = statistics.median(pretrained) - statistics.median(scratch)
     print(
-      f"{shots:>9}  {spread(pretrained):<22}{spread(scratch):<22}"
-      f"{100 * gain:+.1f} points"
+      f"{shots:>9}  {study.median_and_range(pretrained):<22}"
+      f"{study.median_and_range(scratch):<22}{100 * gain:+.1f} points"
     )
 
 

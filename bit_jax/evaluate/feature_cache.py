@@ -25,19 +25,18 @@ import numpy as np
 import PIL
 from jax.sharding import Mesh
 
-import bit_jax
 from bit_jax import weights
 from bit_jax.data import jpeg
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.models import paths
+from bit_jax.parallel import hosts
 from bit_jax.storage import cache
 
 # Largest total size of all files.
 MAX_BYTES = 8 * 2**30
 # Options of JAX that change the rounding of the features.
 _ROUNDING = ("jax_default_matmul_precision", "jax_enable_x64")
-_PACKAGE = pathlib.Path(bit_jax.__file__).parent
 
 
 def row_dtype(num_features: int) -> np.dtype:
@@ -139,8 +138,7 @@ def of(loaded: weights.Weights, mesh: Mesh) -> FeatureCache:
     ],
   }
   digest.update(json.dumps(computing, sort_keys=True).encode())
-  for file in sorted(_PACKAGE.rglob("*.py")):
-    digest.update(file.read_bytes())
+  digest.update(hosts.source_code().encode())
   variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
   for path, array in sorted(paths.flatten(variables).items()):
     digest.update(f"{path} {array.dtype} {array.shape}".encode())

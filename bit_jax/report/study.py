@@ -154,18 +154,19 @@ def text(table: Table, values: Sequence[float | None]) -> str:
   found = [value for value in values if value is not None]
   if not found:
     return "not run"
-
-  def percent(share: float) -> str:
-    return f"{100 * share:.{table.decimals}f}"
-
   if table.statistic == "mean":
     is_partial = len(found) < len(values)
     count = f"partial, {len(found)} of" if is_partial else "of"
-    return f"{percent(statistics.fmean(found))} ({count} {len(values)})"
-  median = percent(statistics.median(found))
-  if len(found) == 1:
-    return median
-  return f"{median} ({percent(min(found))} to {percent(max(found))})"
+    mean = f"{100 * statistics.fmean(found):.{table.decimals}f}"
+    return f"{mean} ({count} {len(values)})"
+  return median_and_range(found, table.decimals)
+
+
+def median_and_range(shares: Sequence[float], decimals: int = 1) -> str:
+  """Returns shares of 1 in %: `54.1 (51.0 to 56.2)`, or one of them alone."""
+  shown = (statistics.median(shares), min(shares), max(shares))
+  median, low, high = (f"{100 * share:.{decimals}f}" for share in shown)
+  return f"{median} ({low} to {high})" if len(shares) > 1 else median
 
 
 def markdown(
