@@ -87,11 +87,10 @@ def run(
     sharding.check_batch_size(batch_size, mesh, "--batch_size")
   # A benchmark's labels give no meaningful loss, so any loss will do.
   objective = Classify(model)
-  score_step = metrics.make_score_step(objective, mesh)
-  params = variables.pop("params")
   sums, rows = metrics.score_split(
-    score_step,
-    score_step.prepare((params, variables)),
+    objective,
+    variables.pop("params"),
+    variables,
     benchmark,
     prepare,
     batch_size=batch_size,

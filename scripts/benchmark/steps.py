@@ -78,16 +78,8 @@ def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
 def make_abstract_prepared(config: Config, mesh: Mesh) -> Any:
   """Returns the prepared variables of inference as jax.ShapeDtypeStruct."""
   spec = make_spec(config, mesh)
-
-  def fold(variables):
-    return {**variables, "params": spec.objective.fold(variables["params"])}
-
-  variables = step.make_abstract_state(spec).variables
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.replicated(mesh)
-    ),
-    jax.eval_shape(fold, variables),
+  return inference.abstract_prepared(
+    spec.objective.network, step.make_abstract_state(spec).variables, mesh
   )
 
 
