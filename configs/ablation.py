@@ -44,8 +44,6 @@ from bit_jax.errors import InputError
 from bit_jax.report.study import Chart, Run, Study, Table
 from configs import common, upstream, vtab
 
-STUDIES = ("norm", "budget", "early_decay", "weight_decay")
-
 # Updates of BiT-S: 90 epochs of ILSVRC-2012 at batch 4096.
 _BIT_S_STEPS = 28_151
 _WARMUP_STEPS = 5000
@@ -93,7 +91,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     InputError: The study has no such run, or the run needs `init`.
   """
   args = _parse(arg)
-  runs = {run.name: run for run in _study(args).runs}
+  runs = {run.name: run for run in get_study(arg).runs}
   name = args["run"] or next(iter(runs))
   if name not in runs:
     raise InputError(f"run={name}: expected one of {', '.join(runs)}")
@@ -116,17 +114,8 @@ def get_study(arg: str | None = None) -> Study:
   Raises:
     InputError: An argument has an unknown value.
   """
-  return _study(_parse(arg))
-
-
-def _study(args: dict) -> Study:
-  make = {
-    "norm": _norm,
-    "budget": _budget,
-    "early_decay": _early_decay,
-    "weight_decay": _weight_decay,
-  }
-  return make[args["study"]](args)
+  args = _parse(arg)
+  return STUDIES[args["study"]](args)
 
 
 def set_norm(config: ml_collections.ConfigDict, norm: str, group: int) -> None:
@@ -249,3 +238,11 @@ def _weight_decay(args: dict) -> Study:
     config.optim.weight_decay = decay
     configs[f"wd_{decay:g}", f"{decay:g}"] = config
   return _compare(args, "Weight decay", "weight decay", configs)
+
+
+STUDIES = {
+  "norm": _norm,
+  "budget": _budget,
+  "early_decay": _early_decay,
+  "weight_decay": _weight_decay,
+}

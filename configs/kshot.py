@@ -49,10 +49,8 @@ def get_study(arg: str | None = None) -> Study:
   for shots in shot_numbers(args["shots"]):
     for sample in range(args["samples"]):
       for weights, init in inits.items():
-        config = downstream.get_config(
-          f"preset={args['preset']},model={args['model']},"
-          f"dataset={args['dataset']},data_dir={args['data_dir']},"
-          f"examples_per_class={shots}"
+        config = downstream.from_arguments(
+          {**args, "examples_per_class": shots}
         )
         config.seed = sample
         config.init.checkpoint = init

@@ -41,6 +41,7 @@ the released weights nor the data sets can be downloaded on our machines.
 """
 
 import dataclasses
+import functools
 
 import ml_collections
 
@@ -105,6 +106,22 @@ class Task:
   image_scale: int = 1
 
 
+# The sets that have two tasks.
+_clevr_task = functools.partial(
+  Task, "structured", "clevr:3.*.*", splits=_CLEVR, crop=False
+)
+_dsprites_task = functools.partial(
+  Task,
+  "structured",
+  "dsprites:2.*.*",
+  splits=_DSPRITES,
+  flip=False,
+  image_scale=255,
+)
+_smallnorb_task = functools.partial(
+  Task, "structured", "smallnorb:2.*.*", splits=_SMALLNORB
+)
+
 # Released checkpoints spell these names with a hyphen for the underscore where
 # a set has two tasks, and kitti-distance; get_config understands both.
 TASKS = {
@@ -129,43 +146,15 @@ TASKS = {
     5,
     _OFFICIAL,
   ),
-  "clevr_count": Task(
-    "structured", "clevr:3.*.*", 8, _CLEVR, "clevr_count", crop=False
-  ),
-  "clevr_distance": Task(
-    "structured", "clevr:3.*.*", 6, _CLEVR, "clevr_distance", crop=False
-  ),
+  "clevr_count": _clevr_task(8, label_key="clevr_count"),
+  "clevr_distance": _clevr_task(6, label_key="clevr_distance"),
   "dmlab": Task("structured", "dmlab:2.0.1", 6, _OFFICIAL, crop=False),
-  "dsprites_orientation": Task(
-    "structured",
-    "dsprites:2.*.*",
-    16,
-    _DSPRITES,
-    "dsprites_orientation",
-    flip=False,
-    image_scale=255,
+  "dsprites_orientation": _dsprites_task(16, label_key="dsprites_orientation"),
+  "dsprites_xpos": _dsprites_task(16, label_key="dsprites_xpos", crop=False),
+  "smallnorb_azimuth": _smallnorb_task(
+    18, label_key="label_azimuth", flip=False
   ),
-  "dsprites_xpos": Task(
-    "structured",
-    "dsprites:2.*.*",
-    16,
-    _DSPRITES,
-    "dsprites_xpos",
-    crop=False,
-    flip=False,
-    image_scale=255,
-  ),
-  "smallnorb_azimuth": Task(
-    "structured",
-    "smallnorb:2.*.*",
-    18,
-    _SMALLNORB,
-    "label_azimuth",
-    flip=False,
-  ),
-  "smallnorb_elevation": Task(
-    "structured", "smallnorb:2.*.*", 9, _SMALLNORB, "label_elevation"
-  ),
+  "smallnorb_elevation": _smallnorb_task(9, label_key="label_elevation"),
   "kitti_distance": Task(
     "structured", "kitti:3.*.*", 4, _OFFICIAL, "kitti_distance", crop=False
   ),

@@ -17,7 +17,6 @@ start to the next step and the times for which saves stall the loop. Exits with
 start to the next step is above 15 s.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -30,13 +29,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import checkpoint, user_paths
+from bit_jax.tools import command_line
 from bit_jax.writers import metrics_file
 
 # A run must be longer than all its kills together, on a fast machine too.
@@ -160,27 +160,16 @@ def kill_at(
   }
 
 
-def finish(workdir: pathlib.Path, seed: int) -> float | None:
+def finish(workdir: pathlib.Path, seed: int) -> None:
   """Starts a run and waits for its end.
-
-  Returns:
-    The seconds to the first step; None if it made no step.
 
   Raises:
     InputError: The run fails.
   """
-  log, first = workdir.with_suffix(".log"), None
+  log = workdir.with_suffix(".log")
   with started(workdir, seed, log) as process:
-    begin = time.monotonic()
-    while process.poll() is None:
-      if first is None and last_step(log) >= 0:
-        first = time.monotonic() - begin
-      time.sleep(0.01)
-    if process.returncode:
-      raise InputError(
-        f"seed {seed}: exit code {process.returncode}; see {log}"
-      )
-  return first
+    if code := process.wait():
+      raise InputError(f"seed {seed}: exit code {code}; see {log}")
 
 
 def contents(workdir: pathlib.Path) -> dict[str, bytes]:
@@ -194,13 +183,8 @@ def contents(workdir: pathlib.Path) -> dict[str, bytes]:
 
 def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
   """Returns a line for each difference between two finished runs."""
-  found = []
   states = [checkpoint.load_arrays(checkpoint.find(d)) for d in (a, b)]
-  for name in sorted(states[0].keys() | states[1].keys()):
-    x, y = (state.get(name) for state in states)
-    same = x is not None and y is not None and x.dtype == y.dtype
-    if not same or x.tobytes() != y.tobytes():
-      found.append(f"state {name}")
+  found = [f"state {name}" for name in unequal(*states)]
   lines = [
     [
       {k: v for k, v in line.items() if k not in _FREE}
@@ -220,12 +204,22 @@ def differences(a: pathlib.Path, b: pathlib.Path) -> list[str]:
   if results[0] != results[1]:
     found.append(f"result.json: {results[0]} and {results[1]}")
   npz = [dict(np.load(d / "params.npz")) for d in (a, b)]
-  found += [
-    f"params.npz: {name}"
-    for name in sorted(npz[0].keys() | npz[1].keys())
-    if not np.array_equal(npz[0].get(name), npz[1].get(name))
+  return found + [f"params.npz: {name}" for name in unequal(*npz)]
+
+
+def unequal(
+  a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]
+) -> list[str]:
+  """Returns the names of arrays that differ in a bit, or that one lacks."""
+
+  def bits(array):
+    return array is not None and (array.dtype, array.shape, array.tobytes())
+
+  return [
+    name
+    for name in sorted(a.keys() | b.keys())
+    if bits(a.get(name)) != bits(b.get(name))
   ]
-  return found
 
 
 def stalls(workdir: pathlib.Path) -> list[float]:
@@ -333,26 +327,16 @@ def run(workdir: pathlib.Path, seeds: int, kills: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m scripts.faults",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  parser.add_argument(
-    "--seeds", type=int, default=3, help="number of seeds (default: 3)"
-  )
-  parser.add_argument(
-    "--kills", type=int, default=7, help="kills per seed (default: 7)"
-  )
+  parser = command_line.Parser("scripts.faults", __doc__)
+  count = command_line.at_least(1)
+  parser.add_argument("--seeds", type=count, default=3, help="number of seeds")
+  parser.add_argument("--kills", type=count, default=7, help="kills per seed")
   parser.add_argument(
     "--workdir",
     type=user_paths.local,
     help="folder of the runs (default: a temporary one, removed on success)",
   )
   args = parser.parse_args(argv)
-  if args.seeds < 1 or args.kills < 1:
-    parser.error("--seeds and --kills: expected 1 or more")
   workdir = args.workdir or pathlib.Path(tempfile.mkdtemp(prefix="faults-"))
   workdir.mkdir(parents=True, exist_ok=True)
   status = exit_status(lambda: run(workdir, args.seeds, args.kills))

@@ -13,7 +13,6 @@ Writes WORKDIR/results.json (accuracies) and WORKDIR/report.html. After an
 interruption the same command continues.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -25,8 +24,9 @@ import time
 from bit_jax import train
 from bit_jax.data.sets import digits, glyphs
 from bit_jax.errors import exit_status
-from bit_jax.report import comparison
+from bit_jax.report import comparison, study
 from bit_jax.storage import cache, user_paths
+from bit_jax.tools import command_line
 from bit_jax.writers import metrics_file
 from configs import downstream, upstream
 
@@ -70,13 +70,6 @@ def quiet_run(config, workdir):
     return train.train_and_evaluate(config, workdir)
 
 
-def spread(accuracies):
-  """Returns median and range as percentages."""
-  low, high = 100 * min(accuracies), 100 * max(accuracies)
-  median = 100 * statistics.median(accuracies)
-  return f"{median:5.1f} ({low:.1f} to {high:.1f})"
-
-
 def print_table(results):
   """Prints the accuracies of results.json as a table."""
   print("\naccuracy on the digits' test half in %: median (range)")
@@ -85,16 +78,15 @@ def print_table(results):
     pretrained, scratch = (row[kind] for kind in KINDS)
     gain = statistics.median(pretrained) - statistics.median(scratch)
     print(
-      f"{shots:>9}  {spread(pretrained):<22}{spread(scratch):<22}"
-      f"{100 * gain:+.1f} points"
+      f"{shots:>9}  {study.median_and_range(pretrained):<22}"
+      f"{study.median_and_range(scratch):<22}{100 * gain:+.1f} points"
     )
 
 
-def curve(workdir, key):
-  """Returns (steps, values) of a metric from a work directory."""
-  lines = metrics_file.read_metrics(workdir / metrics_file.METRICS_FILE)
-  points = [(line["step"], line[key]) for line in lines if key in line]
-  return [p[0] for p in points], [p[1] for p in points]
+def loss_curve(workdir):
+  """Returns (steps, values) of the training loss from a work directory."""
+  curves = metrics_file.read_curves(workdir / metrics_file.METRICS_FILE)
+  return curves["train/loss"]
 
 
 def samples(source, indices):
@@ -108,7 +100,7 @@ def write_report(workdir, run_dir, results):
   fine_tuning = [
     (
       f"Fine-tuning loss, {shots} per class",
-      [(kind, *curve(run_dir(shots, 0, kind), "train/loss")) for kind in KINDS],
+      [(kind, *loss_curve(run_dir(shots, 0, kind))) for kind in KINDS],
     )
     for shots in SHOTS
   ]
@@ -119,7 +111,7 @@ def write_report(workdir, run_dir, results):
     curves=[
       (
         "Pre-training loss on letters",
-        [("loss", *curve(workdir / "upstream", "train/loss"))],
+        [("loss", *loss_curve(workdir / "upstream"))],
       ),
       *fine_tuning,
     ],
@@ -137,10 +129,7 @@ def write_report(workdir, run_dir, results):
 
 def main():
   """Parses the flags, runs the quickstart and prints its results."""
-  parser = argparse.ArgumentParser(
-    description=__doc__.split("\n")[0],
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
+  parser = command_line.Parser("scripts.quickstart", __doc__)
   parser.add_argument(
     "--workdir",
     type=user_paths.local,
@@ -148,7 +137,10 @@ def main():
     help="folder of the runs, results and report",
   )
   parser.add_argument(
-    "--seeds", type=int, default=3, help="fine-tuning runs of each kind"
+    "--seeds",
+    type=command_line.at_least(1),
+    default=3,
+    help="fine-tuning runs of each kind",
   )
   parser.add_argument(
     "--dtype",
@@ -157,8 +149,6 @@ def main():
     help="dtype of the convolutions",
   )
   args = parser.parse_args()
-  if args.seeds < 1:
-    parser.error("--seeds: expected 1 or more")
   started = time.monotonic()
   cache.enable_compilation_cache()
   print_line = functools.partial(print, flush=True)

@@ -15,11 +15,9 @@ After each run WORKDIR/study.json holds all results, study.md the tables and
 study.html the tables and the learning curves.
 """
 
-import argparse
 import copy
 import fnmatch
 import functools
-import html
 import importlib.util
 import json
 import pathlib
@@ -37,6 +35,7 @@ from bit_jax.recipe import load
 from bit_jax.report import page, study
 from bit_jax.run import workdir_files
 from bit_jax.storage import cache, checkpoint, files, user_paths
+from bit_jax.tools import command_line
 from bit_jax.writers import metrics_file
 
 log = functools.partial(print, flush=True)
@@ -175,11 +174,10 @@ def write_page(spec: study.Study, workdir: pathlib.Path, tables: Any) -> None:
   body = [page.paragraph(note) for note in spec.notes]
   for table, rows in tables:
     columns = list(next(iter(rows.values()), {}))
-    lines = []
-    for row, found in rows.items():
-      shown = (study.text(table, found[c]) for c in columns)
-      values = "".join(f"<td>{value}</td>" for value in shown)
-      lines.append(f'<tr><th scope="row">{html.escape(row)}</th>{values}</tr>')
+    lines = [
+      [row, *(study.text(table, found[column]) for column in columns)]
+      for row, found in rows.items()
+    ]
     body.append(
       page.table(
         [", ".join(table.rows), *columns],
@@ -203,13 +201,8 @@ def curves(
     path = workdir / run.name / metrics_file.METRICS_FILE
     if not study.matches(run.factors, chart.where) or not path.exists():
       continue
-    points = [
-      (record["step"], found)
-      for record in metrics_file.read_metrics(path)
-      if (found := study.value(chart.metric, record)) is not None
-    ]
-    name = study.label(run.factors, chart.lines)
-    lines.append((name, [p[0] for p in points], [p[1] for p in points]))
+    found = study.value(chart.metric, metrics_file.read_curves(path))
+    lines.append((study.label(run.factors, chart.lines), *(found or ([], []))))
   return lines
 
 
@@ -272,12 +265,7 @@ def run_study(
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m scripts.study",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser("scripts.study", __doc__)
   parser.add_argument("--study", required=True, metavar="FILE:ARGS")
   parser.add_argument("--workdir", required=True, type=user_paths.local)
   parser.add_argument(

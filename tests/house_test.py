@@ -23,8 +23,8 @@ FLOORS = (
   ("models", "parallel"),
   ("errors",),
 )
-# Arrows between neighbours of one row.
-BESIDE: set[tuple[str, str]] = set()
+# Arrows between neighbours of one row: scripts parse their flags as tools do.
+BESIDE = {("scripts", "tools")}
 LEVEL = {name: i for i, names in enumerate(FLOORS) for name in names}
 
 

@@ -77,7 +77,8 @@ def _read(
   return image, {**row, "index": np.int32(index)}
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+  """Returns the number of CPU cores that this process may use."""
   # A container may allow fewer cores than the machine has. macOS has no
   # sched_getaffinity.
   if hasattr(os, "sched_getaffinity"):
@@ -137,7 +138,7 @@ def _batches(
   ds = grain.experimental.ThreadPrefetchIterDataset(ds, prefetch_buffer_size=2)
   # Threads of our own make the rows, because Grain's make whole elements. With
   # rows as elements, Grain would copy every image once more to batch them.
-  pool = ThreadPoolExecutor(num_threads or _num_cores(), "rows")
+  pool = ThreadPoolExecutor(num_threads or num_cores(), "rows")
   with pool, contextlib.closing(iter(ds)) as iterator:
     try:
       yield iterator

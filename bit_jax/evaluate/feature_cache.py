@@ -17,6 +17,7 @@ import os
 import pathlib
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from typing import IO
 
 import cv2
 import jax
@@ -24,19 +25,18 @@ import numpy as np
 import PIL
 from jax.sharding import Mesh
 
-import bit_jax
 from bit_jax import weights
 from bit_jax.data import jpeg
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.models import paths
+from bit_jax.parallel import hosts
 from bit_jax.storage import cache
 
 # Largest total size of all files.
 MAX_BYTES = 8 * 2**30
 # Options of JAX that change the rounding of the features.
 _ROUNDING = ("jax_default_matmul_precision", "jax_enable_x64")
-_PACKAGE = pathlib.Path(bit_jax.__file__).parent
 
 
 def row_dtype(num_features: int) -> np.dtype:
@@ -91,20 +91,29 @@ class FeatureCache:
     self, path: pathlib.Path, count: int, blocks: Iterable[np.ndarray]
   ) -> Iterator[np.ndarray]:
     """Yields the rows and writes them to a file, complete after the last."""
-    part = None
+    part = path.with_suffix(f".{platform.node()}.{os.getpid()}.part")
+    file, writable = None, True
     try:
       for rows in blocks:
-        fits = count * rows.itemsize <= self.max_bytes
-        if part is None and fits:
-          part = _Part(path, rows.dtype, count)
-        if part:
-          part.write(rows)
+        writable = writable and count * rows.itemsize <= self.max_bytes
+        try:
+          if writable and file is None:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            file = part.open("wb")
+            _write_header(file, rows.dtype, count)
+          if writable and file:
+            file.write(rows.tobytes())
+        except OSError:
+          writable = False
+          _remove(file, part)
         yield rows
-      if part and part.complete():
-        _remove_oldest(self.folder, self.max_bytes)
+      if writable and file:
+        with contextlib.suppress(OSError):
+          file.close()
+          part.replace(path)
+          _remove_oldest(self.folder, self.max_bytes)
     finally:
-      if part:
-        part.remove()
+      _remove(file, part)
 
 
 def of(loaded: weights.Weights, mesh: Mesh) -> FeatureCache:
@@ -129,8 +138,7 @@ def of(loaded: weights.Weights, mesh: Mesh) -> FeatureCache:
     ],
   }
   digest.update(json.dumps(computing, sort_keys=True).encode())
-  for file in sorted(_PACKAGE.rglob("*.py")):
-    digest.update(file.read_bytes())
+  digest.update(hosts.source_code().encode())
   variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
   for path, array in sorted(paths.flatten(variables).items()):
     digest.update(f"{path} {array.dtype} {array.shape}".encode())
@@ -151,51 +159,23 @@ def _content(source: Source) -> str:
   return digest.hexdigest()
 
 
-class _Part:
-  """A .npy file in progress, abandoned and removed on the first OSError."""
+def _write_header(file: IO[bytes], dtype: np.dtype, count: int) -> None:
+  """Writes what precedes the rows in a .npy file."""
+  header = {
+    "descr": np.lib.format.dtype_to_descr(dtype),
+    "fortran_order": False,
+    "shape": (count,),
+  }
+  np.lib.format.write_array_header_1_0(file, header)
 
-  def __init__(self, path: pathlib.Path, dtype: np.dtype, count: int):
-    self._path, self._file = path, None
-    self._part = path.with_suffix(f".{platform.node()}.{os.getpid()}.part")
-    header = {
-      "descr": np.lib.format.dtype_to_descr(dtype),
-      "fortran_order": False,
-      "shape": (count,),
-    }
-    with self._removing_on_error():
-      path.parent.mkdir(parents=True, exist_ok=True)
-      self._file = self._part.open("wb")
-      np.lib.format.write_array_header_1_0(self._file, header)
 
-  def write(self, rows: np.ndarray) -> None:
-    """Appends rows to the file."""
-    with self._removing_on_error():
-      if self._file:
-        self._file.write(rows.tobytes())
-
-  def complete(self) -> bool:
-    """Renames the file to its final name; returns True on success."""
-    with self._removing_on_error():
-      if self._file:
-        self._file.close()
-        self._part.replace(self._path)
-    return self._file is not None
-
-  def remove(self) -> None:
-    """Deletes the file unless `complete` has renamed it."""
-    if self._file:
-      with contextlib.suppress(OSError):
-        self._file.close()
-      with contextlib.suppress(OSError):
-        self._part.unlink()
-    self._file = None
-
-  @contextlib.contextmanager
-  def _removing_on_error(self) -> Iterator[None]:
-    try:
-      yield
-    except OSError:
-      self.remove()
+def _remove(file: IO[bytes] | None, path: pathlib.Path) -> None:
+  """Closes a file and deletes it, if it is still there."""
+  with contextlib.suppress(OSError):
+    if file:
+      file.close()
+  with contextlib.suppress(OSError):
+    path.unlink()
 
 
 def _open(path: pathlib.Path, count: int) -> np.ndarray | None:

@@ -77,6 +77,14 @@ def for_inference(model: Any, mesh: Mesh) -> tuple[Any, Callable[[Any], Any]]:
   return models.unstandardized(model), prepare
 
 
+def abstract_prepared(model: Any, variables: Any, mesh: Mesh) -> Any:
+  """Returns what `prepare` would of variables, as jax.ShapeDtypeStruct."""
+  params = jax.eval_shape(make_fold(model, mesh), variables["params"])
+  return sharding.abstract(
+    {**variables, "params": params}, sharding.replicated(mesh)
+  )
+
+
 @functools.lru_cache(maxsize=8)
 def make_feature_step(model: Any, mesh: Mesh) -> InferenceStep:
   """Builds the step that returns (float32[B, D] features, labels).

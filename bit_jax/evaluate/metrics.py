@@ -61,13 +61,14 @@ def make_score_step(
 
 
 def score_split(
-  score_step: inference.InferenceStep,
-  prepared: Any,
+  objective: Objective,
+  params: Any,
+  carried: Any,
   source: Source,
   preprocess: Preprocess,
   *,
-  batch_size: int,
   mesh: Mesh,
+  batch_size: int = 0,
   fixed: Any = (),
   num_threads: int = 0,
   after_batch: Callable[[], None] = lambda: None,
@@ -75,12 +76,13 @@ def score_split(
   """Scores every example of a source, none dropped or doubled.
 
   Args:
-    score_step: From `make_score_step`.
-    prepared: What its `prepare` returned.
+    objective: Says what is scored.
+    params: Parameters of its network, not folded.
+    carried: As in the train state.
     source: The split.
     preprocess: A deterministic preprocessing.
-    batch_size: Global number of rows; 0 for `inference.default_batch_size`.
     mesh: The devices that batches are split over.
+    batch_size: Global number of rows; 0 for `inference.default_batch_size`.
     fixed: The fixed arrays of the objective.
     num_threads: Decoding threads; 0 means one per core.
     after_batch: Called after each batch; what it raises ends the evaluation.
@@ -91,6 +93,8 @@ def score_split(
   """
   batch_size = batch_size or inference.default_batch_size(len(source), mesh)
   sharding.check_batch_size(batch_size, mesh, "config.eval.batch_size")
+  score_step = make_score_step(objective, mesh)
+  prepared = score_step.prepare((params, carried))
   sums: dict[str, Any] = {}
   rows: dict[str, np.ndarray] = {}
   in_flight = []
@@ -127,36 +131,10 @@ def score_split(
 
 
 def evaluate_split(
-  objective: Objective,
-  params: Any,
-  carried: Any,
-  source: Source,
-  preprocess: Preprocess,
-  *,
-  mesh: Mesh,
-  batch_size: int = 0,
-  **kwargs: Any,
+  objective: Objective, *args: Any, **kwargs: Any
 ) -> dict[str, float]:
   """Returns the metrics of an objective over every example of a source.
 
-  Args:
-    objective: Says what is measured.
-    params: Parameters of its network, not folded.
-    carried: As in the train state.
-    source: The split.
-    preprocess: A deterministic preprocessing.
-    mesh: The devices that batches are split over.
-    batch_size: Global number of rows; 0 for `inference.default_batch_size`.
-    **kwargs: Others of `score_split`.
+  Takes what `score_split` takes.
   """
-  score_step = make_score_step(objective, mesh)
-  sums, rows = score_split(
-    score_step,
-    score_step.prepare((params, carried)),
-    source,
-    preprocess,
-    batch_size=batch_size,
-    mesh=mesh,
-    **kwargs,
-  )
-  return objective.summarize(sums, rows)
+  return objective.summarize(*score_split(objective, *args, **kwargs))

@@ -98,7 +98,7 @@ def _digest(text: str) -> np.ndarray:
   return np.frombuffer(digest, np.uint8)
 
 
-def _source_code() -> str:
+def source_code() -> str:
   """Returns all source code of the package."""
   return "".join(p.read_text() for p in sorted(_PACKAGE.rglob("*.py")))
 
@@ -141,7 +141,7 @@ def check_same(config_text: str) -> None:
     return
   checks = {
     "config or data": config_text,
-    "code": _source_code(),
+    "code": source_code(),
     "version of JAX": jax.__version__,
   }
   for what, text in checks.items():

@@ -68,6 +68,13 @@ def state_sharding(abstract_state: Any, mesh: Mesh, *, shard: bool) -> Any:
   return jax.tree.map(choose, abstract_state)
 
 
+def abstract(tree: Any, where: NamedSharding | None = None) -> Any:
+  """Returns arrays as jax.ShapeDtypeStruct, all with one sharding or none."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree
+  )
+
+
 def gathered(tree: Any, mesh: Mesh) -> Any:
   """Constrains the arrays to be replicated (inside jit)."""
   return jax.lax.with_sharding_constraint(tree, replicated(mesh))

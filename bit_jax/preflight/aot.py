@@ -19,6 +19,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from bit_jax.errors import InputError, one_line
+from bit_jax.parallel import sharding
 from bit_jax.recipe.load import Config
 from bit_jax.run import start, step
 
@@ -129,6 +130,13 @@ def topology_devices(name: str) -> list[Any]:
       f"v3:16x16, v4:4x4x8, v5e:4x8, v5p:2x2x4 or v6e:2x2 ({one_line(error)})"
     ) from error
   return list(described.devices)
+
+
+def topology_mesh(name: str) -> Mesh:
+  """Returns a mesh of all `topology_devices`; JAX then leaves others alone."""
+  # Nothing runs here, so an accelerator stays free for other processes.
+  jax.config.update("jax_platforms", "cpu")
+  return sharding.make_mesh(topology_devices(name))
 
 
 def usable_bytes(device: Any) -> int:

@@ -1,6 +1,5 @@
 """Writes an HTML page comparing a pre-trained network with one from scratch."""
 
-import html
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,11 +65,7 @@ def _comparison_table(
       difference = f"{100 * (pretrained - scratch):+.1f}"
     else:
       difference = page.NONE
-    rows.append(
-      f'<tr><th scope="row">{html.escape(examples)}</th>'
-      + "".join(f"<td>{page.median_and_range(v)}</td>" for v in values)
-      + f"<td>{difference}</td></tr>"
-    )
+    rows.append([examples, *map(page.median_and_range, values), difference])
   counts = [len(v) for cell in table.values() for v in cell.values() if v]
   if not counts:
     return ""

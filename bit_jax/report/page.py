@@ -8,7 +8,7 @@ import base64
 import html
 import importlib.resources
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -19,8 +19,6 @@ from bit_jax.report import chart
 from bit_jax.storage import user_paths
 
 NONE = "&ndash;"
-# Attribute of a table cell that holds words rather than a number.
-TEXT = ' class="text"'
 _MAX_SAMPLE_PX, _WEBP_QUALITY = 160, 85
 
 
@@ -65,24 +63,36 @@ def paragraph(text: str) -> str:
 
 
 def table(
-  header: Sequence[str], rows: Sequence[str], caption: str, num_texts: int = 1
+  header: Sequence[str],
+  rows: Iterable[Sequence[str]],
+  caption: str,
+  num_texts: int = 1,
 ) -> str:
   """Returns a table as a <figure> element.
 
   Args:
     header: Plain text for the head of each column.
-    rows: <tr> elements; their cells with words have the attribute TEXT.
+    rows: The cells of each row: plain text in the first `num_texts` columns,
+      HTML in the others, which hold numbers.
     caption: Plain text below the table.
     num_texts: Number of leading columns that hold words.
   """
-  cells = "".join(
-    f'<th scope="col"{TEXT if i < num_texts else ""}>{html.escape(name)}</th>'
+  text = ' class="text"'
+  head = "".join(
+    f'<th scope="col"{text if i < num_texts else ""}>{html.escape(name)}</th>'
     for i, name in enumerate(header)
   )
+  lines = []
+  for name, *cells in rows:
+    words, numbers = cells[: num_texts - 1], cells[num_texts - 1 :]
+    line = f'<tr><th scope="row">{html.escape(name)}</th>'
+    line += "".join(f"<td{text}>{html.escape(cell)}</td>" for cell in words)
+    line += "".join(f"<td>{cell}</td>" for cell in numbers)
+    lines.append(f"{line}</tr>")
   return (
     '<figure class="card"><div class="scroll">'
-    f"<table><thead><tr>{cells}</tr></thead><tbody>\n"
-    + "\n".join(rows)
+    f"<table><thead><tr>{head}</tr></thead><tbody>\n"
+    + "\n".join(lines)
     + "\n</tbody></table></div>"
     + f"<figcaption>{html.escape(caption)}</figcaption></figure>"
   )

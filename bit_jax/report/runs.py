@@ -1,6 +1,5 @@
 """Writes an HTML page that shows training runs side by side."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,14 +56,7 @@ def _read_run(workdir: Path) -> dict[str, Any]:
       f"{workdir}: expected the work directory of a run, with a "
       f"{metrics_file.METRICS_FILE}"
     )
-  records = metrics_file.read_metrics(path)
-  curves: dict[str, tuple[list[int], list[float | None]]] = {}
-  for record in records:
-    for metric, value in record.items():
-      if metric != "step":
-        steps, values = curves.setdefault(metric, ([], []))
-        steps.append(record["step"])
-        values.append(value)
+  curves = metrics_file.read_curves(path)
   config = _read_json(workdir / "config.json")
   result = _read_json(workdir / "result.json")
   last = {metric: values[-1] for metric, (_, values) in curves.items()}
@@ -78,7 +70,7 @@ def _read_run(workdir: Path) -> dict[str, Any]:
     "name": workdir.resolve().name,
     "dataset": _get(config, "data", "name"),
     "model": _get(config, "model", "variant"),
-    "steps": max((record["step"] for record in records), default=0),
+    "steps": max((steps[-1] for steps, _ in curves.values()), default=0),
     "finished": bool(result),
     "final": final,
     "curves": curves,
@@ -105,19 +97,11 @@ def _runs_table(runs: Sequence[dict[str, Any]]) -> str:
   metrics = _merge_keys(run["final"] for run in runs)
   rows = []
   for run in runs:
-    texts = "".join(
-      f"<td{page.TEXT}>{html.escape(run[key])}</td>"
-      for key in ("dataset", "model")
-    )
     steps = f"{run['steps']:,}"
     if not run["finished"]:
       steps += "<small>not finished</small>"
-    values = [steps] + [_number(run["final"].get(m)) for m in metrics]
-    rows.append(
-      f'<tr><th scope="row">{html.escape(run["name"])}</th>{texts}'
-      + "".join(f"<td>{value}</td>" for value in values)
-      + "</tr>"
-    )
+    values = [_number(run["final"].get(m)) for m in metrics]
+    rows.append([run["name"], run["dataset"], run["model"], steps, *values])
   return page.table(
     ["Run", "Data set", "Model", "Steps", *metrics],
     rows,

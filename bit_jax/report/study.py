@@ -101,10 +101,10 @@ def matches(factors: Factors, where: Factors) -> bool:
   return all(factors.get(key) == value for key, value in where.items())
 
 
-def value(metric: str, scalars: Mapping[str, Any]) -> float | None:
-  """Returns the first scalar whose key matches a pattern, or None."""
-  keys = (key for key in scalars if fnmatch.fnmatchcase(key, metric))
-  return scalars.get(next(keys, ""))
+def value(metric: str, values: Mapping[str, Any]) -> Any:
+  """Returns the first value whose key matches a pattern, or None."""
+  keys = (key for key in values if fnmatch.fnmatchcase(key, metric))
+  return values.get(next(keys, ""))
 
 
 def label(factors: Factors, keys: Sequence[str]) -> str:
@@ -154,18 +154,19 @@ def text(table: Table, values: Sequence[float | None]) -> str:
   found = [value for value in values if value is not None]
   if not found:
     return "not run"
-
-  def percent(share: float) -> str:
-    return f"{100 * share:.{table.decimals}f}"
-
   if table.statistic == "mean":
     is_partial = len(found) < len(values)
     count = f"partial, {len(found)} of" if is_partial else "of"
-    return f"{percent(statistics.fmean(found))} ({count} {len(values)})"
-  median = percent(statistics.median(found))
-  if len(found) == 1:
-    return median
-  return f"{median} ({percent(min(found))} to {percent(max(found))})"
+    mean = f"{100 * statistics.fmean(found):.{table.decimals}f}"
+    return f"{mean} ({count} {len(values)})"
+  return median_and_range(found, table.decimals)
+
+
+def median_and_range(shares: Sequence[float], decimals: int = 1) -> str:
+  """Returns shares of 1 in %: `54.1 (51.0 to 56.2)`, or one of them alone."""
+  shown = (statistics.median(shares), min(shares), max(shares))
+  median, low, high = (f"{100 * share:.{decimals}f}" for share in shown)
+  return f"{median} ({low} to {high})" if len(shares) > 1 else median
 
 
 def markdown(

@@ -36,49 +36,36 @@ def make(
   longest = max(map(len, data.evals.values()), default=0)
   batch_size = config.eval.batch_size
   batch_size = batch_size or inference.default_batch_size(longest, spec.mesh)
-  evaluations: dict[str, Evaluate] = {}
-  for name, source in data.evals.items():
-    evaluations[name] = functools.partial(
-      _split,
-      spec=spec,
-      source=source,
-      preprocess=preprocess,
+
+  def on_split(source, state, after_batch):
+    return metrics.evaluate_split(
+      spec.objective,
+      state.params,
+      state.carried,
+      source,
+      preprocess,
+      mesh=spec.mesh,
       batch_size=batch_size,
       num_threads=config.input.num_threads,
       fixed=fixed,
+      after_batch=after_batch,
     )
-  for name, sets in fewshot_sets.items():
-    evaluations[f"fewshot_{name}"] = functools.partial(
-      _fewshot,
-      spec=spec,
-      sets=sets,
-      crop_px=config.resolved.crop_px,
+
+  def few_shot(sets, state, after_batch):
+    del after_batch  # It is over in seconds.
+    return fewshot.evaluate_few_shot(
+      inference.make_feature_step(spec.objective.network, spec.mesh),
+      state.variables,
+      sets.train,
+      sets.test,
+      fewshot.default_preprocess(sets.train, config.resolved.crop_px),
+      spec.mesh,
       shots=config.eval.fewshot_shots,
     )
+
+  evaluations: dict[str, Evaluate] = {}
+  for name, source in data.evals.items():
+    evaluations[name] = functools.partial(on_split, source)
+  for name, sets in fewshot_sets.items():
+    evaluations[f"fewshot_{name}"] = functools.partial(few_shot, sets)
   return evaluations
-
-
-def _split(state, after_batch, *, spec, source, preprocess, **kwargs):
-  return metrics.evaluate_split(
-    spec.objective,
-    state.params,
-    state.carried,
-    source,
-    preprocess,
-    mesh=spec.mesh,
-    after_batch=after_batch,
-    **kwargs,
-  )
-
-
-def _fewshot(state, after_batch, *, spec, sets, crop_px, shots):
-  del after_batch  # It is over in seconds.
-  return fewshot.evaluate_few_shot(
-    inference.make_feature_step(spec.objective.network, spec.mesh),
-    state.variables,
-    sets.train,
-    sets.test,
-    fewshot.default_preprocess(sets.train, crop_px),
-    spec.mesh,
-    shots=shots,
-  )

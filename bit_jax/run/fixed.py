@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import models, weights
+from bit_jax import weights
 from bit_jax.errors import InputError
 from bit_jax.evaluate import inference
 from bit_jax.objectives import named
@@ -50,11 +50,10 @@ def load(
       with weights.open_lazily(path) as loaded:
         _check_classes(f"weights {path}", loaded, config, class_names)
         network, arrays = inference.network(loaded)
-        variables[name] = jax.tree.map(
-          (lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype))
+        variables[name] = (
+          sharding.abstract(arrays)
           if abstract
-          else np.asarray,
-          arrays,
+          else jax.tree.map(np.asarray, arrays)
         )
     except InputError as e:
       raise InputError(f"config.{key}: {e}") from e
@@ -115,21 +114,8 @@ def place(fixed: Fixed, mesh: Mesh) -> Any:
   placed = {}
   for name, variables in fixed.variables.items():
     network = fixed.networks[name]
-    leaves = jax.tree.leaves(variables)
-    if isinstance(leaves[0], jax.ShapeDtypeStruct):
-      folded = jax.eval_shape(
-        lambda v, network=network: {
-          **v,
-          "params": models.fold(network, v["params"])[1],
-        },
-        variables,
-      )
-      placed[name] = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-          x.shape, x.dtype, sharding=sharding.replicated(mesh)
-        ),
-        folded,
-      )
+    if isinstance(jax.tree.leaves(variables)[0], jax.ShapeDtypeStruct):
+      placed[name] = inference.abstract_prepared(network, variables, mesh)
     else:
       placed[name] = inference.for_inference(network, mesh)[1](variables)
   return placed or ()

@@ -101,12 +101,8 @@ def make_abstract_batch(spec: StepSpec, rows: int, image_px: int) -> Any:
     rows: Rows of the global batch.
     image_px: Side of the images.
   """
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.split(spec.mesh)
-    ),
-    spec.objective.batch_spec(rows, image_px),
-  )
+  batch = spec.objective.batch_spec(rows, image_px)
+  return sharding.abstract(batch, sharding.split(spec.mesh))
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,7 +9,6 @@ the names of its arrays. DST is written in the official layout if it ends in
 are read and written one at a time, to save memory.
 """
 
-import argparse
 import dataclasses
 import pathlib
 import sys
@@ -18,6 +17,7 @@ from bit_jax import errors, weights
 from bit_jax.data import class_names
 from bit_jax.errors import InputError
 from bit_jax.storage import cache
+from bit_jax.tools import command_line
 from bit_jax.weights import layouts
 
 _DEFAULTS = {".npz": layouts.OFFICIAL, ".safetensors": layouts.TIMM}
@@ -66,12 +66,7 @@ def convert(src: str, dst: str, layout: str = "", labels: str = "") -> None:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line and returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m bit_jax.tools.convert",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser("bit_jax.tools.convert", __doc__)
   parser.add_argument("src", metavar="SRC", help="weights to read")
   parser.add_argument("dst", metavar="DST", help="file to write")
   parser.add_argument(

@@ -26,6 +26,7 @@ from bit_jax.evaluate.robustness import Benchmark
 from bit_jax.objectives.classify import Classify
 from bit_jax.parallel import sharding
 from bit_jax.storage import cache
+from bit_jax.tools import command_line
 
 # The input size for weights without preprocessing metadata.
 _CROP_PX = 224
@@ -86,11 +87,10 @@ def run(
     sharding.check_batch_size(batch_size, mesh, "--batch_size")
   # A benchmark's labels give no meaningful loss, so any loss will do.
   objective = Classify(model)
-  score_step = metrics.make_score_step(objective, mesh)
-  params = variables.pop("params")
   sums, rows = metrics.score_split(
-    score_step,
-    score_step.prepare((params, variables)),
+    objective,
+    variables.pop("params"),
+    variables,
     benchmark,
     prepare,
     batch_size=batch_size,
@@ -214,12 +214,7 @@ def _evaluate_all(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
-  parser = argparse.ArgumentParser(
-    prog="python -m bit_jax.tools.evaluate",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser("bit_jax.tools.evaluate", __doc__)
   add = parser.add_argument
   add("weights", help="weights to evaluate")
   add("--benchmark", default="", help="benchmarks, separated by commas")

@@ -7,7 +7,6 @@ file or the name of a release. Prints one accuracy for each number of shots;
 bit_jax/evaluate/fewshot.py describes the method.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from bit_jax.evaluate import feature_cache, fewshot, inference
 from bit_jax.parallel import sharding
 from bit_jax.run import sources
 from bit_jax.storage import cache
+from bit_jax.tools import command_line
 
 
 def _shots(text: str) -> tuple[int, ...]:
@@ -81,42 +81,37 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
-  parser = argparse.ArgumentParser(
-    description=(__doc__ or "").split("\n")[0],
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
-  parser.add_argument("weights", help="weights to evaluate")
-  parser.add_argument("--dataset", required=True, help="name of the data set")
-  parser.add_argument("--data_dir", default="", help="folder of the TFDS sets")
-  parser.add_argument(
+  parser = command_line.Parser("bit_jax.tools.fewshot", __doc__)
+  add = parser.add_argument
+  add("weights", help="weights to evaluate")
+  add("--dataset", required=True, help="name of the data set")
+  add("--data_dir", default="", help="folder of the TFDS sets")
+  add(
     "--shots",
     type=_shots,
     default=fewshot.SHOTS,
     help="examples per class, separated by commas",
   )
-  parser.add_argument(
+  add(
     "--seeds",
-    type=int,
+    type=command_line.at_least(1),
     default=fewshot.SEEDS,
     help="subsets drawn for each number of shots",
   )
-  parser.add_argument(
-    "--crop_px", type=int, default=224, help="side of the network's input"
+  add(
+    "--crop_px",
+    type=command_line.at_least(32),
+    default=224,
+    help="side of the network's input",
   )
-  parser.add_argument(
-    "--no_cache", action="store_true", help="do not cache features"
-  )
-  parser.add_argument(
+  add(
     "--nested_classes",
     action="store_true",
     help="accept class folders with images in several folders only",
   )
-  parser.add_argument(
-    "--json", action="store_true", help="print one JSON object"
-  )
+  add("--no_cache", action="store_true", help="do not cache features")
+  add("--json", action="store_true", help="print one JSON object")
   args = parser.parse_args(argv)
-  if args.seeds < 1 or args.crop_px < 32:
-    parser.error("--seeds: expected 1 or more; --crop_px: 32 or more")
   cache.enable_compilation_cache()
 
   def report() -> None:

@@ -15,16 +15,13 @@ describe it, or else published numbers are assumed for well-known sets.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from bit_jax.data.source import DatasetInfo
@@ -35,6 +32,8 @@ from bit_jax.preflight.fit import Attempt, Preflight
 from bit_jax.recipe import check
 from bit_jax.recipe.load import Config, load_config
 from bit_jax.run import sources
+from bit_jax.tools import command_line
+from bit_jax.tools.command_line import at_least
 
 # Sizes from the sets' papers. The image size is the most frequent one of
 # ILSVRC-2012; for ImageNet-21k and JFT-300M it is an assumption.
@@ -272,43 +271,23 @@ def _image_px(text: str) -> tuple[int, int]:
   return sides[0], sides[-1]
 
 
-def _positive(kind: type) -> Callable[[str], Any]:
-  def parse(text):
-    with contextlib.suppress(ValueError):
-      if 0 < (number := kind(text)) < math.inf:
-        return number
-    raise argparse.ArgumentTypeError("expected a number above 0")
-
-  return parse
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
-  parser = argparse.ArgumentParser(
-    prog="python -m bit_jax.tools.preflight",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser("bit_jax.tools.preflight", __doc__)
   add = parser.add_argument
-  add(
-    "--config",
-    metavar="FILE",
-    required=True,
-    help="config, as for bit_jax.main",
-  )
+  add("--config", metavar="FILE", required=True, help="as for bit_jax.main")
   add("--workdir", help="ignored; allows the same flags as for bit_jax.main")
   add(
     "--topology",
     default="",
     help="TPU generation and chips, e.g. v3:16x16 (default: this machine)",
   )
-  add("--num_examples", type=_positive(int), help="size of the training set")
-  add("--num_classes", type=_positive(int), help="classes of the training set")
+  add("--num_examples", type=at_least(1), help="size of the training set")
+  add("--num_classes", type=at_least(1), help="classes of the training set")
   add("--image_px", type=_image_px, help="typical image size: 375x500 or 32")
   add(
     "--hbm_gib",
-    type=_positive(float),
+    type=at_least(0.01),
     help="memory in GiB that a program may use on one device",
   )
   add(
@@ -326,12 +305,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   def run_check() -> None:
     config = load_config(args.config, overrides)
-    devices = None
-    if args.topology:
-      # Nothing runs here, so an accelerator stays free for other processes.
-      jax.config.update("jax_platforms", "cpu")
-      devices = aot.topology_devices(args.topology)
-    mesh = sharding.make_mesh(devices)
+    mesh = (
+      aot.topology_mesh(args.topology)
+      if args.topology
+      else sharding.make_mesh()
+    )
     # Reading the data may take long, so a wrong config fails before it.
     check.check(config, mesh)
     info, origin = find_info(config, given)

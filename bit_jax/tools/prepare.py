@@ -13,7 +13,6 @@ tfrecord files and without a download. Any other set is downloaded to
 DIR/downloads and built. `--dry_run` prints the commands without running them.
 """
 
-import argparse
 import contextlib
 import difflib
 import fnmatch
@@ -30,6 +29,7 @@ from pathlib import Path
 
 from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import user_paths
+from bit_jax.tools import command_line
 
 _REQUIREMENTS = (
   # tensorflow-cpu has wheels for x86 Linux only.
@@ -267,12 +267,7 @@ def prepare(
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line and returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m bit_jax.tools.prepare",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser("bit_jax.tools.prepare", __doc__)
   parser.add_argument("name", metavar="NAME", help="NAME[/CONFIG][:VERSION]")
   parser.add_argument(
     "--data_dir", metavar="DIR", required=True, help="folder of the TFDS sets"

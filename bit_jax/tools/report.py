@@ -7,29 +7,22 @@ each run. It loads nothing from other files or the network, so it can be kept,
 mailed and read offline.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from bit_jax.errors import exit_status
 from bit_jax.report import runs
+from bit_jax.tools import command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m bit_jax.tools.report",
-    description=(__doc__ or "").partition("\n")[0],
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser("bit_jax.tools.report", __doc__)
   parser.add_argument(
     "workdirs", nargs="+", metavar="WORKDIR", help="work directory of a run"
   )
   parser.add_argument(
-    "--out",
-    default="report.html",
-    metavar="FILE",
-    help="HTML file to write (default: %(default)s)",
+    "--out", default="report.html", metavar="FILE", help="HTML file to write"
   )
   args = parser.parse_args(argv)
 

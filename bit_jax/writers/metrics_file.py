@@ -29,6 +29,20 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
   return [record for _, record in _read_lines(epath.Path(path))]
 
 
+def read_curves(
+  path: epath.PathLike,
+) -> dict[str, tuple[list[int], list[float | None]]]:
+  """Returns {metric: (steps, values)} of a metrics.jsonl, as `read_metrics`."""
+  curves = {}
+  for record in read_metrics(path):
+    step = record.pop("step")
+    for metric, value in record.items():
+      steps, values = curves.setdefault(metric, ([], []))
+      steps.append(step)
+      values.append(value)
+  return curves
+
+
 def truncate_after(
   path: epath.PathLike, step: int, target: epath.PathLike = ""
 ) -> None:

@@ -55,157 +55,19 @@ import argparse
 import dataclasses
 import json
 import os
-import pathlib
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from bit_jax.errors import InputError, exit_status, one_line
-from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.storage import files
 from scripts.benchmark import aot as benchmark_aot
-from scripts.benchmark import fit, flags, peers, report, start, steps
-from scripts.benchmark import input as input_pipeline
+from scripts.benchmark import flags, report
+from scripts.benchmark.cases import apart, run_case
 from scripts.benchmark.flags import Case
-
-# The values of --clock.
-_CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-
-
-def _make_mesh(num_devices: int):
-  devices = jax.devices()
-  if num_devices > len(devices):
-    raise InputError(f"--devices={num_devices}: there are {len(devices)}")
-  return sharding.make_mesh(devices[: num_devices or None])
-
-
-def run_case(case: Case, args: argparse.Namespace) -> dict[str, Any]:
-  """Measures one case in this process.
-
-  Returns:
-    The result as it is stored in JSON.
-
-  Raises:
-    InputError: The case cannot be measured.
-  """
-  result: dict[str, Any] = {"case": dataclasses.asdict(case)}
-  mode = case.mode
-  if mode == "start":
-    return result | start.run(case, rounds=args.rounds)
-  if mode == "max_batch" and not (args.aot or args.memory_gib):
-    config = steps.load_config(case)
-    return result | fit.by_trials(
-      case,
-      ["bit_jax", *(name for name in args.peers if name in flags.TIMM)],
-      lambda name, batch: [
-        *flags.command(
-          dataclasses.replace(case, mode="train", batch=batch), args
-        ),
-        *("--devices=1", f"--trial={name}"),
-      ],
-      unit=config.optim.accum_steps,
-    )
-  if args.aot:
-    mesh = benchmark_aot.make_mesh(args.aot)
-  else:
-    mesh = _make_mesh(args.devices)
-  device = mesh.devices.flat[0]
-  result["device"] = {
-    "kind": device.device_kind,
-    "platform": device.platform,
-    "count": mesh.size,
-  }
-  if mode == "max_batch":
-    result["topology"] = args.aot
-    found = fit.by_compiler(
-      case, mesh, args.memory_gib, benchmark_aot.compile_case
-    )
-  elif args.aot:
-    found = benchmark_aot.run(case, mesh, args.aot)
-  elif mode == "input":
-    found = input_pipeline.run(
-      case,
-      mesh,
-      peer_names=args.peers,
-      num_images=args.images,
-      rounds=args.rounds,
-      round_secs=args.round_secs,
-    )
-  else:
-    tf32 = args.precision == "default"
-    found = steps.run(
-      case,
-      mesh,
-      lambda case, config: peers.make(
-        [name for name in args.peers if name in flags.TIMM],
-        case,
-        config,
-        platform=device.platform,
-        num_devices=mesh.size,
-        tf32=tf32,
-      ),
-      rounds=args.rounds,
-      round_secs=args.round_secs,
-      clock=_CLOCKS[args.clock],
-      tf32=tf32,
-    )
-    if args.clock == "cpu":
-      found["notes"].append("seconds of CPU time, of all threads together")
-    if device.platform == "gpu" and case.dtype == "float32":
-      allowed = "may be TF32" if tf32 else "is not TF32"
-      found["notes"].append(f"float32 {allowed}, on both sides")
-  return result | found
-
-
-def run_trial(case: Case, args: argparse.Namespace) -> None:
-  """Runs a few training steps of one implementation to see if they fit."""
-  mesh = _make_mesh(args.devices)
-  platform = mesh.devices.flat[0].platform
-  if platform == "cpu":
-    raise InputError(
-      "--mode=max_batch fills the memory of an accelerator and there is none; "
-      "--memory_gib= goes by the compiler"
-    )
-  config = steps.make_config(case, mesh)
-
-  def build():
-    if args.trial == "bit_jax":
-      return steps.Ours(config, mesh, train=True)
-    tf32 = args.precision == "default"
-    return peers.Timm(args.trial, case, config, platform=platform, tf32=tf32)
-
-  fit.run_trial(build)
-
-
-def run_apart(case: Case, args: argparse.Namespace) -> dict[str, Any]:
-  """Measures one case in a process of its own.
-
-  Its memory peaks then exclude other cases, and its failure spares them.
-
-  Returns:
-    The result of `run_case`, or the case with `error`.
-  """
-  with tempfile.TemporaryDirectory(prefix="bit_jax_benchmark") as path:
-    found = pathlib.Path(path, "case.json")
-    done = subprocess.run(
-      [*flags.command(case, args), f"--json={found}"],
-      env={**os.environ, "PYTHONPATH": flags.python_path()},
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-    )
-    if done.returncode == 0:
-      return json.loads(found.read_text())["cases"][0]
-  last = done.stderr.decode(errors="replace").strip().splitlines() or [
-    f"ended with {done.returncode}"
-  ]
-  error = one_line(last[-1]).removeprefix("error: ")
-  return {"case": dataclasses.asdict(case), "error": error}
 
 
 def run_all(
@@ -213,7 +75,7 @@ def run_all(
   args: argparse.Namespace,
   store: Callable[[list[dict[str, Any]]], object],
 ) -> list[dict[str, Any]]:
-  """Measures cases and prints tables; several cases run in own processes.
+  """Measures cases and prints tables; each of several has its own process.
 
   Args:
     cases: The cases to measure.
@@ -228,9 +90,13 @@ def run_all(
     if len(cases) == 1:
       results.append(run_case(case, args))
     else:
-      name = report.label(dataclasses.asdict(case))
-      print(f"{i} of {len(cases)}: {name}", flush=True)
-      results.append(run_apart(case, args))
+      named = dataclasses.asdict(case)
+      print(f"{i} of {len(cases)}: {report.label(named)}", flush=True)
+      try:
+        results.append(apart(run_case, case, args))
+      # Whatever error a case ends in, the others are still measured.
+      except Exception as e:
+        results.append({"case": named, "error": one_line(e)})
     store(results)
   print("\n" + report.tables(results), flush=True)
   return results
@@ -263,8 +129,6 @@ def run(
     UsageError: An argument is unknown.
   """
   cases, stored = flags.make_cases(args, overrides), []
-  if args.trial:
-    return run_trial(cases[0], args)
   where = report.environment(argv)
   print(report.header(where), flush=True)
   if args.check:
@@ -277,7 +141,7 @@ def run(
         f"nothing is compared: {args.check} is of {stored[0]['compiler']}, "
         f"here is {here}"
       )
-      return None
+      return
     cases = [benchmark_aot.to_case(s) for s in stored]
 
   def store(results):
@@ -291,25 +155,25 @@ def run(
     raise InputError(f"{len(failed)} of {len(cases)} failed: {failed[0]}")
   if args.check:
     check(stored, results)
-  return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
   argv = sys.argv[1:] if argv is None else argv
-  args, overrides = flags.make_parser(__doc__ or "").parse_known_args(argv)
-
+  args, overrides = flags.make_parser(__doc__).parse_known_args(argv)
   if args.precision == "highest":
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
     jax.config.update("jax_default_matmul_precision", "highest")
   return exit_status(lambda: run(args, overrides, argv))
 
 
 def prepare_process() -> None:
-  """Sets the options that JAX reads when it initializes its devices."""
+  """Sets options of JAX, for this process and those that it starts."""
   # JAX must leave memory to PyTorch, but may itself take as much as it needs.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
   # With a cache, compile times would measure reading it.
+  os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
   jax.config.update("jax_enable_compilation_cache", False)
 
 

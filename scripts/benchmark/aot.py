@@ -11,11 +11,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from bit_jax.errors import InputError
-from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from scripts.benchmark import steps
 from scripts.benchmark.flags import Case
@@ -37,10 +35,8 @@ def make_mesh(topology: str) -> Mesh:
   Raises:
     InputError: There is no such topology, or libtpu is not installed.
   """
-  # Nothing runs here, so an accelerator stays free for other processes.
-  jax.config.update("jax_platforms", "cpu")
   try:
-    return sharding.make_mesh(aot.topology_devices(topology))
+    return aot.topology_mesh(topology)
   except InputError as e:
     # The message names the flag of tools/preflight.py.
     raise InputError(str(e).replace("--topology=", "--aot=")) from e

@@ -1,10 +1,9 @@
 """Finds the largest batch that fits, by trials or by compilation alone."""
 
 import dataclasses
+import functools
 import math
-import os
 import re
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +12,7 @@ from jax.sharding import Mesh
 from bit_jax.errors import InputError, one_line
 from bit_jax.preflight import aot
 from scripts.benchmark import steps
-from scripts.benchmark.flags import Case, python_path
-
-# The error of a trial starts with this if memory was too small.
-DOES_NOT_FIT = "does not fit"
+from scripts.benchmark.flags import Case
 
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 
@@ -189,58 +185,30 @@ def by_compiler(
   }
 
 
-def run_trial(build: Callable[[], object]) -> None:
-  """Builds an implementation, which runs some steps.
+def fits(build: Callable[[], object]) -> bool:
+  """Builds an implementation, which runs some steps; False if memory is short.
 
   Raises:
-    InputError: Memory does not suffice (the message starts with DOES_NOT_FIT),
-      or the implementation is not installed.
+    InputError: The implementation is not installed.
   """
   try:
     build()
   except ImportError as e:
     raise InputError(one_line(e)) from e
+  except steps.DoesNotFitError:
+    return False
   # The out-of-memory errors of jaxlib and PyTorch have no common type.
   except Exception as e:
     if _OUT_OF_MEMORY.search(str(e)):
-      raise InputError(f"{DOES_NOT_FIT}: {one_line(e)[:200]}") from e
+      return False
     raise
-
-
-def try_batch(command: Sequence[str]) -> bool:
-  """Runs a trial in a process of its own; returns True if its batch fits.
-
-  Args:
-    command: Exits with 0 if the batch fits, else with an error that starts with
-      DOES_NOT_FIT.
-
-  Raises:
-    InputError: The trial fails in another way.
-  """
-  # A training run preallocates its memory in one piece, which also loses less
-  # to fragmentation.
-  env = {
-    **os.environ,
-    "PYTHONPATH": python_path(),
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
-  }
-  done = subprocess.run(
-    command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-  )
-  if not done.returncode:
-    return True
-  lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
-  if lines[-1].startswith(f"error: {DOES_NOT_FIT}"):
-    return False
-  raise InputError(
-    f"a trial ended with {done.returncode}: {lines[-1].removeprefix('error: ')}"
-  )
+  return True
 
 
 def by_trials(
   case: Case,
   names: Sequence[str],
-  command: Callable[[str, int], Sequence[str]],
+  trial: Callable[[str, int], bool],
   unit: int,
 ) -> dict[str, Any]:
   """Finds the largest batch of each implementation by training with it.
@@ -248,7 +216,7 @@ def by_trials(
   Args:
     case: The case to train; the search starts with its batch.
     names: Names of the implementations; the others are compared with the first.
-    command: (name, batch) -> the command line of a trial.
+    trial: (name, batch) -> True if the batch fits; runs apart.
     unit: Only multiples of it are tried.
 
   Returns:
@@ -261,14 +229,13 @@ def by_trials(
   for name in names:
     try:
       batch = largest(
-        lambda batch, name=name: try_batch(command(name, batch)),
-        start=case.batch,
-        unit=unit,
+        functools.partial(trial, name), start=case.batch, unit=unit
       )
-    except InputError as e:
+    # Whatever error a peer raises, bit_jax is still measured.
+    except Exception as e:
       if name == names[0]:
         raise
-      notes.append(f"{name} is not compared: {e}")
+      notes.append(f"{name} is not compared: {one_line(e)}")
       continue
     row = {"name": name, "max_batch": batch}
     if subjects and batch:

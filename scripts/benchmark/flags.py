@@ -3,14 +3,14 @@
 import argparse
 import dataclasses
 import itertools
-import os
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bit_jax.errors import UsageError
 from bit_jax.storage import user_paths
+from bit_jax.tools import command_line
+from bit_jax.tools.command_line import at_least
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODES = ("train", "infer", "max_batch", "input", "start")
@@ -105,41 +105,6 @@ def make_cases(
   return list(cases)
 
 
-def command(case: Case, args: argparse.Namespace) -> list[str]:
-  """Returns the command line that measures one case."""
-  flags = {
-    "mode": case.mode,
-    "variant": case.variant,
-    "px": case.px,
-    "batch": case.batch,
-    "dtype": case.dtype,
-    "config": case.config,
-    "classes": case.classes,
-    "peers": ",".join(args.peers),
-    "devices": args.devices,
-    "rounds": args.rounds,
-    "round_secs": args.round_secs,
-    "images": args.images,
-    "precision": args.precision,
-    "clock": args.clock,
-    "aot": args.aot,
-    "memory_gib": ",".join(f"{gib:g}" for gib in args.memory_gib),
-  }
-  return [
-    *(sys.executable, "-m", "scripts.benchmark"),
-    *(f"--{key}={value}" for key, value in flags.items() if value != ""),
-    *(["--peers="] if not args.peers else []),
-    *(f"--config.{item}" for item in case.overrides),
-  ]
-
-
-def python_path() -> str:
-  """Returns a PYTHONPATH with which a process finds this package."""
-  return os.pathsep.join(
-    filter(None, (str(ROOT), os.environ.get("PYTHONPATH", "")))
-  )
-
-
 def _some(kind: Callable[[str], Any], allowed: Sequence[Any] = ()):
   """Returns a parser of comma-separated values: `allowed` ones or above 0."""
 
@@ -159,21 +124,6 @@ def _some(kind: Callable[[str], Any], allowed: Sequence[Any] = ()):
   return parse
 
 
-def _at_least(least: float):
-  """Returns a parser of a number from `least`, of the type of `least`."""
-
-  def parse(text):
-    try:
-      number = type(least)(text)
-    except ValueError:
-      number = -1
-    if not least <= number < 1e9:
-      raise argparse.ArgumentTypeError(f"expected {least} or more")
-    return number
-
-  return parse
-
-
 def _peers(text):
   names = [name for name in text.split(",") if name]
   if not {*names} <= {*TIMM, TF_DATA}:
@@ -183,51 +133,36 @@ def _peers(text):
   return names
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+def make_parser(docstring: str | None) -> command_line.Parser:
   """Returns the parser of the command's flags."""
-  parser = argparse.ArgumentParser(
-    prog="python -m scripts.benchmark",
-    description=description,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  add, whole = parser.add_argument, _some(int)
+  parser = command_line.Parser("scripts.benchmark", docstring)
+  add, numbers = parser.add_argument, _some(int)
   add(
     "--mode",
     type=_some(str, MODES),
-    default=["train"],
-    help=f"some of {', '.join(MODES)} (default: train)",
+    default="train",
+    help=f"some of {', '.join(MODES)}",
   )
   add(
     "--variant",
     type=lambda text: text.split(","),
-    default=["R50x1"],
-    help="variants of the network (default: R50x1)",
+    default="R50x1",
+    help="variants of the network",
   )
-  add(
-    "--px",
-    type=whole,
-    default=[224],
-    help="sides of the network's input (default: 224)",
-  )
+  add("--px", type=numbers, default="224", help="sides of the network's input")
   add(
     "--batch",
-    type=whole,
-    default=[32],
-    help="global batch sizes; first ones of a search (default: 32)",
+    type=numbers,
+    default="32",
+    help="global batch sizes; first ones of a search",
   )
   add(
     "--dtype",
     type=_some(str, ("float32", "bfloat16")),
-    default=["float32"],
-    help="dtypes of the convolutions (default: float32)",
+    default="float32",
+    help="dtypes of the convolutions",
   )
-  add(
-    "--classes",
-    type=_at_least(1),
-    default=1000,
-    help="outputs of the head (default: 1000)",
-  )
+  add("--classes", type=at_least(1), default=1000, help="outputs of the head")
   add(
     "--config",
     default="configs/upstream.py",
@@ -244,38 +179,33 @@ def make_parser(description: str) -> argparse.ArgumentParser:
   add(
     "--peers",
     type=_peers,
-    default=list(_DEFAULT_PEERS),
+    default=",".join(_DEFAULT_PEERS),
     help=f"some of {', '.join((*TIMM, TF_DATA))}; '' for none",
   )
   add(
     "--devices",
-    type=_at_least(0),
+    type=at_least(0),
     default=0,
     help="number of devices to use; 0: all (default)",
   )
-  add(
-    "--rounds",
-    type=_at_least(1),
-    default=5,
-    help="rounds of measurements (default: 5)",
-  )
+  add("--rounds", type=at_least(1), default=5, help="rounds of measurements")
   add(
     "--round_secs",
-    type=_at_least(0.0),
+    type=at_least(0.0),
     default=2.0,
-    help="least duration of a round (default: 2)",
+    help="least duration of a round",
   )
   add(
     "--clock",
     choices=("wall", "cpu"),
     default="wall",
-    help="clock that times the steps (default: wall)",
+    help="clock that times the steps",
   )
   add(
     "--images",
-    type=_at_least(2),
+    type=at_least(2),
     default=500,
-    help="images generated for --mode=input (default: 500)",
+    help="images generated for --mode=input",
   )
   add(
     "--precision",
@@ -301,5 +231,4 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     help="compare with a file written by --aot and --json",
   )
   add("--json", type=user_paths.local, help="file to write the results to")
-  add("--trial", default="", help=argparse.SUPPRESS)
   return parser

@@ -1,7 +1,6 @@
 """Measures the throughput of the input pipeline, beside that of tf.data."""
 
 import contextlib
-import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -53,14 +52,6 @@ def make_photo(seed: int) -> bytes:
   ok, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
   assert ok
   return encoded.tobytes()
-
-
-def num_cores() -> int:
-  """Returns the number of CPU cores that this process may use."""
-  # macOS lacks sched_getaffinity.
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -179,7 +170,7 @@ def run(
     others, notes = make_peers(peer_names, source, config)
     subjects: list[Subject] = [Pipeline(source, config, mesh), *others]
     secs = steps.interleave(subjects, rounds=rounds, round_secs=round_secs)
-  cores = num_cores()
+  cores = pipeline.num_cores()
   return {
     "subjects": [
       row | {"images_per_sec_per_core": row["images_per_sec"] / cores}

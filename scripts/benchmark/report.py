@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from scripts.benchmark.input import num_cores
+from bit_jax.data import pipeline
 
 _GIB = 2**30
 _PACKAGES = (
@@ -29,7 +29,7 @@ def environment(argv: Sequence[str]) -> dict[str, Any]:
     "command": shlex.join(("python", "-m", "scripts.benchmark", *argv)),
     "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     "cpu": _cpu_name(),
-    "cores": num_cores(),
+    "cores": pipeline.num_cores(),
     "versions": versions,
   }
 

@@ -78,16 +78,8 @@ def make_infer_step(config: Config, mesh: Mesh) -> inference.InferenceStep:
 def make_abstract_prepared(config: Config, mesh: Mesh) -> Any:
   """Returns the prepared variables of inference as jax.ShapeDtypeStruct."""
   spec = make_spec(config, mesh)
-
-  def fold(variables):
-    return {**variables, "params": spec.objective.fold(variables["params"])}
-
-  variables = step.make_abstract_state(spec).variables
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding.replicated(mesh)
-    ),
-    jax.eval_shape(fold, variables),
+  return inference.abstract_prepared(
+    spec.objective.network, step.make_abstract_state(spec).variables, mesh
   )
 
 
@@ -110,6 +102,10 @@ def make_batch(config: Config, mesh: Mesh) -> dict[str, jax.Array]:
     values = rng.integers(0, limits.get(key, 2**31), x.shape).astype(x.dtype)
     batch[key] = jax.device_put(values, x.sharding)
   return batch
+
+
+class DoesNotFitError(InputError):
+  """The memory of a device does not suffice."""
 
 
 class Subject(Protocol):
@@ -145,7 +141,7 @@ class Ours:
       train: Times the update step; False times inference.
 
     Raises:
-      InputError: The compiler refuses for lack of memory.
+      DoesNotFitError: The compiler refuses for lack of memory.
     """
     spec = make_spec(config, mesh)
     state: Any = step.make_init(spec)(0)
@@ -164,7 +160,7 @@ class Ours:
       self._function, self._state, self._batch, accum_steps=parts
     )
     if self._compiled is None:
-      raise InputError(f"does not fit: {self.cost.refusal}")
+      raise DoesNotFitError(f"does not fit: {self.cost.refusal}")
     self.compile_secs = self.cost.compile_secs
     self.run(2)
     self._rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (

@@ -10,6 +10,7 @@ import pytest
 from bit_jax import weights
 from bit_jax.data import preprocess
 from bit_jax.evaluate import feature_cache
+from bit_jax.parallel import hosts
 from tests import fakes
 
 PLAIN = preprocess.Preprocess("none", 32)
@@ -168,7 +169,7 @@ def test_a_network_is_its_weights_and_what_computes_with_them(
     names.append(network())
   monkeypatch.setenv("XLA_FLAGS", "--other")
   names.append(network())
-  monkeypatch.setattr(feature_cache, "_PACKAGE", tmp_path)
+  monkeypatch.setattr(hosts, "_PACKAGE", tmp_path)
   (tmp_path / "a.py").write_text("x = 1")
   names.append(network())
   assert len(set(names)) == len(names)

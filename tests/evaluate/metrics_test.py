@@ -119,14 +119,8 @@ def test_weights_are_standardized_when_they_are_prepared(params, mesh):
 
 def test_which_examples_are_right(params, mesh):
   source = fakes.array_source(21, 7)
-  step = metrics.make_score_step(objective(7), mesh)
   sums, rows = metrics.score_split(
-    step,
-    step.prepare((params, {})),
-    source,
-    PLAIN,
-    batch_size=8,
-    mesh=mesh,
+    *(objective(7), params, {}, source, PLAIN), batch_size=8, mesh=mesh
   )
   wanted = logits_of(params, source).argmax(-1) == source.examples.labels
   np.testing.assert_array_equal(rows["right"], wanted)

@@ -100,3 +100,10 @@ def test_read_metrics(tmp_path):
 def test_read_metrics_names_the_missing_file(tmp_path):
   with pytest.raises(errors.InputError, match=r"none\.jsonl: cannot be read: "):
     metrics_file.read_metrics(tmp_path / "none.jsonl")
+
+
+def test_curves_have_the_steps_of_their_own_metric(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1, "a": 2.0}\n{"step": 3, "a": null, "b": 4}\n')
+  curves = metrics_file.read_curves(path)
+  assert curves == {"a": ([1, 3], [2.0, None]), "b": ([3], [4])}

@@ -55,13 +55,10 @@ from bit_jax.data import datasets
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError, exit_status
-from bit_jax.evaluate import (
-  feature_cache,
-  inference,
-  neighbours,
-)
+from bit_jax.evaluate import feature_cache, inference, neighbours
 from bit_jax.parallel import sharding
 from bit_jax.storage import cache, user_paths
+from bit_jax.tools import command_line
 from bit_jax.tools.near_duplicates import page
 
 _PROGRESS_SECS = 10.0
@@ -199,28 +196,13 @@ def _run(args: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m bit_jax.tools.near_duplicates",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser("bit_jax.tools.near_duplicates", __doc__)
   add = parser.add_argument
   add("weights", metavar="WEIGHTS", help="anything that weights.load reads")
   add("--query", required=True, metavar="SET", help="set to look for")
-  add(
-    "--query_split",
-    default="test",
-    metavar="SPLIT",
-    help="its split (default: %(default)s)",
-  )
+  add("--query_split", default="test", metavar="SPLIT", help="its split")
   add("--index", required=True, metavar="SET", help="set to search in")
-  add(
-    "--index_split",
-    default="train",
-    metavar="SPLIT",
-    help="its split (default: %(default)s)",
-  )
+  add("--index_split", default="train", metavar="SPLIT", help="its split")
   add("--data_dir", default="", metavar="DIR", help="folder of the TFDS sets")
   add("--out", required=True, metavar="FILE", help="HTML page to write")
   add("--json", default="", metavar="FILE", help="list of pairs to write")
@@ -234,14 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     "--neighbours",
     type=int,
     default=1,
-    help="neighbours found for each query example (default: %(default)s)",
+    help="neighbours found for each query example",
   )
-  add(
-    "--max_pairs",
-    type=int,
-    default=200,
-    help="most pairs on the page (default: %(default)s)",
-  )
+  add("--max_pairs", type=int, default=200, help="most pairs on the page")
   add(
     "--crop_px",
     type=int,

@@ -213,8 +213,7 @@ def _table(shares: Mapping[float, int], num_queries: int) -> str:
   return page.table(
     ["Distance at most", "Query examples", "Share"],
     [
-      f'<tr><th scope="row">{distance:.4g}</th><td>{count:,}</td>'
-      f"<td>{count / num_queries:.2%}</td></tr>"
+      (f"{distance:.4g}", f"{count:,}", f"{count / num_queries:.2%}")
       for distance, count in shares.items()
     ],
     f"How many of the {num_queries:,} query examples have an index example at "

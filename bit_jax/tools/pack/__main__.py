@@ -32,7 +32,6 @@ at the end. After an interruption the same command continues after the last
 finished file.
 """
 
-import argparse
 import math
 import os
 import pathlib
@@ -47,6 +46,7 @@ from etils import epath
 
 from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import files, user_paths
+from bit_jax.tools import command_line
 from bit_jax.tools.pack import find, shards
 
 # With these names `dataset=` refers to built-in kinds of data sets.
@@ -251,17 +251,12 @@ def _positive(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line and returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m bit_jax.tools.pack",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.Parser("bit_jax.tools.pack", __doc__)
   add = parser.add_argument
   add("src", metavar="SRC", help="folder of class folders or class tars")
   add("--name", required=True, help="name of the set")
   add("--data_dir", metavar="DIR", required=True, help="folder of TFDS sets")
-  add("--version", default="1.0.0", help="three numbers (default: 1.0.0)")
+  add("--version", default="1.0.0", help="three numbers")
   add(
     "--split",
     default="",
@@ -294,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
     "--shard_mib",
     type=_positive,
     default=256.0,
-    help="approximate size of a file in MiB (default: 256)",
+    help="approximate size of a file in MiB",
   )
   args = parser.parse_args(argv)
   if args.allow_missing and not args.class_list:

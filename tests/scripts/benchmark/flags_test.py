@@ -76,32 +76,6 @@ def test_wrong_flags(flag, capsys):
   assert f"argument {flag.split('=')[0]}" in capsys.readouterr().err
 
 
-def test_a_command_measures_the_same_case():
-  argv = (
-    *(
-      "--aot=v3:1x1",
-      "--mode=infer",
-      "--variant=R26x1",
-      "--px=96",
-      "--batch=3",
-      "--rounds=9",
-    ),
-    *("--dtype=bfloat16", "--peers=", "--memory_gib=16,24.5", "--classes=5"),
-    *("--devices=2", "--round_secs=0.5", "--precision=highest", "--images=7"),
-    *("--config=configs/upstream.py:preset=bit_m", "--clock=cpu"),
-    *("--config.seed=3", "--sweep=optim.accum_steps=2"),
-  )
-  args, overrides = parse(*argv)
-  (case,) = flags.make_cases(args, overrides)
-  python, *command = flags.command(case, args)
-  assert python.endswith(("python", "python3", "3.11", "3.12"))
-  assert command[:2] == ["-m", "scripts.benchmark"]
-  again, overrides = parse(*command[2:])
-  assert flags.make_cases(again, overrides) == [case]
-  # In the command line of a case the swept key is an override.
-  assert vars(again) == {**vars(args), "sweep": []}
-
-
 def test_default_peers_are_all_but_the_slowest_to_compile():
   args, _ = parse()
   assert args.peers == ["timm", "timm_compiled", "tf.data"]

@@ -1,7 +1,6 @@
 import json
 import os
-import subprocess
-import sys
+import pickle
 import time
 from unittest import mock
 
@@ -11,14 +10,14 @@ import pytest
 from bit_jax.preflight import aot
 from scripts.benchmark import __main__ as benchmark
 from scripts.benchmark import aot as benchmark_aot
-from scripts.benchmark import mfu, peers, steps
+from scripts.benchmark import cases, flags, mfu, peers, steps
 
 TINY = ("--variant=R14x0.0625", "--px=32", "--batch=4", "--classes=10")
 
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch):
-  monkeypatch.chdir(benchmark.flags.ROOT)
+  monkeypatch.chdir(flags.ROOT)
   with mock.patch.dict(os.environ):  # Topologies leave traces there.
     yield
 
@@ -84,7 +83,6 @@ def test_training_beside_a_peer(monkeypatch, capsys, tmp_path):
     (("--batch=3",), 1, "number of devices, 4"),
     (("--check=/no/file",), 1, "/no/file: No such file"),
     (("--mode=max_batch", "--memory_gib=1", "--batch=3"), 1, "devices, 4"),
-    (("--trial=bit_jax",), 1, "--memory_gib= goes by the compiler"),
   ],
 )
 def test_bad_input_ends_in_one_line(args, code, message, capsys):
@@ -97,30 +95,25 @@ def test_bad_input_ends_in_one_line(args, code, message, capsys):
 def test_several_cases_have_processes_of_their_own(
   monkeypatch, capsys, tmp_path
 ):
-  path, commands, stored = tmp_path / "found.json", [], []
+  path, measured, stored = tmp_path / "found.json", [], []
 
-  def run(command, **kwargs):
-    commands.append(command)
-    assert str(benchmark.flags.ROOT) in kwargs["env"]["PYTHONPATH"]
+  def apart(function, case, args):
+    assert function is cases.run_case
+    # What a process takes and returns is pickled.
+    case, args = pickle.loads(pickle.dumps((case, args)))
+    measured.append(case)
     if path.exists():  # Already before this case.
       stored.append(len(json.loads(path.read_text())["cases"]))
-    args, overrides = benchmark.flags.make_parser("").parse_known_args(
-      command[3:]
-    )
-    (case,) = benchmark.flags.make_cases(args, overrides)
     if case.dtype == "bfloat16":
-      error = b"a warning\nerror: no memory\n"
-      return subprocess.CompletedProcess(command, 1, b"", error)
+      raise RuntimeError("no\nmemory")
     row = steps.report([FakeSubject()], {"x": [0.5]}, batch=8)[0]
-    found = {
+    return {
       "case": benchmark.dataclasses.asdict(case),
       "subjects": [row],
       "notes": [],
     }
-    args.json.write_text(json.dumps({"cases": [found]}))
-    return subprocess.CompletedProcess(command, 0, b"", b"")
 
-  monkeypatch.setattr(subprocess, "run", run)
+  monkeypatch.setattr(benchmark, "apart", apart)
   argv = ["--variant=R50x1,R101x1", "--dtype=float32,bfloat16"]
   code = benchmark.main([*argv, "--batch=8", f"--json={path}"])
   captured = capsys.readouterr()
@@ -129,8 +122,7 @@ def test_several_cases_have_processes_of_their_own(
   assert "4 of 4: train R101x1 bfloat16 224 px batch 8" in captured.out
   assert captured.out.count("16.0") == 2
   assert captured.out.count("failed  no memory") == 2
-  assert len(commands) == 4
-  assert commands[0][:3] == [sys.executable, "-m", "scripts.benchmark"]
+  assert len(measured) == 4
   found = json.loads(path.read_text())["cases"]
   assert ["error" in case for case in found] == [False, True] * 2
   assert stored == [1, 2, 3]
@@ -141,14 +133,6 @@ class FakeSubject:
 
   def memory(self):
     return {}
-
-
-def test_a_process_that_says_nothing_is_an_error(monkeypatch):
-  done = subprocess.CompletedProcess([], -9, b"", b"")
-  monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-  args, overrides = benchmark.flags.make_parser("").parse_known_args([])
-  (case,) = benchmark.flags.make_cases(args, overrides)
-  assert benchmark.run_apart(case, args)["error"] == "ended with -9"
 
 
 def test_largest_batch_by_the_compiler(monkeypatch, capsys):
@@ -166,12 +150,11 @@ def test_largest_batch_by_the_compiler(monkeypatch, capsys):
 
 
 def test_largest_batch_by_trials(monkeypatch, capsys):
-  def try_batch(command):
-    flags = dict(item[2:].split("=", 1) for item in command[3:])
-    assert flags["devices"] == "1"
-    return int(flags["batch"]) <= {"bit_jax": 96, "timm": 48}[flags["trial"]]
+  def apart(function, name, case, args):
+    assert function is cases.run_trial
+    return case.batch <= {"bit_jax": 96, "timm": 48}[name]
 
-  monkeypatch.setattr(benchmark.fit, "try_batch", try_batch)
+  monkeypatch.setattr(cases, "apart", apart)
   argv = ["--mode=max_batch", "--peers=timm,tf.data", "--batch=16"]
   assert benchmark.main(argv) == 0
   out = capsys.readouterr().out
@@ -192,13 +175,13 @@ def figures(monkeypatch, tmp_path, mesh):
       100, flops=1.0, bytes_accessed=1.0, estimated_secs=1.0, **cost
     )
 
-  def apart(case, args):
+  def apart(function, case, args):
     assert args.aot == "v3:1x1"
-    return json.loads(json.dumps(benchmark.run_case(case, args)))
+    return pickle.loads(pickle.dumps(function(case, args)))
 
   monkeypatch.setattr(benchmark_aot, "compile_case", compile_case)
   monkeypatch.setattr(benchmark_aot, "make_mesh", lambda topology: mesh)
-  monkeypatch.setattr(benchmark, "run_apart", apart)
+  monkeypatch.setattr(benchmark, "apart", apart)
   path = tmp_path / "figures.json"
   argv = [*TINY, "--aot=v3:1x1", "--dtype=float32,bfloat16"]
   assert benchmark.main([*argv, f"--json={path}"]) == 0
