@@ -113,6 +113,13 @@ def _is_machine_fault(error: BaseException) -> bool:
   return isinstance(error, ValueError) and bool(_MACHINE_STATUS.match(text))
 
 
+def _is_out_of_device_memory(error: BaseException) -> bool:
+  # By name: this module is imported before JAX.
+  return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and (
+    "RESOURCE_EXHAUSTED" in str(error)
+  )
+
+
 def failure(message: str, cause: BaseException) -> Exception:
   """Returns the error to raise for a failed access to a file or a service.
 
@@ -162,6 +169,14 @@ def exit_status(command: Callable[[], object]) -> int:
     print(one_line(e), file=sys.stderr)
     return STOPPED
   except Exception as e:
+    if _is_out_of_device_memory(e):
+      print(
+        f"error: out of memory: {one_line(e)}; fewer images at once need less: "
+        "--config.optim.accum_steps=8 (or more) in training, "
+        "--config.eval.batch_size in evaluation",
+        file=sys.stderr,
+      )
+      return 1
     traceback.print_exc()
     return UNAVAILABLE if is_machine_fault(e) else CRASHED
   except KeyboardInterrupt:

@@ -81,6 +81,7 @@ def main(argv: Sequence[str]) -> None:
 
   from bit_jax import train
   from bit_jax.parallel import hosts
+  from bit_jax.preflight import parts
   from bit_jax.storage import cache, checkpoint
 
   if not flags.FLAGS["verbosity"].present:
@@ -90,7 +91,9 @@ def main(argv: Sequence[str]) -> None:
     hosts.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     print(f"imported in {time.monotonic() - started:.1f} s", flush=True)
     cache.enable_compilation_cache()
-    train.train_and_evaluate(_CONFIG.value, str(_WORKDIR.value))
+    train.train_and_evaluate(
+      _CONFIG.value, str(_WORKDIR.value), choose_parts=parts.choose
+    )
 
   status = exit_status(run)
   if status not in (0, STOPPED) and jax.process_count() > 1:

@@ -76,6 +76,7 @@ def train_and_evaluate(
   objective: Objective | None = None,
   fixed: Any = (),
   data: RunData | None = None,
+  choose_parts: start.ChooseParts | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe from its config to its result, resuming where it stopped.
 
@@ -88,6 +89,9 @@ def train_and_evaluate(
     objective: What to learn instead of what config.objective names.
     fixed: Arrays that this objective reads and never changes.
     data: Sources to use instead of those that config.data names.
+    choose_parts: Chooses in how many parts a step is computed where
+      config.optim.accum_steps is 0; `preflight.parts.choose` finds what fits in
+      memory. None for one part.
 
   Returns:
     What result.json holds: `step`, and the metrics `eval/NAME/...` of the
@@ -105,7 +109,7 @@ def train_and_evaluate(
     summary = describe.summary(inputs.result)
     inputs.log(f"{inputs.workdir} is finished: {summary}")
     return inputs.result
-  run = start.load_objective(inputs, objective, fixed)
+  run = start.load_objective(inputs, objective, fixed, choose_parts)
   with contextlib.ExitStack() as stack:
     # Open and restore.
     upkeep, state = _open(run, stack)

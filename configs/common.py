@@ -175,8 +175,9 @@ def get_config() -> ml_collections.ConfigDict:
   o.weight_decay = 0.0  # Coupled L2, on kernels only.
   # True: the equivalent decay is applied outside the momentum instead.
   o.decoupled = False
-  # Parts that the batch is split into and that are computed one after another.
-  o.accum_steps = 1
+  # Parts that the batch is split into and that are computed one after another;
+  # 0: as few as fit in the memory of a device. The updates are the same.
+  o.accum_steps = 0
   # Patterns of the paths of parameters that are not trained, e.g.
   # ('root_block', 'block1/').
   o.freeze = ()
@@ -214,6 +215,7 @@ def get_config() -> ml_collections.ConfigDict:
   r.crop_px = 0
   r.flip = False
   r.objective = ""  # An objective that was passed in Python, as text.
+  r.accum_steps = 0  # Chosen once; kept when the run is resumed.
   r.fixed_digest = ""  # Changes with any bit of the objective's fixed arrays.
   return c
 

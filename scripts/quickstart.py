@@ -24,6 +24,7 @@ import time
 from bit_jax import train
 from bit_jax.data.sets import digits, glyphs
 from bit_jax.errors import exit_status
+from bit_jax.preflight import parts
 from bit_jax.report import comparison, study
 from bit_jax.storage import cache, user_paths
 from bit_jax.tools import command_line
@@ -67,7 +68,7 @@ def quiet_run(config, workdir):
     contextlib.redirect_stdout(log),
     contextlib.redirect_stderr(log),
   ):
-    return train.train_and_evaluate(config, workdir)
+    return train.train_and_evaluate(config, workdir, choose_parts=parts.choose)
 
 
 def print_table(results):
@@ -158,7 +159,9 @@ def main():
 
   print_line("1. pre-training on letters")
   pretrained_dir = args.workdir / "upstream"
-  train.train_and_evaluate(upstream_config(args.dtype), pretrained_dir)
+  train.train_and_evaluate(
+    upstream_config(args.dtype), pretrained_dir, choose_parts=parts.choose
+  )
 
   print_line("\n2. fine-tuning on digits, and the same from scratch")
   results = {}

@@ -124,6 +124,11 @@ def from_all(value: bool) -> np.ndarray:
   return np.asarray(gathered).reshape(-1)
 
 
+def number_of_lead(value: int) -> int:
+  """Returns a number as host 0 has it; all hosts must call it."""
+  return int(from_lead(np.array([value], np.int32))[0])
+
+
 def check_same(config_text: str) -> None:
   """Checks that all hosts have the same config, data, code and JAX version.
 

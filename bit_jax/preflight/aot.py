@@ -20,10 +20,12 @@ from jax.sharding import Mesh
 
 from bit_jax.errors import InputError, one_line
 from bit_jax.parallel import sharding
+from bit_jax.preflight import host_memory
 from bit_jax.recipe.load import Config
 from bit_jax.run import start, step
 
 GIB = 2**30
+_SHARE_OF_HOST = 0.8
 
 # Memory in GiB that a program may use on one device. The numbers are the
 # compiler's own ("exceeds available HBM (15.48G)", libtpu 0.0.42): the memory
@@ -143,6 +145,11 @@ def usable_bytes(device: Any) -> int:
   """Returns the memory a program may use on a device; 0 if unknown."""
   if device.device_kind in _TPU_GIB:
     return int(_TPU_GIB[device.device_kind] * GIB)
+  if device.platform == "cpu":
+    # The CPU devices of a process share the machine's memory, and the process
+    # needs some for its data.
+    found = _SHARE_OF_HOST * host_memory.available_bytes()
+    return int(found / jax.local_device_count("cpu"))
   stats = device.memory_stats() or {}
   return stats.get("bytes_limit", 0)
 
@@ -173,27 +180,32 @@ def device_bytes(tree: Any) -> int:
 
 def argument_bytes(config: Config, mesh: Mesh) -> int:
   """Returns the bytes of state and batch on one device, without compiling."""
-  return device_bytes(_abstract_step(config, mesh)[1])
+  spec, fixed = start.make_spec(config, mesh)
+  state, batch = step.make_abstract_state(spec), abstract_batch(config, spec)
+  return device_bytes((state, batch, fixed))
 
 
 def compile_step(config: Config, mesh: Mesh) -> StepCost:
   """Compiles the update step of a resolved config for the devices of a mesh."""
-  spec, arguments = _abstract_step(config, mesh)
-  return compile_function(
-    step.make_update_step(spec), *arguments, accum_steps=spec.accum_steps
-  )[1]
-
-
-def _abstract_step(
-  config: Config, mesh: Mesh
-) -> tuple[step.StepSpec, tuple[Any, ...]]:
-  """Returns the spec of an update step, and its arguments without arrays."""
   spec, fixed = start.make_spec(config, mesh)
-  return spec, (
+  return compile_spec(spec, config, fixed)
+
+
+def compile_spec(spec: step.StepSpec, config: Config, fixed: Any) -> StepCost:
+  """Compiles an update step.
+
+  Args:
+    spec: What the step depends on.
+    config: A resolved config, which gives the shape of a batch.
+    fixed: The objective's fixed arrays, or jax.ShapeDtypeStruct.
+  """
+  return compile_function(
+    step.make_update_step(spec),
     step.make_abstract_state(spec),
     abstract_batch(config, spec),
     fixed,
-  )
+    accum_steps=spec.accum_steps,
+  )[1]
 
 
 def abstract_batch(config: Config, spec: step.StepSpec) -> Any:

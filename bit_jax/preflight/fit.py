@@ -13,14 +13,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from bit_jax.data.source import DatasetInfo
-from bit_jax.preflight import aot
+from bit_jax.preflight import aot, parts
 from bit_jax.recipe import check, resolve
 from bit_jax.recipe.load import Config
 from bit_jax.run import start
-
-# While a step holds its own batch, `pipeline` keeps two more on the devices and
-# transfers a third.
-_WAITING_BATCHES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +44,7 @@ class Preflight:
     mesh: The mesh to compile for.
     usable_bytes: Memory that a program may use on one device; 0 if unknown.
     waiting_bytes: Memory of the batches that wait on one device.
+    chooses_parts: True if the config leaves the number of parts open.
   """
 
   def __init__(
@@ -71,12 +68,15 @@ class Preflight:
       InputError: The config cannot work.
     """
     self.mesh, self.usable_bytes = mesh, usable_bytes
-    self._config, self._info = config, info
-    self._compiler = compiler
+    self._config = config.copy_and_resolve_references()
+    self._info, self._compiler = info, compiler
+    # Where the config leaves the number open, one part is what is asked for.
+    self.chooses_parts = not config.optim.accum_steps
+    self._config.optim.accum_steps = max(1, config.optim.accum_steps)
     self.config = self._resolve({})
     spec, _ = start.make_spec(self.config, mesh)
     batch = aot.abstract_batch(self.config, spec)
-    self.waiting_bytes = _WAITING_BATCHES * aot.device_bytes(batch)
+    self.waiting_bytes = parts.WAITING_BATCHES * aot.device_bytes(batch)
 
   def _resolve(self, overrides: Mapping[str, Any]) -> Config:
     config = self._config.copy_and_resolve_references()
@@ -95,22 +95,39 @@ class Preflight:
       fits = total <= self.usable_bytes
     return Attempt(dict(overrides), cost, total, fits)
 
+  def choose_parts(self, log: Callable[[str], object]) -> int:
+    """Returns the number of parts that bit_jax.main chooses; see `parts`."""
+    spec, fixed = start.make_spec(self.config, self.mesh)
+
+    def compiler(spec, config, fixed):
+      del config, fixed
+      return self.attempt({"optim.accum_steps": spec.accum_steps}).cost
+
+    return parts.choose(
+      spec,
+      self.config,
+      fixed,
+      log,
+      usable_bytes=self.usable_bytes,
+      compiler=compiler,
+    )
+
   def alternatives(self) -> Iterator[dict[str, Any]]:
     """Yields overrides that need less memory, the least intrusive first."""
     config, rows = self.config, self.config.input.batch_size // self.mesh.size
     shard = [{}]
     if self.mesh.size > 1 and not config.parallel.shard_state:
       shard.append({"parallel.shard_state": True})
-    accumulate, parts = [{}], 2 * config.optim.accum_steps
-    while rows % parts == 0 and config.model.norm != "bn":
-      accumulate.append({"optim.accum_steps": parts})
-      parts *= 2
+    accumulate, count = [{}], 2 * config.optim.accum_steps
+    while rows % count == 0 and config.model.norm != "bn":
+      accumulate.append({"optim.accum_steps": count})
+      count *= 2
     # Rematerialization comes last, as each step then computes a third more.
     rematerialize = [{}]
     if config.model.remat in ("none", "norm"):
       rematerialize.append({"model.remat": "unit"})
-    for parts in itertools.product(rematerialize, accumulate, shard):
-      if overrides := functools.reduce(operator.or_, reversed(parts)):
+    for changes in itertools.product(rematerialize, accumulate, shard):
+      if overrides := functools.reduce(operator.or_, reversed(changes)):
         yield overrides
 
   def find_fitting(

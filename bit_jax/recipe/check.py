@@ -49,7 +49,7 @@ _AT_LEAST = {
   "checkpoint.every_steps": 0,
   "checkpoint.keep": 1,
   "checkpoint.keep_every_steps": 0,
-  "optim.accum_steps": 1,
+  "optim.accum_steps": 0,
 }
 
 
@@ -93,7 +93,7 @@ def check(config: Config, mesh: Mesh) -> None:
       f"config.input.batch_size={config.input.batch_size}, or 0"
     )
   parts = config.optim.accum_steps
-  if config.input.batch_size % (parts * mesh.size):
+  if parts and config.input.batch_size % (parts * mesh.size):
     raise InputError(
       f"config.optim.accum_steps={parts}: expected a divisor of the "
       f"{config.input.batch_size // mesh.size} examples a device has "

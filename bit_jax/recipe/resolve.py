@@ -152,6 +152,7 @@ def resolve(config: Config, info: DatasetInfo) -> Config:
       )
     r.mixup_alpha = hyperrule.rule(info.num_examples, rule).mixup_alpha
   r.resize_px, r.crop_px = _resolution(config, info)
+  r.accum_steps = config.optim.accum_steps
   r.flip = bool(config.input.flip and info.flip)
   if info.native_px:
     config.input.train, config.input.eval = "none", "square"

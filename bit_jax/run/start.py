@@ -26,12 +26,20 @@ from bit_jax.recipe import check, resolve
 from bit_jax.recipe import load as load_config
 from bit_jax.recipe.load import Config
 from bit_jax.run import describe, fixed, sources, workdir_files
-from bit_jax.run.step import StepSpec
+from bit_jax.run.step import StepSpec, needs_whole_batch
 from bit_jax.run.workdir_files import RunFiles
 from bit_jax.storage import checkpoint, remote, user_paths
 
 # What the objective adds to a resolved config.
-_OF_THE_OBJECTIVE = ("resolved.objective", "resolved.fixed_digest")
+_OF_THE_OBJECTIVE = (
+  "resolved.objective",
+  "resolved.fixed_digest",
+  "resolved.accum_steps",
+)
+
+# (spec in one part, resolved config, fixed arrays, log) -> number of parts, as
+# `preflight.parts.choose`.
+ChooseParts = Callable[[StepSpec, Config, Any, Callable[[str], None]], int]
 
 
 class Clock:
@@ -146,6 +154,11 @@ def load(
   # What the objective adds to the config is compared once it is known: a run
   # that is finished needs no teacher.
   _keep_last_step(config, workdir, log)
+  if not config.resolved.accum_steps:
+    # Another number would give other bits.
+    config.resolved.accum_steps = workdir_files.read_accum_steps(
+      workdir, config.input.batch_size // mesh.size
+    )
   RunFiles(workdir, config).check_unchanged(but=_OF_THE_OBJECTIVE)
   result = workdir_files.read_result(workdir)
   if result and result["step"] != config.resolved.total_steps:
@@ -248,7 +261,10 @@ def is_finished(
 
 
 def load_objective(
-  inputs: Inputs, objective: Objective | None = None, arrays: Any = ()
+  inputs: Inputs,
+  objective: Objective | None = None,
+  arrays: Any = (),
+  choose_parts: ChooseParts | None = None,
 ) -> Run:
   """Makes the objective, and compares the whole run with what is there.
 
@@ -258,26 +274,32 @@ def load_objective(
     inputs: The run, loaded.
     objective: Instead of the one that the config names.
     arrays: What that objective reads and never changes, on the host.
+    choose_parts: Chooses config.optim.accum_steps where the config does not.
 
   Raises:
     InputError: The fixed weights cannot be used, the work directory belongs to
-      another run, or hosts differ.
+      another run, hosts differ, or the step does not fit.
   """
   config, mesh = inputs.config, inputs.mesh
   objective, loaded = _identify(inputs, objective, arrays)
   spec = StepSpec.of(config, mesh, objective)
   _check_objective(spec, config, inputs.data.train)
-  files = RunFiles(inputs.workdir, config)
-  changes = files.check_unchanged()
-  if changes:
-    inputs.log(f"changed since the run began: {'; '.join(changes)}")
-  hosts.check_same(files.comparable())
+  hosts.check_same(RunFiles(inputs.workdir, config).comparable())
   inputs.log(describe.describe(config, inputs.data, mesh))
   # Not before all hosts have compared them: JAX would end in a traceback.
   if loaded is None:
     placed = sharding.to_devices(arrays, mesh)
   else:
     placed = fixed.place(loaded, mesh)
+  if not config.resolved.accum_steps:
+    config.resolved.accum_steps = _choose_parts(
+      choose_parts, spec, config, placed, inputs.log
+    )
+    spec = StepSpec.of(config, mesh, objective)
+  files = RunFiles(inputs.workdir, config)
+  changes = files.check_unchanged()
+  if changes:
+    inputs.log(f"changed since the run began: {'; '.join(changes)}")
   inputs.clock.mark("data")
   return Run(**vars(inputs), files=files, spec=spec, fixed=placed)
 
@@ -298,6 +320,22 @@ def _identify(
   return objective, loaded
 
 
+def _choose_parts(choose: ChooseParts | None, *args: Any) -> int:
+  """Returns host 0's choice, on all hosts; 1 without a function to choose."""
+  if not choose:
+    return 1
+  parts, error = 0, None
+  try:
+    parts = choose(*args)
+  except InputError as e:
+    error = e
+  # All hosts must get here, also those where nothing fits.
+  parts = hosts.number_of_lead(parts)
+  if not parts or error:
+    raise error or InputError("the step does not fit on host 0")
+  return parts
+
+
 def _make(config: Config, loaded: fixed.Fixed) -> Objective:
   return named.OBJECTIVES[config.objective].make(config, loaded.networks)
 
@@ -313,11 +351,7 @@ def _check_objective(spec: StepSpec, config: Config, train: Source) -> None:
       f"{train.name}: its examples have no {', '.join(missing)}, which the "
       f"objective {type(spec.objective).__name__} needs"
     )
-  if spec.accum_steps == 1:
-    return
-  # With a key of its own: an eager one would be compiled.
-  _, carried = jax.eval_shape(lambda: spec.objective.init(jax.random.key(0)))
-  if "batch_stats" in carried:
+  if spec.accum_steps > 1 and needs_whole_batch(spec):
     raise InputError(
       f"config.optim.accum_steps={spec.accum_steps} gives a network with batch "
       f"statistics other ones: expected 1"

@@ -74,7 +74,7 @@ class StepSpec:
       objective,
       optim.Optimizer.of(config),
       mesh,
-      config.optim.accum_steps,
+      max(1, config.resolved.accum_steps),
       config.parallel.shard_state,
     )
 
@@ -91,6 +91,11 @@ def make_abstract_state(spec: StepSpec) -> TrainState:
     jax.eval_shape(_init_fn(spec), 0),
     _sharding(spec),
   )
+
+
+def needs_whole_batch(spec: StepSpec) -> bool:
+  """Returns True if a step in parts would not be the same as in one."""
+  return "batch_stats" in make_abstract_state(spec).carried
 
 
 def make_abstract_batch(spec: StepSpec, rows: int, image_px: int) -> Any:

@@ -28,6 +28,8 @@ _FREE_KEYS = (
   *("input.cache_mb", "input.num_threads"),
   "log_every_steps",
   "model.remat",
+  # What comes of it is in resolved.accum_steps.
+  "optim.accum_steps",
   "parallel.",
   "resume_changed",
   "watchdog_mins",
@@ -58,6 +60,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the keys and values of a config that affect a run's numbers."""
   flat = _ADDED | _flat(tree)
+  flat["resolved.accum_steps"] = _accum_steps(flat)
   for key, (neutral, _) in GONE.items():
     if flat.get(key) == neutral:
       del flat[key]
@@ -287,6 +290,26 @@ def read_held_out(workdir: epath.Path) -> list[str]:
   """Returns the files that the run in workdir keeps for evaluation, if any."""
   path = workdir / _HELD_OUT
   return files.read_json(path, list) if remote.exists(path) else []
+
+
+def read_accum_steps(workdir: epath.Path, rows: int) -> int:
+  """Returns in how many parts a run computes its steps; 0 if not known.
+
+  Args:
+    workdir: A work directory; need not exist.
+    rows: Examples of a batch on one device. A number that does not divide it is
+      that of another batch or machine, and counts as not known.
+  """
+  path = workdir / CONFIG
+  if not remote.exists(path):
+    return 0
+  parts = _accum_steps(_flat(files.read_json(path)))
+  return 0 if parts and rows % parts else parts
+
+
+def _accum_steps(flat: Mapping[str, Any]) -> int:
+  # Older runs have what their config said, which was 1 or more.
+  return flat.get("resolved.accum_steps", flat.get("optim.accum_steps", 1))
 
 
 def read_result(workdir: epath.Path) -> dict[str, Any] | None:

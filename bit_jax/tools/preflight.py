@@ -238,6 +238,14 @@ def run(
   print_line(_describe_run(numbers))
   asked = flight.attempt({})
   print_line(_describe_attempt(flight, asked, numbers["compiler"]))
+  if asked.fits is False and flight.chooses_parts:
+    try:
+      parts = flight.choose_parts(print_line)
+      if parts > 1:
+        asked = flight.attempt({"optim.accum_steps": parts})
+        numbers["accum_steps"] = parts
+    except InputError as e:
+      print_line(str(e))
   fitting, tried, error = None, [], None
   if asked.fits is False:
     advice = (

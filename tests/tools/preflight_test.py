@@ -113,8 +113,10 @@ def test_text_has_the_numbers(capsys):
 
 
 def test_memory_that_is_unknown_is_not_judged(capsys, cost):
-  # JAX reports no memory limit for a CPU.
-  with mock.patch.object(aot, "compile_step", return_value=cost):
+  with (
+    mock.patch.object(aot, "compile_step", return_value=cost),
+    mock.patch.object(aot, "usable_bytes", return_value=0),
+  ):
     assert run(*INFO) == 0
     out = capsys.readouterr().out
     assert "give it with --hbm_gib=" in out

@@ -130,7 +130,11 @@ def test_smaller_batches_tell_where_the_first_is_too_large(mesh, most, batch):
 
 
 def test_memory_that_is_unknown_is_asked_for(mesh):
-  with pytest.raises(InputError, match="cpu is unknown; give --memory_gib="):
+  message = "cpu is unknown; give --memory_gib="
+  with (
+    mock.patch.object(aot, "usable_bytes", return_value=0),
+    pytest.raises(InputError, match=message),
+  ):
     fit.by_compiler(TINY, mesh, [], mock.Mock())
 
 
