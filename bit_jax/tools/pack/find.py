@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from bit_jax.data import class_names
 from bit_jax.data.sets import class_folders, image_files, layout
 from bit_jax.data.sets.left_out import LeftOut, what_is
-from bit_jax.errors import InputError, one_line
+from bit_jax.errors import InputError, one_line, some
 from bit_jax.storage import files, user_paths
 from bit_jax.tools.pack import tars
 from bit_jax.tools.pack.images import Images
 
 _PROGRESS_SECS = 5.0
 
-# Archives that may hold a class, but have no random access.
+# Archives that may hold a class, but have no random access or no end.
 _OTHER_ARCHIVE = re.compile(
-  r"\.(tar\.\w+|tgz|tbz2?|txz|tzst|zip|rar|7z)$", re.IGNORECASE
+  r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z|part|partial|crdownload|download)|tgz"
+  r"|tbz2?|txz|tzst|zip|rar|7z)$",
+  re.IGNORECASE,
 )
 _LAYOUT = (
   "expected SRC/CLASS/IMAGE or SRC/CLASS.tar, or SRC/train/CLASS with val and "
@@ -85,6 +87,8 @@ def find(
       )
     names = tuple(wanted or sorted(found))
     splits = _find_classes(root, paths, names, allow_missing, left_out)
+    for split, images in splits.items():
+      class_folders.check_pairs(root, folders[split], [images.names])
     if not nested_classes:
       for split, images in splits.items():
         _check_nesting(root, folders[split], names, images)
@@ -137,9 +141,10 @@ def _class_paths(root: str, folder: str, left_out: LeftOut) -> dict[str, str]:
     found[name] = path
   if archives and any(path.lower().endswith(".tar") for path in paths):
     raise InputError(
-      f"{archives[0]}: only uncompressed tars can be read without unpacking; "
-      "unpack it to a tar or a folder, or move it elsewhere"
+      f"{archives[0]}: only uncompressed tars can be read without unpacking, "
+      "and whole ones; unpack it to a tar or a folder, or move it elsewhere"
     )
+  _check_tars(folder, found)
   left_out.merge(beside)
   if not found:
     problem = f"there are no class folders and no class tars{beside.holds()}"
@@ -147,6 +152,22 @@ def _class_paths(root: str, folder: str, left_out: LeftOut) -> dict[str, str]:
       problem = "the images are not in class folders"
     raise InputError(f"{folder}: {problem}; {_LAYOUT}")
   return found
+
+
+def _check_tars(folder: str, found: Mapping[str, str]) -> None:
+  """Refuses tars of splits, such as train.tar and val.tar, as classes."""
+  splits: dict[str, dict[str, str]] = {}
+  for name, path in found.items():
+    split, rest = layout.split_of(name) or ("", "")
+    if split and not os.path.isdir(path):
+      splits.setdefault(rest, {})[split] = os.path.basename(path)
+  for tars_of in splits.values():
+    if len(tars_of) > 1 and "train" in tars_of:
+      raise InputError(
+        f"{folder}: {some(tars_of.values())} are named as splits, and one tar "
+        f"is taken for one class; unpack them to folders train, val and test, "
+        f"with a folder or a tar for each class; {_LAYOUT}"
+      )
 
 
 def _find_classes(

@@ -35,7 +35,13 @@ _SYSTEM = {
     *("@eaDir", "#recycle", "#snapshot", "@tmp", "@SynoResource"),
     *("1.jpg@SynoEAStream", "1.jpg@SynoResource"),
   ],
-  "QNAP": [".@__thumb", ".streams", "@Recycle", "@Recently-Snapshot", "@__qini"],
+  "QNAP": [
+    ".@__thumb",
+    ".streams",
+    "@Recycle",
+    "@Recently-Snapshot",
+    "@__qini",
+  ],
   "other NAS": [".snapshot", "~snapshot", ".zfs", "trashbox"],
   "Windows": [
     *("Thumbs.db", "thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini"),

@@ -43,6 +43,30 @@ def test_a_class_can_be_called_train(tmp_path, out):
   assert load(out).class_names == ("plane", "train", "val")
 
 
+@pytest.mark.parametrize(
+  ("train", "val"),
+  [("train", "val"), ("ILSVRC2012_img_train", "ILSVRC2012_img_val")],
+)
+def test_tars_of_splits_are_no_classes(src, out, train, val):
+  (src / "cat").rename(src / train)
+  (src / "dog").rename(src / val)
+  tar(src)
+  with pytest.raises(
+    InputError, match=f"{train}.tar, {val}.tar are named as splits, and one tar"
+  ):
+    run(src, out)
+
+
+def test_images_and_masks_are_no_classes(src, out):
+  (src / "cat").rename(src / "Images")
+  (src / "dog").rename(src / "masks")
+  with pytest.raises(InputError, match="Images and masks are not two classes"):
+    run(src, out)
+  tar(src)
+  with pytest.raises(InputError, match="Images and masks are not two classes"):
+    run(src, out)
+
+
 def test_the_one_split_can_be_named(src, out):
   run(src, out, split="test")
   assert len(load(out, "test")) == 16
@@ -235,9 +259,20 @@ def test_classes_of_two_spellings(tmp_path, src, out):
     run(src, out / "2")
 
 
-@pytest.mark.parametrize("name", ["ant.tar.gz", "ant.TGZ", "ant.zip"])
+@pytest.mark.parametrize(
+  "name", ["ant.tar.gz", "ant.TGZ", "ant.zip", "cat.tar.part"]
+)
 def test_archives_of_other_kinds_beside_tars(src, out, name):
   tar(src)
   (src / name).touch()
   with pytest.raises(InputError, match=f"{name}: only uncompressed tars"):
     run(src, out)
+
+
+def test_checksums_beside_tars_are_left_out(src, out, capsys):
+  tar(src)
+  for name in ("cat.tar.md5", "cat.tar.torrent", "cat.tar.gz.sha256"):
+    (src / name).touch()
+  run(src, out)
+  assert load(out).class_names == ("cat", "dog")
+  assert "left out: 3 files" in capsys.readouterr().out
