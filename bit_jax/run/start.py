@@ -267,6 +267,7 @@ def load_objective(
   objective, loaded = _identify(inputs, objective, arrays)
   spec = StepSpec.of(config, mesh, objective)
   _check_objective(spec, config, inputs.data.train)
+  sources.check_shots(inputs.fewshot_sets, config.eval.fewshot_shots)
   files = RunFiles(inputs.workdir, config)
   changes = files.check_unchanged()
   if changes:

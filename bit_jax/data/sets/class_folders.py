@@ -18,11 +18,16 @@ _NESTED = (
 )
 
 
-def find_root(path: str, expected: str) -> str:
+def find_root(path: str, expected: str, name: str = "") -> str:
   """Returns the folder that a user gives.
 
+  Args:
+    path: The folder.
+    expected: The layout to expect, for the message.
+    name: Name of the folder in the message; '' for `folder:PATH`.
+
   Raises:
-    InputError: There is none; `expected` is part of the message.
+    InputError: There is none.
   """
   root = user_paths.expand(path)
   root = root.rstrip("/") or root[:1]
@@ -30,7 +35,7 @@ def find_root(path: str, expected: str) -> str:
     problem = "is not a folder" if os.path.exists(root) else "does not exist"
     kind = what_is(root) if os.path.isfile(root) else ""
     problem += f" ({kind})" if kind else ""
-    raise InputError(f"folder:{path} {problem}; {expected}")
+    raise InputError(f"{name or f'folder:{path}'} {problem}; {expected}")
   return root
 
 
