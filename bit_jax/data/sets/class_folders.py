@@ -176,10 +176,14 @@ def check_pairs(root: str, where: str, files: Iterable[Sequence[str]]) -> None:
     images = sorted(filter(layout.is_of_images, names))
     marks = sorted(filter(layout.is_of_marks, names))
     if images and marks:
+      of_images = os.path.join(parent, images[0])
+      todo = f"sort the images into class folders, without {marks[0]}"
+      # They may be in tars.
+      if os.path.isdir(of_images) and image_files.subfolders(of_images):
+        todo = f"if the folders in it are the classes, give {of_images}"
       raise InputError(
         f"{parent}: {images[0]} and {marks[0]} are not two classes, but images "
-        f"and what is marked in them; expected PATH/CLASS/IMAGE: sort the "
-        f"images into a folder for each class, without {marks[0]}"
+        f"and what is marked in them; expected PATH/CLASS/IMAGE: {todo}"
       )
 
 

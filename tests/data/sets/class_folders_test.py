@@ -103,6 +103,13 @@ def test_classes_of_folders_only_are_refused(names, message):
       "ROOT: images and annotations are not two classes, but images and what",
     ),
     ("JPEGImages/1.png labels/1.txt", "ROOT: JPEGImages and labels are not"),
+    # Stanford's dogs.
+    (
+      "Images/n1/1.png Images/n2/1.png Annotation/n1/1",
+      "ROOT: Images and Annotation are not two classes, but images and what is "
+      "marked in them; expected PATH/CLASS/IMAGE: if the folders in it are the "
+      "classes, give ROOT/Images",
+    ),
     (
       "flu/images/1.png flu/masks/1.png well/images/1.png well/masks/1.png",
       "ROOT/flu: images and masks are not two classes",
