@@ -1,7 +1,8 @@
 """Loads the data sets that a run trains and evaluates on."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Collection, Mapping, Sequence
 
 import jax
 from etils import epath
@@ -163,10 +164,31 @@ def load_fewshot_set(
     nested_classes=nested_classes,
     skip_bad=skip_bad,
   )
-  train, test = dataset.default_splits()
-  if not test:
+  train_split, test_split = dataset.default_splits()
+  if not test_split:
     raise InputError(f"{key}: {name} has no evaluation split")
-  return FewshotSet(dataset.load(train), dataset.load(test))
+  train = dataset.load(train_split)
+  # They are needed for each evaluation, and of a large set take long to read.
+  labels = functools.cache(train.read_labels)
+  train = dataclasses.replace(train, read_labels=labels)
+  return FewshotSet(train, dataset.load(test_split))
+
+
+def check_shots(sets: Mapping[str, FewshotSet], shots: Sequence[int]) -> None:
+  """Raises InputError if a set has too few examples of a class."""
+  for name, few_shot in sets.items():
+    train = few_shot.train
+    # With fewer shots there are enough as well, if there is one at all.
+    for k in {min(shots), max(shots)} if shots else {0}:
+      try:
+        subset.few_shot_indices(
+          train.read_labels(), k, 0, train.num_classes, train.class_names
+        )
+      except InputError as error:
+        raise InputError(
+          f"config.eval.fewshot={name} with "
+          f"config.eval.fewshot_shots={tuple(shots)}: {error}"
+        ) from error
 
 
 def cache_in_memory(

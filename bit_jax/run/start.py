@@ -284,6 +284,7 @@ def load_objective(
   objective, loaded = _identify(inputs, objective, arrays)
   spec = StepSpec.of(config, mesh, objective)
   _check_objective(spec, config, inputs.data.train)
+  sources.check_shots(inputs.fewshot_sets, config.eval.fewshot_shots)
   hosts.check_same(RunFiles(inputs.workdir, config).comparable())
   inputs.log(describe.describe(config, inputs.data, mesh))
   # Not before all hosts have compared them: JAX would end in a traceback.

@@ -156,7 +156,13 @@ class RunFiles:
     path = self.workdir / CONFIG
     if not remote.exists(path):
       return []
-    return self._check(self.workdir, files.read_json(path), but)
+    stored = files.read_json(path)
+    if "model" not in stored:
+      raise InputError(
+        f"--workdir={self.workdir}: its config.json is none that a run wrote, "
+        f"but that of another program; use another --workdir"
+      )
+    return self._check(self.workdir, stored, but)
 
   def check_checkpoint(
     self, path: epath.Path, metadata: Mapping[str, Any]
@@ -287,9 +293,16 @@ def _write_json(path: epath.Path, value: Any) -> None:
 
 
 def read_held_out(workdir: epath.Path) -> list[str]:
-  """Returns the files that the run in workdir keeps for evaluation, if any."""
+  """Returns the files that the run in workdir keeps for evaluation, if any.
+
+  Raises:
+    InputError: held_out.json is damaged.
+  """
   path = workdir / _HELD_OUT
-  return files.read_json(path, list) if remote.exists(path) else []
+  names = files.read_json(path, list) if remote.exists(path) else []
+  if not all(isinstance(name, str) for name in names):
+    raise InputError(f"{path}: expected a JSON array of names of files")
+  return names
 
 
 def read_accum_steps(workdir: epath.Path, rows: int) -> int:
@@ -313,9 +326,21 @@ def _accum_steps(flat: Mapping[str, Any]) -> int:
 
 
 def read_result(workdir: epath.Path) -> dict[str, Any] | None:
-  """Returns the result of a run, or None if it is not finished."""
+  """Returns the result of a run, or None if it is not finished.
+
+  Raises:
+    InputError: result.json is damaged.
+  """
   path = workdir / _RESULT
-  return files.read_json(path) if remote.exists(path) else None
+  if not remote.exists(path):
+    return None
+  result = files.read_json(path)
+  if not isinstance(result.get("step"), int):
+    raise InputError(
+      f"{path}: expected a JSON object with a step, as runs write it; remove "
+      f"it to evaluate the last state again"
+    )
+  return result
 
 
 def write_result(workdir: epath.Path, result: Mapping[str, Any]) -> None:

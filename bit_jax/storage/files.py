@@ -119,17 +119,18 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
   Args:
     path: The file, an existing one is replaced; its folder must exist.
-    text: Content of the file, written in UTF-8.
+    text: Content of the file, written in UTF-8; of names of files that are not
+      text, the bytes are written as \\udc80 to \\udcff.
 
   Raises:
     OSError: The file cannot be written; an existing one is left as it was.
   """
-  path = epath.Path(path)
+  path, data = epath.Path(path), text.encode(errors="backslashreplace")
   if remote.is_remote(path):
     # In an object store, every write is atomic.
     with remote.os_errors():
-      path.write_bytes(text.encode())
+      path.write_bytes(data)
     return
   part = path.with_name(path.name + ".part")
-  part.write_text(text)
+  part.write_bytes(data)
   part.replace(path)

@@ -136,19 +136,19 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
         hint = ", but a checkpoint of TensorFlow, which is not read"
       raise InputError(f"weights {path}: no such file or folder{hint}")
     path = epath.Path(releases.fetch(name))
-  names: tuple[str, ...] = ()
+  has_config = True
   if path.is_dir():
     if folder := checkpoint.find(path):
       yield _make(folder, *checkpoint.load_weights(folder))
       return
     files = folders.find(path)
-    names = folders.class_names(files[0].parent)
   elif folders.is_index(path):
     files = folders.parts(path)
   elif folders.is_part(path):
     raise InputError(f"weights {path}: one part of several; give its folder")
   else:
-    files = [path]
+    files, has_config = [path], path.name == folders.MODEL
+  names = folders.class_names(files[0].parent) if has_config else ()
   with contextlib.ExitStack() as stack:
     arrays: dict[str, array_files.LazyArray] = {}
     for file in files:

@@ -12,6 +12,8 @@ from bit_jax.errors import InputError, some
 from bit_jax.storage import files, remote
 from bit_jax.weights import releases
 
+# The file whose class names are in the config.json beside it.
+MODEL = "model.safetensors"
 _INDEX = ".safetensors.index.json"
 _EXPECTED = "expected a checkpoint, params.npz or model.safetensors in it"
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.safetensors$")
@@ -49,7 +51,7 @@ def find(path: epath.Path) -> list[epath.Path]:
 
 
 def _find(path: epath.Path) -> list[epath.Path]:
-  for name in ("params.npz", "model.safetensors"):
+  for name in ("params.npz", MODEL):
     if (path / name).exists():
       return [path / name]
   if path.name == "snapshots":
@@ -79,6 +81,11 @@ def _find(path: epath.Path) -> list[epath.Path]:
         f"weights {path}: it holds {what} ({some(others)}); save their arrays "
         f"with safetensors.torch.save_file or np.savez"
       )
+  if broken := [p.name for p in found if not p.exists()]:
+    raise InputError(
+      f"weights {path}: {some(broken)} is a link to nothing: copy the folder "
+      f"with what its links lead to, as cp -L does, or download it again"
+    )
   holds = some(p.name for p in found) if found else "nothing"
   raise InputError(
     f"weights {path}: no checkpoint and no params.npz in there, but {holds}; "
@@ -130,11 +137,17 @@ def parts(index: epath.Path) -> list[epath.Path]:
 
 
 def class_names(folder: epath.Path) -> tuple[str, ...]:
-  """Returns the class names in a config.json of Hugging Face; () if unknown."""
+  """Returns the class names in a config.json of Hugging Face; () if unknown.
+
+  That of transformers has `id2label`, that of timm `label_names`.
+  """
   path = folder / "config.json"
   if not path.exists():
     return ()
-  labels = files.read_json(path).get("id2label")
+  config = files.read_json(path)
+  labels = config.get("id2label") or config.get("label_names")
+  if isinstance(labels, list):
+    labels = {str(i): name for i, name in enumerate(labels)}
   if not isinstance(labels, dict):
     return ()
   names = [labels.get(str(i), "") for i in range(len(labels))]

@@ -189,6 +189,19 @@ def test_training_examples_are_held_before_others():
   assert held_parts(7, **every) == {"train", "test"}
 
 
+@pytest.mark.parametrize("shots", [(1, 5), (0,), ()])
+def test_too_few_examples_for_few_shot_evaluation(tmp_path, shots):
+  for name in [f"{label}/{i}.png" for label in "ab" for i in range(5)]:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+  sets = sources.load_fewshot_sets(f"folder:{tmp_path}", "")
+  sources.check_shots(sets, (4, 1))
+  with pytest.raises(
+    InputError, match=r"config.eval.fewshot=folder.*_shots=\(.*examples_per_cl"
+  ):
+    sources.check_shots(sets, shots)
+
+
 def test_damaged_images_of_a_folder_can_be_left_out(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   root = tmp_path / "photos"

@@ -156,15 +156,28 @@ def test_unusable_work_directories(tmp_path):
     claim(tmp_path, make())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff"])
-@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_the_config_of_another_program_is_never_replaced(tmp_path):
+  theirs = '{"model_type": "bit", "id2label": {"0": "cat"}}'
+  (tmp_path / "config.json").write_text(theirs)
+  with pytest.raises(InputError, match="config.json is none that a run wrote"):
+    claim(tmp_path, make(resume_changed=True))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[1]", "{}", "\x00\xff"])
+@pytest.mark.parametrize(
+  "name", ["config.json", "result.json", "held_out.json"]
+)
 def test_damaged_files_are_named(tmp_path, name, text):
   (tmp_path / name).write_text(text, encoding="latin1")
   workdir = epath.Path(tmp_path)
   read = {
     "config.json": RunFiles(workdir, make()).check_unchanged,
     "result.json": lambda: workdir_files.read_result(workdir),
+    "held_out.json": lambda: workdir_files.read_held_out(workdir),
   }[name]
+  if (name, text) == ("held_out.json", "[]"):
+    assert read() == []
+    return
   with pytest.raises(InputError, match=name):
     read()
 

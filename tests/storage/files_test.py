@@ -1,4 +1,5 @@
 import codecs
+import os
 
 import pytest
 
@@ -42,6 +43,11 @@ def test_text_takes_the_place_of_the_file_as_a_whole(tmp_path):
   assert path.read_text() == "\u00e4"
   assert older.read_text() == "old"
   assert {p.name for p in tmp_path.iterdir()} == {"x.txt", "older"}
+
+
+def test_names_of_files_that_are_not_text_can_be_written(tmp_path):
+  files.write_text(tmp_path / "x.txt", os.fsdecode(b"caf\xe9\n"))
+  assert files.read_text(tmp_path / "x.txt") == "caf\\udce9\n"
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,23 @@ def test_a_snapshot_folder(stored, params, labels, names, tmp_path):
   loaded = weights.load(snapshot(tmp_path, stored["hf"], labels))
   check(loaded, params)
   assert loaded.class_names == names
+  # The file alone means the same as its folder.
+  loaded = weights.load(tmp_path / "model.safetensors")
+  assert loaded.class_names == names
+
+
+def test_names_in_a_config_of_timm(stored, tmp_path):
+  snapshot(tmp_path, stored["timm"])
+  config = {"architecture": "resnetv2_50x1_bit", "label_names": ["a", "b", "c"]}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  assert weights.load(tmp_path).class_names == ("a", "b", "c")
+
+
+def test_a_snapshot_copied_without_what_its_links_lead_to(tmp_path):
+  (tmp_path / "config.json").write_text("{}")
+  (tmp_path / "model.safetensors").symlink_to("../../blobs/4f2e")
+  with pytest.raises(InputError, match="model.safetensors is a link to nothin"):
+    weights.load(tmp_path)
 
 
 def test_a_cache_of_snapshots(stored, params, tmp_path):

@@ -17,7 +17,7 @@ _START = 70
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-  """What the header of a BMP says.
+  """The properties of a BMP, from its header.
 
   Attributes:
     height: Height in pixels.

@@ -20,7 +20,7 @@ _RAW_COLOURS = (32803, 34892)
 
 
 class Header(NamedTuple):
-  """What is known of an image without its pixels.
+  """The properties of an image, from its header.
 
   Attributes:
     kind: JPEG, PNG, WEBP, BMP, GIF or TIFF.

@@ -1,4 +1,4 @@
-"""Tells what a file is from its first bytes, and names what cannot be read."""
+"""Recognizes image formats by their first bytes; names what cannot be read."""
 
 import re
 
@@ -22,7 +22,8 @@ _STARTS = {
   b"8BPS": ("Photoshop PSD", _CONVERT),
   b"gimp xcf": ("GIMP XCF", _CONVERT),
   b"\0\0\1\0": ("Windows icon", _CONVERT),
-  b"\0\0\2\0": ("Windows cursor", _CONVERT),
+  # The same bytes may begin a TGA, which has no first bytes of its own.
+  b"\0\0\2\0": ("Windows cursor or TGA", _CONVERT),
   b"icns": ("macOS icon", _CONVERT),
   b"DDS ": ("DDS texture", _CONVERT),
   b"v/1\x01": ("OpenEXR", _CONVERT),

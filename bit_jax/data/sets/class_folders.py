@@ -10,6 +10,7 @@ from bit_jax.data.sets import image_files, layout
 from bit_jax.data.sets.left_out import LeftOut, what_is
 from bit_jax.errors import InputError, some
 from bit_jax.storage import user_paths
+from bit_jax.storage.files import normal
 
 _NESTED = (
   "to take each of them as one class, add --config.data.nested_classes=true "
@@ -17,11 +18,16 @@ _NESTED = (
 )
 
 
-def find_root(path: str, expected: str) -> str:
+def find_root(path: str, expected: str, name: str = "") -> str:
   """Returns the folder that a user gives.
 
+  Args:
+    path: The folder.
+    expected: The layout to expect, for the message.
+    name: Name of the folder in the message; '' for `folder:PATH`.
+
   Raises:
-    InputError: There is none; `expected` is part of the message.
+    InputError: There is none.
   """
   root = user_paths.expand(path)
   root = root.rstrip("/") or root[:1]
@@ -29,7 +35,7 @@ def find_root(path: str, expected: str) -> str:
     problem = "is not a folder" if os.path.exists(root) else "does not exist"
     kind = what_is(root) if os.path.isfile(root) else ""
     problem += f" ({kind})" if kind else ""
-    raise InputError(f"folder:{path} {problem}; {expected}")
+    raise InputError(f"{name or f'folder:{path}'} {problem}; {expected}")
   return root
 
 
@@ -109,7 +115,7 @@ def check(
       raise InputError(f"{path}: {split} has no images{_holds(folders[split])}")
     if split == "train":
       continue
-    same = match(path, split, by_class, train)
+    same = match(path, split, by_class, train, folders["train"])
     checked[split] = {same[name]: images for name, images in by_class.items()}
     for name, images in by_class.items():
       if not images:
@@ -135,11 +141,49 @@ def check_names(where: str, names: Iterable[str]) -> None:
   """
   spelled: dict[str, str] = {}
   for name in names:
-    other = spelled.setdefault(unicodedata.normalize("NFC", name), name)
+    other = spelled.setdefault(normal(name), name)
     if other != name:
       raise InputError(
         f"{where}: two class folders have the name {name!r}, spelled with "
         "different Unicode characters; put their images into one of them"
+      )
+
+
+def check_pairs(root: str, where: str, files: Iterable[Sequence[str]]) -> None:
+  """Refuses folders of images and of what is marked in them as two classes.
+
+  Sets for detection and segmentation have images/ and masks/, labels/ or
+  annotations/ side by side: Oxford's pets at the top, others in each class.
+
+  Args:
+    root: The folder that the images' paths are relative to.
+    where: The folder of the class folders.
+    files: The images of each class.
+
+  Raises:
+    InputError: There are both in one folder.
+  """
+  folders = {os.path.dirname(name) for names in files for name in names}
+  # A folder of labels need not hold any image.
+  below = {f"{where}/{name}" for name in image_files.subfolders(where)}
+  paths = {f"{root}/{name}" for name in folders} | below
+  by_parent: dict[str, set[str]] = {}
+  for path in paths:
+    while len(path) > len(where):
+      path, _, name = path.rpartition("/")
+      by_parent.setdefault(path, set()).add(name)
+  for parent, names in sorted(by_parent.items()):
+    images = sorted(filter(layout.is_of_images, names))
+    marks = sorted(filter(layout.is_of_marks, names))
+    if images and marks:
+      of_images = os.path.join(parent, images[0])
+      todo = f"sort the images into class folders, without {marks[0]}"
+      # They may be in tars.
+      if os.path.isdir(of_images) and image_files.subfolders(of_images):
+        todo = f"if the folders in it are the classes, give {of_images}"
+      raise InputError(
+        f"{parent}: {images[0]} and {marks[0]} are not two classes, but images "
+        f"and what is marked in them; expected PATH/CLASS/IMAGE: {todo}"
       )
 
 
@@ -176,11 +220,12 @@ def check_nesting(
     return
   name = next(iter(nested))
   counts = collections.Counter(f for found in nested.values() for f in found)
-  shared = {f for f, count in counts.items() if count > 1 or f in classes}
-  if shared and all(map(layout.split_of, shared)):
+  common = {f for f, count in counts.items() if count > 1}
+  shared = common | (counts.keys() & classes.keys())
+  if common and all(map(layout.split_of, common)):
     raise InputError(
-      f"{where}: {some(nested)} hold splits ({some(shared)}), which are "
-      f"expected above the classes, as {min(shared)}/{name}"
+      f"{where}: {some(nested)} hold splits ({some(common)}), which are "
+      f"expected above the classes, as {min(common)}/{name}"
     )
   if shared:
     verb = "holds" if len(nested) == 1 else "hold"
@@ -219,7 +264,11 @@ def _folders_of(
 
 
 def match(
-  path: str, split: str, names: Iterable[str], train: Iterable[str]
+  path: str,
+  split: str,
+  names: Iterable[str],
+  train: Iterable[str],
+  alone: str = "",
 ) -> dict[str, str]:
   """Returns {class folder of a split: the class of train that it is}.
 
@@ -230,17 +279,20 @@ def match(
     split: Name of the split.
     names: The class folders of the split.
     train: The classes of train.
+    alone: The folder of train, for the message; '' if it is no way round.
 
   Raises:
     InputError: A class is not in train.
   """
-  exact = {unicodedata.normalize("NFC", name): name for name in train}
+  exact = {normal(name): name for name in train}
   found = {}
   for name in names:
-    same = exact.get(unicodedata.normalize("NFC", name))
+    same = exact.get(normal(name))
     if same is None:
       near = [c for c in train if _loose(c) and _loose(c) == _loose(name)]
-      hint = f", where {near[0]!r} is; rename one of them" if near else ""
+      hint = f"; to use train alone, give {alone}" if alone else ""
+      if near:
+        hint = f", where {near[0]!r} is; rename one of them"
       raise InputError(
         f"{path}: class {name!r} is in {split} but not train{hint}"
       )

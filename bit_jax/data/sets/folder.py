@@ -21,6 +21,7 @@ from bit_jax.data.sets import (
 from bit_jax.data.sets.left_out import LeftOut
 from bit_jax.data.source import Source
 from bit_jax.errors import InputError
+from bit_jax.storage import user_paths
 
 _HELD_OUT_FRACTION = 0.2
 _CLASSES = f"expected PATH/CLASS/IMAGE, and {image_files.FORMATS}"
@@ -110,6 +111,7 @@ def load(
     files[split] = class_folders.find(root, folder, expected, left_out)
     if strict:
       class_folders.check_names(folder, files[split])
+      class_folders.check_pairs(root, folder, files[split].values())
       if not nested_classes:
         class_folders.check_nesting(root, folder, files[split])
   files = class_folders.check(path, folders, files, left_out)
@@ -249,7 +251,7 @@ def _report(path: str, left_out: LeftOut) -> None:
 
 def _cache_outside(root: str, cache_dir: str) -> str:
   """Returns the cache's folder, or '' if it lies among the images."""
-  real = os.path.realpath(os.path.expanduser(cache_dir))
+  real = os.path.realpath(user_paths.expand(cache_dir))
   return (
     "" if own_folders.is_inside(real, os.path.realpath(root)) else cache_dir
   )

@@ -1,6 +1,8 @@
 """Finds images in folders; knows the files that systems leave there."""
 
 import os
+import pathlib
+import re
 
 from bit_jax.data.sets import own_folders
 from bit_jax.data.sets.left_out import LeftOut
@@ -23,22 +25,27 @@ _SYSTEM = frozenset(
     # macOS.
     *("__macosx", "icon\r", "network trash folder", "temporary items"),
     # Windows.
-    *("$recycle.bin", "recycler", "recycled", "system volume information"),
+    *("$recycle.bin", "system volume information", "msocache", "wpsystem"),
     *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
     *("found.000", "picasa.ini"),
-    # Linux.
-    *("lost+found", "__pycache__"),
+    # Linux, and Android's cards.
+    *("lost+found", "__pycache__", "lost.dir"),
     # Synology.
     *("@eadir", "#recycle", "#snapshot", "@tmp", "@sharesnap", "@sharebin"),
     *("@syncdeleted", "@synologydrive", "@synoresource"),
     # QNAP, NetApp, Buffalo, Western Digital.
-    *("@recycle", "@recently-snapshot", "@__thumb", "@transcode"),
-    *("~snapshot", "trashbox", "_wdmc"),
+    *("@recycle", "@recently-snapshot", "@__thumb", "@__qini", "@transcode"),
+    *("~snapshot", "_wdmc"),
   )
 )
-# A mark of downloaded files that Windows keeps beside them when they are copied
-# elsewhere, with a colon or the sign that stands for it.
-_MARKS = (":zone.identifier", "\uf03azone.identifier")
+# The same in the only spelling that systems have: in another one, they may be
+# classes of waste.
+_SYSTEM_AS_SPELLED = frozenset(("RECYCLER", "RECYCLED", "trashbox"))
+# Endings of what Windows and Synology keep beside a file: the mark of a
+# download, with a colon or what copies make of it, and streams of macOS.
+_MARKS = ("zone.identifier", "@synoeastream", "@synoresource")
+# Windows sees a snapshot of a shared folder as @GMT-2026.01.31-12.00.00.
+_SNAPSHOT = re.compile(r"@gmt-[\d.-]+")
 
 
 def is_hidden(name: str) -> bool:
@@ -49,7 +56,9 @@ def is_hidden(name: str) -> bool:
     # downloaded: an image is missing, which is worth a word.
     (name.startswith((".", "~$")) and not name.endswith(".icloud"))
     or lower in _SYSTEM
+    or name in _SYSTEM_AS_SPELLED
     or lower.endswith(_MARKS)
+    or bool(_SNAPSHOT.fullmatch(lower))
   )
 
 
@@ -127,14 +136,20 @@ def images_below(root: str, folder: str, left_out: LeftOut) -> list[str]:
     InputError: A folder cannot be read.
   """
   start = len(root.rstrip("/")) + 1
+  # Links to these lead to the images of other classes, and around for ever.
+  above = _with_parents(root) if folder != root else set()
   names, seen, pending = [], set(), [folder]
   while pending:
     current = pending.pop()
-    # Following a link to a folder above would never end.
     real = os.path.realpath(current)
+    if real in above:
+      left_out.add_link_up(current)
+      continue
     if real in seen:
       continue
     seen.add(real)
+    if current == folder:
+      above |= _with_parents(real)
     found, others, folders = [], [], []
     for entry in entries(current):
       if is_folder(entry):
@@ -151,3 +166,9 @@ def images_below(root: str, folder: str, left_out: LeftOut) -> list[str]:
     for path in others:
       left_out.add_file(path)
   return sorted(names)
+
+
+def _with_parents(folder: str) -> set[str]:
+  """Returns a folder and all above it, without links."""
+  path = pathlib.Path(os.path.realpath(folder))
+  return {str(path), *map(str, path.parents)}

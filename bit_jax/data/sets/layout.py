@@ -4,6 +4,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
+from absl import logging
+
 from bit_jax.data.sets import image_files, own_folders
 from bit_jax.data.sets.left_out import LeftOut
 from bit_jax.errors import InputError, some
@@ -32,8 +34,24 @@ _FILLERS = frozenset(
     *("pictures", "pics", "sample", "samples", "files", "examples"),
   )
 )
+# Names of folders of images, and of what is marked in them.
+_IMAGES = frozenset(
+  (
+    *("image", "images", "img", "imgs", "jpegimages", "photo", "photos"),
+    *("picture", "pictures", "frames", "rgb"),
+  )
+)
+_MARKS = frozenset(
+  (
+    *("annotation", "annotations", "annot", "annots", "label", "labels"),
+    *("mask", "masks", "trimaps", "segmentation", "segmentations", "xmls"),
+    *("segmentationclass", "segmentationobject", "groundtruth", "bboxes"),
+  )
+)
 _NUMBERS = re.compile(r"[\d ]+")
-_FUSED = re.compile(rf"({'|'.join(_WORDS)})({'|'.join(sorted(_FILLERS))})")
+_FUSED = re.compile(
+  rf"({'|'.join(_WORDS)})({'|'.join(sorted(_FILLERS | _MARKS))})"
+)
 
 
 def split_of(name: str) -> tuple[str, str] | None:
@@ -59,6 +77,16 @@ def split_of(name: str) -> tuple[str, str] | None:
     return None
   rest = [w for w in words if w not in _WORDS and w not in _FILLERS]
   return _WORDS[found[0]], " ".join(rest)
+
+
+def is_of_images(name: str) -> bool:
+  """Returns True if a folder has a name such as `images` or `JPEGImages`."""
+  return name.casefold() in _IMAGES
+
+
+def is_of_marks(name: str) -> bool:
+  """Returns True if a folder has a name such as `masks` or `Ground-Truth`."""
+  return re.sub(r"[\W_]+", "", name.casefold()) in _MARKS
 
 
 def split_folders(
@@ -88,7 +116,8 @@ def split_folders(
     if split:
       groups.setdefault(rest, {}).setdefault(split, []).append(name)
   expected = f"{expected}{beside.holds()}"
-  chosen = _choose(root, folders, _without_numbers(groups), expected)
+  groups = _without_numbers(groups)
+  chosen = _choose(root, folders, groups, expected, strict=strict)
   if not chosen:
     return {}
   for split, names in chosen.items():
@@ -99,6 +128,7 @@ def split_folders(
       )
   found = {s: folders[chosen[s][0]] for s in _ORDER if s in chosen}
   used = set(found.values())
+  found = {s: _unpacked(path) for s, path in found.items()}
   others = {}
   for name, path in folders.items():
     if own_folders.is_own(path, os.path.realpath(path)):
@@ -111,6 +141,20 @@ def split_folders(
   for path in others.values():
     left_out.add_folder(path)
   return found
+
+
+def _unpacked(folder: str) -> str:
+  """Returns a folder, or the one of the same name that is all it holds.
+
+  Archives that hold a folder are unpacked to one of the archive's name, so that
+  many sets have seg_train/seg_train/CLASS.
+  """
+  while True:
+    below = image_files.subfolders(folder)
+    name = os.path.basename(folder)
+    if list(below) != [name] or image_files.has_images(folder):
+      return folder
+    folder = below[name]
 
 
 def _without_numbers(
@@ -140,6 +184,8 @@ def _choose(
   folders: Mapping[str, str],
   groups: Mapping[str, Mapping[str, list[str]]],
   expected: str,
+  *,
+  strict: bool,
 ) -> Mapping[str, list[str]]:
   """Returns {split: names of its folders}; {} if there are no splits."""
 
@@ -162,6 +208,16 @@ def _choose(
   all_splits = sum(map(len, plain.values())) == len(folders)
   if "train" in plain and (all_splits or are_divided(plain)):
     return plain
+  if strict and "train" in plain and len(plain) > 1:
+    names = some(name for names in plain.values() for name in names)
+    # Images and masks that are split, and no class: `class_folders` says that
+    # class folders are missing.
+    if all(split_of(name) or is_of_marks(name) for name in folders):
+      return plain
+    logging.warning(
+      "%s: %s hold images and no folders, so they are taken for classes",
+      *(root, names),
+    )
   if plain and all_splits:
     ordered = sorted(plain, key=_ORDER.index)
     others = " and ".join(name for split in ordered for name in plain[split])
@@ -171,7 +227,11 @@ def _choose(
   named = {
     rest: splits
     for rest, splits in groups.items()
-    if rest and len(splits) > 1 and "train" in splits and are_divided(splits)
+    if rest
+    and len(splits) > 1
+    and "train" in splits
+    # Images in cars_train and cars_test are those of splits without classes.
+    and (strict or are_divided(splits))
   }
   if len(named) > 1:
     raise InputError(

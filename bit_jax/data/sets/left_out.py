@@ -4,9 +4,11 @@ import collections
 import os
 from collections.abc import Sequence
 
+from bit_jax.data.formats import kinds
 from bit_jax.errors import some
 
 _NO_ENDING = "no ending"
+_ADD_ENDING = "an image: end its name as its format does, such as in .jpg"
 # {what a file is and what to do: its endings}.
 _KINDS = {
   "HEIC: convert it to JPEG": (".heic", ".heif", ".hif"),
@@ -39,7 +41,6 @@ _KINDS = {
     *(".crdownload", ".part", ".partial", ".download", ".opdownload"),
   ),
   "not downloaded from iCloud yet": (".icloud",),
-  "without an ending: add that of its format, such as .jpg": (_NO_ENDING,),
 }
 _ADVICE = {end: text for text, endings in _KINDS.items() for end in endings}
 _SHOWN = 5
@@ -47,8 +48,7 @@ _SHOWN = 5
 
 def what_is(path: str) -> str:
   """Returns what a file is by its ending, and what to do; '' if unknown."""
-  ending = _ending(path)
-  return _ADVICE.get(ending, "") if ending.startswith(".") else ""
+  return _ADVICE.get(_ending(path), "")
 
 
 class LeftOut:
@@ -56,11 +56,13 @@ class LeftOut:
 
   def __init__(self, root: str):
     """Starts with nothing; `root` is the folder that the paths are below."""
-    self._start = len(root.rstrip("/")) + 1
+    self._root = root.rstrip("/")
+    self._start = len(self._root) + 1
     self._endings = collections.Counter()
     self._first: dict[str, str] = {}
     self._loose: list[str] = []
     self._links: list[str] = []
+    self._links_up: list[str] = []
     self._folders: list[str] = []
     self._empty: list[str] = []
     self.own: list[str] = []
@@ -89,6 +91,10 @@ class LeftOut:
     """Counts a class folder without images."""
     self._empty.append(path[self._start :])
 
+  def add_link_up(self, path: str) -> None:
+    """Counts a link in a class folder to a folder that the class is in."""
+    self._links_up.append(path[self._start :])
+
   def add_own(self, path: str) -> None:
     """Counts a work directory or a cache of bit_jax."""
     self.own.append(path[self._start :])
@@ -97,7 +103,8 @@ class LeftOut:
     """Adds what another one has counted below the same root."""
     self._endings += other._endings
     self._first = other._first | self._first
-    for name in ("_loose", "_links", "_folders", "_empty", "own"):
+    lists = ("_loose", "_links", "_links_up", "_folders", "_empty", "own")
+    for name in lists:
       getattr(self, name).extend(getattr(other, name))
 
   def files(self) -> str:
@@ -112,13 +119,23 @@ class LeftOut:
     what = "file that is no image" if count == 1 else "files that are no images"
     text = f"{count:,} {what} by name ({shown}), such as "
     text += self._first[common[0][0]]
-    # Several endings of one kind need their advice only once. A file such as
-    # LICENSE needs none.
-    advised = [end for end, _ in common if end in _ADVICE]
-    if common[0][0] != _NO_ENDING:
-      advised = [end for end in advised if end != _NO_ENDING]
-    advice = dict.fromkeys(_ADVICE[end] for end in advised)
-    return text + (f" ({'; '.join(advice)})" if advice else "")
+    # Several endings of one kind need their advice only once.
+    advice = dict.fromkeys(self._advice(end) for end, _ in common)
+    said = "; ".join(filter(None, advice))
+    return text + (f" ({said})" if said else "")
+
+  def _advice(self, ending: str) -> str:
+    """Returns what to do about files that end so; '' if nothing is known."""
+    if ending in _ADVICE:
+      return _ADVICE[ending]
+    # An image that was saved as `1.jpg_large` or without an ending; a LICENSE
+    # needs no advice.
+    try:
+      with open(os.path.join(self._root, self._first[ending]), "rb") as file:
+        start = file.read(kinds.START)
+    except OSError:  # Such as a file in a tar.
+      return ""
+    return _ADD_ENDING if kinds.kind_of(start) else ""
 
   def holds(self) -> str:
     """Returns the end of the message that there are no images; '' if empty."""
@@ -132,6 +149,7 @@ class LeftOut:
       _named(self._folders, "other folder|other folders", "beside the splits"),
       _named(self._empty, "class folder|class folders", "without images"),
       _named(self._links, "link to nothing|links to nothing"),
+      _named(self._links_up, "link|links", "to a folder above"),
       _named(self.own, "folder|folders", "that bit_jax wrote"),
     ]
     return "; ".join(part for part in parts if part)

@@ -4,7 +4,7 @@ import json
 import os
 
 from bit_jax.errors import InputError
-from bit_jax.storage import cache
+from bit_jax.storage import cache, user_paths
 
 _CONFIG = "config.json"
 # The folders in a work directory.
@@ -47,7 +47,7 @@ def check_work_dir(dataset: str, workdir: str) -> None:
   if not dataset.startswith("folder:") or "://" in workdir:
     return
   path = dataset.removeprefix("folder:")
-  root = os.path.realpath(os.path.expanduser(path))
+  root = os.path.realpath(user_paths.expand(path))
   real = os.path.realpath(workdir)
   if real != root and not is_inside(real, root):
     return

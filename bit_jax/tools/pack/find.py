@@ -1,8 +1,6 @@
-"""Finds the images to pack in class folders, class tars or a list of labels."""
+"""Finds the images to pack: in class folders, in class tars, or listed."""
 
 import collections
-import csv
-import io
 import os
 import re
 import time
@@ -10,17 +8,19 @@ from collections.abc import Mapping, Sequence
 
 from bit_jax.data import class_names
 from bit_jax.data.sets import class_folders, image_files, layout
-from bit_jax.data.sets.left_out import LeftOut, what_is
-from bit_jax.errors import InputError, one_line
-from bit_jax.storage import files, user_paths
-from bit_jax.tools.pack import tars
+from bit_jax.data.sets.left_out import LeftOut
+from bit_jax.errors import InputError, some
+from bit_jax.storage import files
+from bit_jax.tools.pack import list_of_labels, tars
 from bit_jax.tools.pack.images import Images
 
 _PROGRESS_SECS = 5.0
 
-# Archives that may hold a class, but have no random access.
+# Archives that may hold a class, but have no random access or no end.
 _OTHER_ARCHIVE = re.compile(
-  r"\.(tar\.\w+|tgz|tbz2?|txz|tzst|zip|rar|7z)$", re.IGNORECASE
+  r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z|part|partial|crdownload|download)|tgz"
+  r"|tbz2?|txz|tzst|zip|rar|7z)$",
+  re.IGNORECASE,
 )
 _LAYOUT = (
   "expected SRC/CLASS/IMAGE or SRC/CLASS.tar, or SRC/train/CLASS with val and "
@@ -57,12 +57,7 @@ def find(
   Raises:
     InputError: src, class_list or labels cannot be used.
   """
-  root = os.path.abspath(user_paths.expand(src))
-  if not os.path.isdir(root):
-    problem = "is not a folder" if os.path.exists(root) else "does not exist"
-    kind = what_is(root) if os.path.isfile(root) else ""
-    problem += f" ({kind})" if kind else ""
-    raise InputError(f"{src} {problem}; {_LAYOUT}")
+  root = os.path.abspath(class_folders.find_root(src, _LAYOUT, src))
   wanted = class_names.read(class_list, "--class_list") if class_list else ()
   repeated = [n for n, k in collections.Counter(wanted).items() if k > 1]
   if repeated:
@@ -70,7 +65,7 @@ def find(
   left_out = LeftOut(root)
   folders = _split_folders(root, split, left_out, strict=not labels)
   if labels:
-    names, splits = _find_labelled(root, folders, labels, wanted, left_out)
+    names, splits = list_of_labels.find(root, folders, labels, wanted, left_out)
   else:
     paths = {
       split: _class_paths(root, path, left_out)
@@ -85,6 +80,8 @@ def find(
       )
     names = tuple(wanted or sorted(found))
     splits = _find_classes(root, paths, names, allow_missing, left_out)
+    for split, images in splits.items():
+      class_folders.check_pairs(root, folders[split], [images.names])
     if not nested_classes:
       for split, images in splits.items():
         _check_nesting(root, folders[split], names, images)
@@ -137,9 +134,10 @@ def _class_paths(root: str, folder: str, left_out: LeftOut) -> dict[str, str]:
     found[name] = path
   if archives and any(path.lower().endswith(".tar") for path in paths):
     raise InputError(
-      f"{archives[0]}: only uncompressed tars can be read without unpacking; "
-      "unpack it to a tar or a folder, or move it elsewhere"
+      f"{archives[0]}: only uncompressed tars can be read without unpacking, "
+      "and whole ones; unpack it to a tar or a folder, or move it elsewhere"
     )
+  _check_tars(folder, found)
   left_out.merge(beside)
   if not found:
     problem = f"there are no class folders and no class tars{beside.holds()}"
@@ -147,6 +145,22 @@ def _class_paths(root: str, folder: str, left_out: LeftOut) -> dict[str, str]:
       problem = "the images are not in class folders"
     raise InputError(f"{folder}: {problem}; {_LAYOUT}")
   return found
+
+
+def _check_tars(folder: str, found: Mapping[str, str]) -> None:
+  """Refuses tars of splits, such as train.tar and val.tar, as classes."""
+  splits: dict[str, dict[str, str]] = {}
+  for name, path in found.items():
+    split, rest = layout.split_of(name) or ("", "")
+    if split and not os.path.isdir(path):
+      splits.setdefault(rest, {})[split] = os.path.basename(path)
+  for tars_of in splits.values():
+    if len(tars_of) > 1 and "train" in tars_of:
+      raise InputError(
+        f"{folder}: {some(tars_of.values())} are named as splits, and one tar "
+        f"is taken for one class; unpack them to folders train, val and test, "
+        f"with a folder or a tar for each class; {_LAYOUT}"
+      )
 
 
 def _find_classes(
@@ -222,82 +236,6 @@ def _check_nesting(
   for name, label in zip(images.names, images.labels, strict=True):
     by_class[names[int(label)]].append(name)
   class_folders.check_nesting(root, folder, by_class)
-
-
-def _find_labelled(
-  root: str,
-  folders: dict[str, str],
-  labels: str,
-  wanted: Sequence[str],
-  left_out: LeftOut,
-) -> tuple[tuple[str, ...], dict[str, Images]]:
-  rows = _read_labels(labels)
-  names = tuple(wanted or sorted({n for row in rows.values() for n in row}))
-  if not names:
-    raise InputError(f"--labels={labels}: there are no classes in it")
-  number = {name: i for i, name in enumerate(names)}
-  for image, row in rows.items():
-    unknown = [name for name in row if name not in number]
-    if unknown:
-      raise InputError(
-        f"--labels={labels}: {unknown[0]!r}, a class of {image}, is not in the "
-        "--class_list"
-      )
-  splits, unlisted, num_found = {}, [], 0
-  for split, folder in folders.items():
-    images = splits[split] = Images(root)
-    for name in image_files.images_below(root, folder, left_out):
-      row = rows.get(files.normal(name))
-      if row is not None:
-        images.add(name, tuple(sorted(number[n] for n in row)))
-      else:
-        unlisted.append(name)
-    num_found += len(images)
-  if num_found < len(rows):
-    found = {
-      files.normal(name) for images in splits.values() for name in images.names
-    }
-    missing = next(name for name in rows if name not in found)
-    raise InputError(f"--labels={labels}: {missing!r} is no image below {root}")
-  for split, images in splits.items():
-    if not images:
-      raise InputError(f"--labels={labels} lists no image of {folders[split]}")
-  if unlisted:
-    print(
-      f"left out: {len(unlisted):,} images that {labels} does not list, such "
-      f"as {unlisted[0]}"
-    )
-  return names, splits
-
-
-def _read_labels(path: str) -> dict[str, tuple[str, ...]]:
-  """Reads a CSV file with lines `relative/path.jpg,name1;name2`.
-
-  Returns:
-    {image name: class names}; an image may have no classes.
-  """
-  rows = {}
-  text = files.read_text(user_paths.expand(path), f"--labels={path}")
-  # Without strict, a quote that is not closed would take in the rest.
-  reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-  try:
-    for row in reader:
-      if not row:
-        continue
-      line = f"--labels={path} line {reader.line_num}"
-      if len(row) != 2 or any("\n" in cell for cell in row):
-        raise InputError(f"{line}: expected IMAGE,CLASS;CLASS")
-      name = files.normal(os.path.normpath(row[0]))
-      if name in rows:
-        raise InputError(f"{line}: {name} is listed twice")
-      classes = (files.normal(text.strip()) for text in row[1].split(";"))
-      rows[name] = tuple(dict.fromkeys(text for text in classes if text))
-  except csv.Error as e:
-    raise InputError(
-      f"--labels={path} line {reader.line_num}: {one_line(e)}; is a quote not "
-      "closed?"
-    ) from e
-  return rows
 
 
 def _undecoded(name: str) -> bool:

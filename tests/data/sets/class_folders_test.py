@@ -74,6 +74,11 @@ def test_folders_below_classes(where, names):
       "cat/1.jpg dog/1.jpg birds/wren/1.jpg birds/duck/1.jpg",
       "class folder 'birds' holds no images, but folders that do (duck, wren)",
     ),
+    # An archive of test images beside one of the set.
+    (
+      "plants/train/a/1.jpg plants/val/a/1.jpg test/test/1.jpg",
+      "plants, test hold no images, but folders of the same names (test); if",
+    ),
     # Splits below classes.
     (
       "cat/train/1.jpg cat/test/1.jpg dog/train/1.jpg dog/test/1.jpg",
@@ -87,6 +92,49 @@ def test_classes_of_folders_only_are_refused(names, message):
     _check("", *names.split())
   assert str(error.value).startswith(f"/root: {message}")
   assert (_ASKED in str(error.value)) == ("splits (" not in message)
+
+
+@pytest.mark.parametrize(
+  ("names", "message"),
+  [
+    # Oxford's pets; a set of objects; radiographs; objects in splits.
+    (
+      "images/1.png images/2.png annotations/trimaps/1.png annotations/2.xml",
+      "ROOT: images and annotations are not two classes, but images and what",
+    ),
+    ("JPEGImages/1.png labels/1.txt", "ROOT: JPEGImages and labels are not"),
+    # Stanford's dogs.
+    (
+      "Images/n1/1.png Images/n2/1.png Annotation/n1/1",
+      "ROOT: Images and Annotation are not two classes, but images and what is "
+      "marked in them; expected PATH/CLASS/IMAGE: if the folders in it are the "
+      "classes, give ROOT/Images",
+    ),
+    (
+      "flu/images/1.png flu/masks/1.png well/images/1.png well/masks/1.png",
+      "ROOT/flu: images and masks are not two classes",
+    ),
+    (
+      "train/images/1.png train/labels/1.txt val/images/1.png val/labels/1.txt",
+      "ROOT/train: images and labels are not two classes",
+    ),
+  ],
+)
+def test_images_and_what_is_marked_in_them_are_no_classes(
+  tmp_path, names, message
+):
+  for name in names.split():
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+  with pytest.raises(InputError) as error:
+    folder.load(str(tmp_path), nested_classes=True)
+  assert str(error.value).startswith(message.replace("ROOT", str(tmp_path)))
+
+
+def test_masks_may_be_a_class(tmp_path):
+  _write(tmp_path, *_numbered("masks", "caps", "images of hats"))
+  names = folder.load(str(tmp_path)).splits["train"].class_names
+  assert names == ("caps", "images of hats", "masks")
 
 
 def test_nested_classes_are_accepted_when_asked_for(tmp_path):
@@ -175,6 +223,13 @@ def test_splits_without_labels_can_be_passed_by(tmp_path):
   with pytest.raises(InputError, match=rf"train alone, give {tmp_path}/train$"):
     folder.load(str(tmp_path))
   folder.load(f"{tmp_path}/train")
+
+
+def test_a_split_with_another_class_can_be_passed_by(tmp_path):
+  # Tiny ImageNet has val/images.
+  _write(tmp_path, *_numbered("train/a", "train/b"), "val/images/1.png")
+  with pytest.raises(InputError, match=rf"train alone, give {tmp_path}/train$"):
+    folder.load(str(tmp_path))
 
 
 def test_an_archive_is_no_folder(tmp_path):

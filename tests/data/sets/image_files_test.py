@@ -31,19 +31,29 @@ def test_names_of_no_images(name):
 
 # By whom they are left behind.
 _SYSTEM = {
-  "Synology": ["@eaDir", "#recycle", "#snapshot", "@tmp", "@SynoResource"],
-  "QNAP": [".@__thumb", ".streams", "@Recycle", "@Recently-Snapshot"],
+  "Synology": [
+    *("@eaDir", "#recycle", "#snapshot", "@tmp", "@SynoResource"),
+    *("1.jpg@SynoEAStream", "1.jpg@SynoResource"),
+  ],
+  "QNAP": [
+    ".@__thumb",
+    ".streams",
+    "@Recycle",
+    "@Recently-Snapshot",
+    "@__qini",
+  ],
   "other NAS": [".snapshot", "~snapshot", ".zfs", "trashbox"],
   "Windows": [
     *("Thumbs.db", "thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini"),
     *("$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", "RECYCLER"),
-    *("~$photos.docx", "1.jpg:Zone.Identifier", "FOUND.000"),
+    *("~$photos.docx", "1.jpg:Zone.Identifier", "FOUND.000", "RECYCLED"),
+    *("1.jpg.Zone.Identifier", "@GMT-2026.01.31-12.00.00", "MSOCache"),
   ],
   "macOS": [
     *(".DS_Store", "._1.jpg", "__MACOSX", ".fseventsd", ".Spotlight-V100"),
     *(".Trashes", ".TemporaryItems", "Icon\r", "Network Trash Folder"),
   ],
-  "Linux": ["lost+found", ".Trash-1000", ".nfs0001", ".directory"],
+  "Linux": ["LOST.DIR", "lost+found", ".Trash-1000", ".nfs0001", ".directory"],
   "tools": [
     *(".ipynb_checkpoints", ".git", ".dvc", ".dvcignore", "__pycache__"),
     *(".idea", ".stfolder", ".dropbox.cache", ".picasa.ini", "Picasa.ini"),
@@ -97,3 +107,29 @@ def test_files_that_are_passed_over_are_counted(tmp_path):
   assert text.startswith("4 files that are no images by name (.heic 2, ")
   assert "iCloud" in text
   assert text.endswith("1 link to nothing: loop")
+
+
+@pytest.mark.parametrize("to", ["..", "../..", ".", "/"])
+def test_links_to_folders_above_are_left_out(tmp_path, to):
+  for name in ("photos/cat/1.jpg", "photos/dog/1.jpg"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+  root = f"{tmp_path}/photos"
+  (tmp_path / "photos/cat/link").symlink_to(to)
+  (tmp_path / "photos/all").symlink_to("../photos")
+  counted = LeftOut(root)
+  found = image_files.images_below(root, f"{root}/cat", counted)
+  assert found == ["cat/1.jpg"]
+  # A class that is a link to all classes.
+  assert image_files.images_below(root, f"{root}/all", counted) == []
+  assert counted.text() == "2 links to a folder above: all, cat/link"
+  # All images of a folder, through a link to it.
+  found = image_files.images_below(f"{root}/all", f"{root}/all", LeftOut(root))
+  assert found == ["cat/1.jpg", "dog/1.jpg"]
+
+
+@pytest.mark.parametrize(
+  "name", ["recycled", "Recycler", "TrashBox", "identifier", "gmt-1", "@GMT"]
+)
+def test_classes_that_sound_like_what_systems_leave(name):
+  assert not image_files.is_hidden(name)

@@ -1,6 +1,6 @@
 import pytest
 
-from bit_jax.data.sets import layout
+from bit_jax.data.sets import folder, layout
 from bit_jax.data.sets.left_out import LeftOut
 from bit_jax.errors import InputError
 
@@ -82,14 +82,18 @@ def test_folders_with_the_names_of_splits(tmp_path, folders, splits):
     "test_tube test_strip train_track",
     "valid invalid",
     "test control",
-    "cats_train cats_test",
+    "crash_test bullet_train",
+    "train val plane",
     "freight_train passenger_train",
   ],
 )
-def test_folders_with_images_in_them_are_classes(tmp_path, folders):
+def test_folders_with_images_in_them_are_classes(tmp_path, folders, caplog):
   for name in folders.split():
     _touch(tmp_path, f"{name}/1.jpg")
   assert _splits(tmp_path)[0] == {}
+  # Not without a word where they may be meant as splits.
+  said = "train, val hold images and no folders, so they are taken for classes"
+  assert (said in caplog.text) == (folders == "train val plane")
 
 
 def test_folders_without_images_may_share_words(tmp_path):
@@ -147,6 +151,45 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path, names, message):
   with pytest.raises(InputError) as error:
     _splits(tmp_path)
   assert str(error.value).startswith(message.replace("ROOT", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+  ("folders", "message"),
+  [
+    # CamVid, Carvana, Stanford Cars, CycleGAN.
+    ("train trainannot val valannot", "ROOT/train: the images are not in clas"),
+    ("train test train_masks", "ROOT/train: the images are not in class fold"),
+    ("cars_train cars_test", "ROOT/cars_train: the images are not in class fo"),
+    ("trainA trainB testA testB", "ROOT: there are the splits of several set"),
+    ("Train Val Labels", "ROOT/Train: the images are not in class folders; "),
+  ],
+)
+def test_splits_without_class_folders_are_no_classes(
+  tmp_path, folders, message
+):
+  for name in folders.split():
+    _touch(tmp_path, f"{name}/1.jpg", f"{name}/2.jpg")
+  with pytest.raises(InputError) as error:
+    folder.load(str(tmp_path))
+  assert str(error.value).startswith(message.replace("ROOT", str(tmp_path)))
+  # A run that began with them goes on.
+  assert _splits(tmp_path, strict=False)[0] == {}
+
+
+def test_splits_in_folders_of_their_own_names(tmp_path):
+  # As archives are unpacked, by Kaggle too.
+  for name in ("seg_train/seg_train", "seg_test/seg_test/seg_test"):
+    _touch(tmp_path, f"{name}/a/1.jpg", f"{name}/b/1.jpg", f"{name}/.DS_Store")
+  _touch(tmp_path, "seg_pred/seg_pred/1.jpg")
+  found, left_out = _splits(tmp_path)
+  assert found == {
+    "train": "seg_train/seg_train",
+    "test": "seg_test/seg_test/seg_test",
+  }
+  assert left_out.text() == "1 other folder beside the splits: seg_pred"
+  # With anything beside it, it is a class.
+  _touch(tmp_path, "seg_train/cat/1.jpg", "seg_test/1.jpg")
+  assert _splits(tmp_path)[0] == {"train": "seg_train", "test": "seg_test"}
 
 
 def test_images_without_labels_beside_train_are_left_out(tmp_path):

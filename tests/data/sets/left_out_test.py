@@ -58,9 +58,21 @@ def test_what_cannot_be_read_is_named_by_what_it_is(name, kind):
 
 def test_files_without_an_ending():
   text = _count("a/1", "a/2", "a/Fig. 3 of the report", "a.b/c").text()
-  assert "(no ending 4), such as a/1 (without an ending: add that of" in text
-  # Among others it is a LICENSE or the like.
-  assert "without" not in _count("1.md", "2.md", "LICENSE").text()
+  assert text.endswith("(no ending 4), such as a/1")
+
+
+@pytest.mark.parametrize("name", ["1", "1.jpg_large", "1.jpg?w=300", "1.jpg!d"])
+def test_images_under_other_names_are_known_by_content(tmp_path, name):
+  def count(content):
+    (tmp_path / name).write_bytes(content)
+    counted = left_out.LeftOut(str(tmp_path))
+    counted.add_file(str(tmp_path / name))
+    return counted.text()
+
+  assert count(b"\xff\xd8\xff\xe0").endswith(
+    f"{name} (an image: end its name as its format does, such as in .jpg)"
+  )
+  assert count(b"MIT License").endswith(f"such as {name}")
 
 
 def test_links_to_nothing(tmp_path):
