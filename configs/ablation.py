@@ -41,6 +41,7 @@ size; configs/reproduction.py is a small normalization study that was run.
 import ml_collections
 
 from bit_jax.errors import InputError
+from bit_jax.recipe import network
 from bit_jax.report.study import Chart, Run, Study, Table
 from configs import common, upstream, vtab
 
@@ -65,7 +66,7 @@ def _parse(arg: str | None) -> dict:
     run="",
     init="",
     preset="",
-    model="R50x1",
+    model="",
     dataset="",
     data_dir="",
     steps=0,
@@ -141,7 +142,8 @@ def _upstream(args: dict) -> ml_collections.ConfigDict:
 
 
 def _title(args: dict, what: str) -> str:
-  return f"{what}: {args['model']}, {args['preset']}" + (
+  variant = network.variant(args["model"], args["init"])
+  return f"{what}: {variant}, {args['preset']}" + (
     f" on {args['dataset']}" if args["dataset"] else ""
   )
 

@@ -135,10 +135,13 @@ def get_config() -> ml_collections.ConfigDict:
   i.cache_mb = 2048
 
   c.model = m = ml_collections.ConfigDict()
-  m.variant = "R50x1"
+  # E.g. R50x1; '': that of the weights in init.checkpoint, or R50x1 without.
+  m.variant = ""
   m.dtype = "float32"  # Dtype of the convolutions: float32 or bfloat16.
   m.head_bias = 0.0  # Initial value of the head's bias.
-  m.norm = "gn"  # gn, or bn for the paper's ablation.
+  # gn, or bn for the paper's ablation; '': this and weight_standardization are
+  # those of the weights, or gn and True without.
+  m.norm = ""
   m.weight_standardization = True  # False for the ablation.
   # With bn: the number of examples that share statistics; 0: the whole batch.
   m.batch_group = 0

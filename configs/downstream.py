@@ -15,8 +15,10 @@ the resolution from the image size.
 |        | proportions, a higher learning rate because there are few steps   |
 
   python -m bit_jax.main --workdir=/tmp/cifar10 \\
-      --config=configs/downstream.py:dataset=cifar10,model=R50x1 \\
-      --config.init.checkpoint=BiT-M-R50x1.npz
+      --config=configs/downstream.py:dataset=cifar10 \\
+      --config.init.checkpoint=BiT-M-R50x1
+
+Without `model=`, the network is that of the weights; without weights, R50x1.
 
 Expected (official release, light, BiT-M-R50x1, medians): CIFAR-10 with 1 / 5 /
 all examples per class 54.1 / 82.4 / 97.3 %, CIFAR-100 35.2 / 64.8 / 86.4 %.
@@ -35,7 +37,7 @@ PRESETS = ("paper", "code", "light", "quick")
 
 ARGUMENTS = {
   "preset": "paper",
-  "model": "R50x1",
+  "model": "",  # That of the weights, or R50x1 without.
   "dataset": "cifar10",
   "data_dir": "",
   "examples_per_class": 0,

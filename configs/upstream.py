@@ -64,7 +64,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   args = common.parse_arg(
     arg,
     preset="bit_s",
-    model="R50x1",
+    model="",
     dataset="",
     data_dir="",
     examples_per_class=0,

@@ -18,7 +18,7 @@ _CHOICES = {
   "loss": tuple(losses.LOSSES),
   "hyperrule": ("", *hyperrule.PRESETS),
   "model.dtype": ("float32", "bfloat16"),
-  "model.norm": models.OPTIONS["norm"],
+  "model.norm": (*models.OPTIONS["norm"], ""),
   "model.remat": models.REMAT,
   "optim.momentum_dtype": ("float32", "bfloat16"),
   "input.train": TRAIN_CROPS,
@@ -61,7 +61,8 @@ def check(config: Config, mesh: Mesh) -> None:
       what was expected.
     UsageError: `config.resolved` was set by hand.
   """
-  models.parse_variant(config.model.variant)
+  if config.model.variant:  # '': that of the weights, or the default.
+    models.parse_variant(config.model.variant)
   for key, allowed in _CHOICES.items():
     if load.get(config, key) not in allowed:
       expected = ", ".join(map(repr, allowed))

@@ -283,6 +283,12 @@ def _write_json(path: epath.Path, value: Any) -> None:
   files.write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_config(workdir: epath.Path) -> dict[str, Any] | None:
+  """Returns the config of the run in workdir as nested dicts, if any."""
+  path = workdir / CONFIG
+  return files.read_json(path) if remote.exists(path) else None
+
+
 def read_held_out(workdir: epath.Path) -> list[str]:
   """Returns the files that the run in workdir keeps for evaluation, if any."""
   path = workdir / _HELD_OUT

@@ -112,11 +112,15 @@ def load(path: epath.PathLike) -> Weights:
 
 
 @contextlib.contextmanager
-def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
+def open_lazily(
+  path: epath.PathLike, *, only_shapes: bool = False
+) -> Iterator[Weights]:
   """Opens weights like `load`, but reads each array of a file when it is used.
 
   Args:
     path: Any file, folder or release that `load` takes.
+    only_shapes: True where no array is used: of a checkpoint, which is read as
+      a whole otherwise, shapes and dtypes alone.
 
   Yields:
     Weights whose leaves have `shape` and `dtype` and become arrays by
@@ -139,7 +143,8 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
   names: tuple[str, ...] = ()
   if path.is_dir():
     if folder := checkpoint.find(path):
-      yield _make(folder, *checkpoint.load_weights(folder))
+      read = checkpoint.load_shapes if only_shapes else checkpoint.load_weights
+      yield _make(folder, *read(folder))
       return
     files = folders.find(path)
     names = folders.class_names(files[0].parent)
