@@ -41,7 +41,6 @@ size; configs/reproduction.py is a small normalization study that was run.
 import ml_collections
 
 from bit_jax.errors import InputError
-from bit_jax.recipe import network
 from bit_jax.report.study import Chart, Run, Study, Table
 from configs import common, upstream, vtab
 
@@ -73,10 +72,7 @@ def _parse(arg: str | None) -> dict:
     batch_group=0,
     tasks="all",
   )
-  if args["study"] not in STUDIES:
-    raise InputError(
-      f"study={args['study']}: expected one of {', '.join(STUDIES)}"
-    )
+  common.choose("study", args["study"], STUDIES)
   default = "bit_s" if args["study"] in ("norm", "weight_decay") else "bit_m"
   args["preset"] = args["preset"] or default
   return args
@@ -89,14 +85,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: `study=,run=,...`, as the module describes.
 
   Raises:
-    InputError: The study has no such run, or the run needs `init`.
+    InputError: The run needs `init`.
+    UsageError: The study has no such run.
   """
   args = _parse(arg)
   runs = {run.name: run for run in get_study(arg).runs}
   name = args["run"] or next(iter(runs))
-  if name not in runs:
-    raise InputError(f"run={name}: expected one of {', '.join(runs)}")
-  run = runs[name]
+  run = runs[common.choose("run", name, runs)]
   if run.init and not args["init"]:
     raise InputError(
       f"run={name} starts from the weights of {run.init}: expected init=WEIGHTS"
@@ -113,7 +108,7 @@ def get_study(arg: str | None = None) -> Study:
       describes.
 
   Raises:
-    InputError: An argument has an unknown value.
+    UsageError: An argument or its value is unknown.
   """
   args = _parse(arg)
   return STUDIES[args["study"]](args)
@@ -142,6 +137,8 @@ def _upstream(args: dict) -> ml_collections.ConfigDict:
 
 
 def _title(args: dict, what: str) -> str:
+  from bit_jax.recipe import network  # With JAX, which takes a second.
+
   variant = network.variant(args["model"], args["init"])
   return f"{what}: {variant}, {args['preset']}" + (
     f" on {args['dataset']}" if args["dataset"] else ""

@@ -29,7 +29,6 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from bit_jax.errors import InputError
 from configs import common
 
 PRESETS = ("paper", "code", "light", "quick")
@@ -51,7 +50,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: `preset=,model=,dataset=,data_dir=,examples_per_class=`.
 
   Raises:
-    InputError: An argument has an unknown value.
+    UsageError: An argument or its value is unknown.
   """
   return from_arguments(common.parse_arg(arg, **ARGUMENTS))
 
@@ -60,10 +59,7 @@ def from_arguments(
   args: Mapping[str, str | int | float],
 ) -> ml_collections.ConfigDict:
   """Returns the config of the arguments in ARGUMENTS; others are ignored."""
-  preset = args["preset"]
-  if preset not in PRESETS:
-    raise InputError(f"preset={preset}: expected one of {', '.join(PRESETS)}")
-
+  preset = common.choose("preset", str(args["preset"]), PRESETS)
   c = common.get_config()
   common.set_data(c, args, default_dataset="cifar10")
   c.model.variant = args["model"]

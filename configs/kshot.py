@@ -18,7 +18,6 @@ configs/reproduction.py has k-shot runs that were.
 """
 
 from bit_jax.errors import InputError
-from bit_jax.recipe import network
 from bit_jax.report.study import Chart, Run, Study, Table
 from configs import common, downstream
 
@@ -32,6 +31,8 @@ def get_study(arg: str | None = None) -> Study:
   Raises:
     InputError: An argument has an unknown value.
   """
+  from bit_jax.recipe import network  # With JAX, which takes a second.
+
   args = common.parse_arg(
     arg,
     preset="paper",

@@ -45,8 +45,6 @@ import functools
 
 import ml_collections
 
-from bit_jax.errors import InputError
-from bit_jax.recipe import network
 from bit_jax.report.study import Run, Study, Table
 from configs import common, downstream
 
@@ -176,12 +174,9 @@ def task_name(text: str) -> str:
   """Returns the key of TASKS for a task name with `_` or `-`.
 
   Raises:
-    InputError: There is no such task.
+    UsageError: There is no such task.
   """
-  name = text.replace("-", "_")
-  if name not in TASKS:
-    raise InputError(f"task={text}: expected one of {', '.join(TASKS)}")
-  return name
+  return common.choose("task", text.replace("-", "_"), TASKS)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -191,16 +186,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: `task=,preset=,model=,data_dir=,train=,eval=`, all of them optional.
 
   Raises:
-    InputError: A task, a preset or a split is unknown.
+    UsageError: A task, a preset or a split is unknown.
   """
   args = common.parse_arg(arg, task="caltech101", **_SHARED)
   task = TASKS[task_name(args["task"])]
   splits = task.splits.named()
   for key in ("train", "eval"):
-    if args[key] not in splits:
-      raise InputError(
-        f"{key}={args[key]}: expected one of {', '.join(splits)}"
-      )
+    common.choose(key, args[key], splits)
   c = downstream.get_config(f"preset={args['preset']},model={args['model']}")
   c.num_classes = task.num_classes
   c.data.name = task.dataset
@@ -222,6 +214,8 @@ def get_study(arg: str | None = None) -> Study:
   Args:
     arg: `init=`, the initial weights, and the keys of get_config but `task=`.
   """
+  from bit_jax.recipe import network  # With JAX, which takes a second.
+
   args = common.parse_arg(arg, init="", **_SHARED)
   variant = network.variant(args["model"], args["init"])
   shared = ",".join(f"{key}={args[key]}" for key in _SHARED)

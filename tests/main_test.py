@@ -49,7 +49,23 @@ def run(*args, capsys):
   [
     ((), 2, "--config is missing"),
     ((f"--config={DOWNSTREAM}",), 2, "--workdir is missing"),
-    ((f"--config={DOWNSTREAM}", "--workdr=/x"), 2, "workdr"),
+    ((f"--config={DOWNSTREAM}", "--workdr=/x"), 2, "mean --workdir?"),
+    ((f"--config={DOWNSTREAM}", "--work_dir=/x"), 2, "mean --workdir?"),
+    (
+      (f"--config={DOWNSTREAM}", "--workdir=/x", "--lr=1"),
+      2,
+      "config.optim.lr",
+    ),
+    (
+      (f"--config={DOWNSTREAM}", "--workdir=/x", "--config.learning_rate=1"),
+      2,
+      "key learning_rate; did you mean optim.lr? config.optim has accum_steps",
+    ),
+    (
+      (f"--config={DOWNSTREAM}:model=resnet50", "--workdir=/x"),
+      1,
+      "did you mean R50x1?",
+    ),
     (("--config=configs/no.py", "--workdir=/x"), 2, "configs/no.py"),
     ((f"--config={DOWNSTREAM}:modle=x", "--workdir=/x"), 2, "modle=x"),
     (
@@ -68,11 +84,11 @@ def run(*args, capsys):
       "config key data.splits: split definitions are gone: use slices of sl",
     ),
     ((f"--config={DOWNSTREAM}", "--workdir=/x", "extra"), 2, "'extra'"),
-    ((f"--config={DOWNSTREAM}:preset=x", "--workdir=/x"), 1, "preset=x"),
+    ((f"--config={DOWNSTREAM}:preset=x", "--workdir=/x"), 2, "preset=x"),
     ((f"--config={DOWNSTREAM}:model=R5x1", "--workdir=/x"), 1, "'R5x1'"),
     (
       ("--config=configs/vtab.py:task=mnist", "--workdir=/x"),
-      1,
+      2,
       "task=mnist: expected one of caltech101, cifar100",
     ),
     (
@@ -187,7 +203,7 @@ def test_a_config_is_loaded_as_by_the_command():
   [
     ("configs/no.py", [], UsageError, "configs/no.py"),
     (f"{UPSTREAM}:modle=x", [], UsageError, "modle=x"),
-    (f"{UPSTREAM}:preset=x", [], InputError, "preset=x"),
+    (f"{UPSTREAM}:preset=x", [], UsageError, "preset=x"),
     (UPSTREAM, ["--config.sed=1"], UsageError, "sed"),
     (UPSTREAM, ["--config.seed=x"], UsageError, "seed"),
     (UPSTREAM, ["--seed=1"], UsageError, "seed"),

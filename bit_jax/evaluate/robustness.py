@@ -19,7 +19,7 @@ import numpy as np
 from bit_jax.data import datasets, decode
 from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
-from bit_jax.errors import InputError, some
+from bit_jax.errors import InputError, did_you_mean, nearest, some
 from bit_jax.evaluate.label_map import match_classes
 from bit_jax.storage import user_paths
 
@@ -122,7 +122,7 @@ def load(
   else:
     raise InputError(
       f"unknown benchmark {benchmark!r}: expected {', '.join(_TFDS)}, "
-      "objectnet:PATH or folder:PATH"
+      "objectnet:PATH or folder:PATH" + did_you_mean(nearest(benchmark, KINDS))
     )
   return relabel(
     source, class_names, label_map=label_map, border_px=max(border_px, 0)

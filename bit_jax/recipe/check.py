@@ -9,7 +9,7 @@ from bit_jax import models
 from bit_jax.errors import InputError, UsageError
 from bit_jax.objectives import losses, named
 from bit_jax.parallel import sharding
-from bit_jax.recipe import hyperrule, load
+from bit_jax.recipe import hyperrule, load, words
 from bit_jax.recipe.load import Config
 from bit_jax.recipe.resolve import EVAL_CROPS, TRAIN_CROPS
 
@@ -68,6 +68,7 @@ def check(config: Config, mesh: Mesh) -> None:
       expected = ", ".join(map(repr, allowed))
       raise InputError(
         f"config.{key}={load.get(config, key)!r}: expected one of {expected}"
+        + words.meant_value(load.get(config, key), allowed)
       )
   for key, least in _AT_LEAST.items():
     value = load.get(config, key)

@@ -1,4 +1,4 @@
-"""Without model=, the network is that of the weights, however they are given."""
+"""Without model=, the network is that of the weights."""
 
 import json
 
