@@ -309,6 +309,18 @@ def test_fewer_steps_than_the_checkpoint_has(arrays, tmp_path):
   assert (tmp_path / "config.json").read_text() == before
 
 
+def test_more_steps_than_the_schedule_had_are_explained(
+  arrays, tmp_path, capsys
+):
+  train.train_and_evaluate(make_config(), tmp_path)
+  longer = make_config(total_steps=6, resume_changed=True)
+  start.load_objective(start.load(longer, tmp_path))
+  printed = capsys.readouterr().out
+  assert "changed since the run began: resolved.decay_steps" in printed
+  assert "the learning rate has already decayed, from 0.01 to 0.0001" in printed
+  assert "start anew in another --workdir from random weights" in printed
+
+
 def test_changes_are_refused_by_the_checkpoint_too(arrays, tmp_path):
   config = make_config()
   train.train_and_evaluate(config, tmp_path)

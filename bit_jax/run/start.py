@@ -280,6 +280,8 @@ def load_objective(
   changes = files.check_unchanged()
   if changes:
     inputs.log(f"changed since the run began: {'; '.join(changes)}")
+    if more := files.about_more_steps():
+      inputs.log(more)
   hosts.check_same(files.comparable())
   inputs.log(describe.describe(config, inputs.data, mesh))
   # Not before all hosts have compared them: JAX would end in a traceback.
