@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bit_jax import main, train
+from bit_jax import main, train, weights
 from bit_jax.errors import InputError, UsageError
 from bit_jax.recipe import load
+from bit_jax.run import trained_on
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 UPSTREAM, DOWNSTREAM = "configs/upstream.py", "configs/downstream.py"
@@ -245,7 +246,9 @@ def test_a_folder_of_images_from_the_shell(tmp_path):
   first = call()
   assert first.returncode == 0, first.stderr
   assert "3 classes" in first.stdout
-  assert (tmp_path / "run" / "params.npz").exists()
+  # What it was trained on: 4 images of 5 a class.
+  known = trained_on.of("", weights.load(tmp_path / "run" / "params.npz"))
+  assert len(known.ids) == 12
   assert (tmp_path / "run" / "held_out.json").exists()
   # Nothing of Orbax's or absl's chatter.
   assert not re.search(r"^[IWE]\d{4} ", first.stderr, re.MULTILINE)

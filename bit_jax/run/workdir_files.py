@@ -279,7 +279,7 @@ class RunFiles:
     Args:
       params: Nested dict of np.ndarray.
       batch_stats: Running statistics; {} without BatchNorm.
-      metadata: From `metadata`.
+      metadata: From `metadata`, and `trained_on` if it is known.
     """
     weights.save_npz(
       self.workdir / "params.npz",
@@ -290,6 +290,7 @@ class RunFiles:
         tuple(metadata["class_names"]),
         metadata["preprocess"],
         metadata["model_options"],
+        metadata.get("trained_on", {}),
       ),
     )
 

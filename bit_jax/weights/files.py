@@ -48,6 +48,8 @@ class Weights:
     model_options: Options other than the defaults with which
       `models.create(variant, num_classes=..., **model_options)` builds the
       network.
+    trained_on: What `run.trained_on` keeps of the training images; {} if
+      unknown.
   """
 
   params: dict[str, Any]
@@ -56,6 +58,7 @@ class Weights:
   class_names: tuple[str, ...] = ()
   preprocess: dict[str, Any] = dataclasses.field(default_factory=dict)
   model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  trained_on: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def num_classes(self) -> int:
@@ -247,6 +250,7 @@ def _make(path, params, batch_stats, metadata) -> Weights:
     tuple(metadata.get("class_names", ())),
     dict(metadata.get("preprocess", {})),
     models.non_default_options(options),
+    dict(metadata.get("trained_on", {})),
   )
 
 
@@ -280,6 +284,7 @@ def save_npz(path: epath.PathLike, weights: Weights) -> None:
     "preprocess": weights.preprocess,
     "model_options": weights.model_options,
     "heads": models.extra_heads(weights.params),
+    "trained_on": weights.trained_on,
   }
   arrays = paths.flatten(weights.params)
   for k, v in paths.flatten(weights.batch_stats).items():
