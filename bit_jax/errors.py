@@ -14,6 +14,7 @@
 The launchers run the command again after 75, and a few times after 70 and 74.
 """
 
+import difflib
 import errno
 import os
 import re
@@ -145,6 +146,36 @@ def some(names: Iterable[str]) -> str:
   names = sorted(names)
   more = f" and {len(names) - 3} more" if len(names) > 3 else ""
   return ", ".join(names[:3]) + more
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+  """Returns the known names closest to a misspelt one, the closest first.
+
+  Case and the signs between words do not count.
+
+  Args:
+    name: What somebody wrote.
+    known: All names that exist.
+    count: Most names to return; one that differs in case and signs alone is
+      returned without others.
+  """
+  plain: dict[str, str] = {}
+  for one in known:
+    plain.setdefault(_plain(one), one)
+  if _plain(name) in plain:
+    return [plain[_plain(name)]]
+  found = difflib.get_close_matches(_plain(name), plain, count, 0.7)
+  return [plain[one] for one in found]
+
+
+def _plain(name: str) -> str:
+  return re.sub(r"[\W_]", "", name.lower())
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+  """Returns '; did you mean A or B?' for the end of a message; '' for none."""
+  text = " or ".join(dict.fromkeys(names))
+  return f"; did you mean {text}?" if text else ""
 
 
 def exit_status(command: Callable[[], object]) -> int:

@@ -70,7 +70,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
       raise UsageError(f"unexpected argument {rest[1]!r}; see --help")
     return rest
   except load.CONFIG_ERRORS as e:
-    _fail(*load.explain(e))
+    _fail(*load.explain(e, sys.argv))
 
 
 def main(argv: Sequence[str]) -> None:

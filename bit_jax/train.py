@@ -104,7 +104,9 @@ def train_and_evaluate(
   """
   # Check and load. Everything that can fail at the start fails before the work
   # directory is touched.
-  inputs = start.load(config, workdir, data=data)
+  inputs = start.load(
+    config, workdir, data=data, own_network=objective is not None
+  )
   if inputs.result and start.is_finished(inputs, objective, fixed):
     summary = describe.summary(inputs.result)
     inputs.log(f"{inputs.workdir} is finished: {summary}")

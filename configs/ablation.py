@@ -65,17 +65,14 @@ def _parse(arg: str | None) -> dict:
     run="",
     init="",
     preset="",
-    model="R50x1",
+    model="",
     dataset="",
     data_dir="",
     steps=0,
     batch_group=0,
     tasks="all",
   )
-  if args["study"] not in STUDIES:
-    raise InputError(
-      f"study={args['study']}: expected one of {', '.join(STUDIES)}"
-    )
+  common.choose("study", args["study"], STUDIES)
   default = "bit_s" if args["study"] in ("norm", "weight_decay") else "bit_m"
   args["preset"] = args["preset"] or default
   return args
@@ -88,14 +85,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: `study=,run=,...`, as the module describes.
 
   Raises:
-    InputError: The study has no such run, or the run needs `init`.
+    InputError: The run needs `init`.
+    UsageError: The study has no such run.
   """
   args = _parse(arg)
   runs = {run.name: run for run in get_study(arg).runs}
   name = args["run"] or next(iter(runs))
-  if name not in runs:
-    raise InputError(f"run={name}: expected one of {', '.join(runs)}")
-  run = runs[name]
+  run = runs[common.choose("run", name, runs)]
   if run.init and not args["init"]:
     raise InputError(
       f"run={name} starts from the weights of {run.init}: expected init=WEIGHTS"
@@ -112,7 +108,7 @@ def get_study(arg: str | None = None) -> Study:
       describes.
 
   Raises:
-    InputError: An argument has an unknown value.
+    UsageError: An argument or its value is unknown.
   """
   args = _parse(arg)
   return STUDIES[args["study"]](args)
@@ -141,7 +137,10 @@ def _upstream(args: dict) -> ml_collections.ConfigDict:
 
 
 def _title(args: dict, what: str) -> str:
-  return f"{what}: {args['model']}, {args['preset']}" + (
+  from bit_jax.recipe import network  # With JAX, which takes a second.
+
+  variant = network.variant(args["model"], args["init"])
+  return f"{what}: {variant}, {args['preset']}" + (
     f" on {args['dataset']}" if args["dataset"] else ""
   )
 

@@ -9,9 +9,12 @@ Durations are strings: a number and a unit, `90 epochs`, `5000 steps` or `30 %`
 (of the whole run). Overriding `config.total_steps` keeps their proportions.
 """
 
+from collections.abc import Collection, Iterable
+
 import ml_collections
 
-from bit_jax.errors import UsageError
+from bit_jax.errors import UsageError, did_you_mean, nearest
+from bit_jax.recipe import words
 
 
 def parse_arg(arg: str | None, **defaults: str | int | float) -> dict:
@@ -36,7 +39,7 @@ def parse_arg(arg: str | None, **defaults: str | int | float) -> dict:
       expected = ", ".join(f"{k}=..." for k in defaults)
       raise UsageError(
         f"config argument {item!r}: expected one each of {expected}"
-        + _about_comma(last, item)
+        + _meant(last, item, given, defaults)
       )
     last = item
     given.add(key)
@@ -48,6 +51,28 @@ def parse_arg(arg: str | None, **defaults: str | int | float) -> dict:
         f"config argument {item!r}: expected {key}=<{kind.__name__}>"
       ) from e
   return values
+
+
+def choose(key: str, value: str, allowed: Iterable[str]) -> str:
+  """Returns the value of a config argument if it is one of those allowed.
+
+  Raises:
+    UsageError: It is none; the message says which are, and the nearest.
+  """
+  allowed = tuple(allowed)
+  if value not in allowed:
+    raise UsageError(
+      f"{key}={value}: expected one of {', '.join(allowed)}"
+      + did_you_mean(f"{key}={near}" for near in nearest(value, allowed))
+    )
+  return value
+
+
+def _meant(last: str, item: str, given: Collection[str], known: dict) -> str:
+  """Returns what an argument may mean that cannot be used."""
+  if (about := _about_comma(last, item)) or item.partition("=")[0] in given:
+    return about
+  return words.unknown_argument(item, tuple(known))
 
 
 def _about_comma(last: str, item: str) -> str:
@@ -135,10 +160,13 @@ def get_config() -> ml_collections.ConfigDict:
   i.cache_mb = 2048
 
   c.model = m = ml_collections.ConfigDict()
-  m.variant = "R50x1"
+  # E.g. R50x1; '': that of the weights in init.checkpoint, or R50x1 without.
+  m.variant = ""
   m.dtype = "float32"  # Dtype of the convolutions: float32 or bfloat16.
   m.head_bias = 0.0  # Initial value of the head's bias.
-  m.norm = "gn"  # gn, or bn for the paper's ablation.
+  # gn, or bn for the paper's ablation; '': this and weight_standardization are
+  # those of the weights, or gn and True without.
+  m.norm = ""
   m.weight_standardization = True  # False for the ablation.
   # With bn: the number of examples that share statistics; 0: the whole batch.
   m.batch_group = 0

@@ -15,8 +15,10 @@ the resolution from the image size.
 |        | proportions, a higher learning rate because there are few steps   |
 
   python -m bit_jax.main --workdir=/tmp/cifar10 \\
-      --config=configs/downstream.py:dataset=cifar10,model=R50x1 \\
-      --config.init.checkpoint=BiT-M-R50x1.npz
+      --config=configs/downstream.py:dataset=cifar10 \\
+      --config.init.checkpoint=BiT-M-R50x1
+
+Without `model=`, the network is that of the weights; without weights, R50x1.
 
 Expected (official release, light, BiT-M-R50x1, medians): CIFAR-10 with 1 / 5 /
 all examples per class 54.1 / 82.4 / 97.3 %, CIFAR-100 35.2 / 64.8 / 86.4 %.
@@ -27,7 +29,6 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from bit_jax.errors import InputError
 from configs import common
 
 PRESETS = ("paper", "code", "light", "quick")
@@ -35,7 +36,7 @@ PRESETS = ("paper", "code", "light", "quick")
 
 ARGUMENTS = {
   "preset": "paper",
-  "model": "R50x1",
+  "model": "",  # That of the weights, or R50x1 without.
   "dataset": "cifar10",
   "data_dir": "",
   "examples_per_class": 0,
@@ -49,7 +50,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: `preset=,model=,dataset=,data_dir=,examples_per_class=`.
 
   Raises:
-    InputError: An argument has an unknown value.
+    UsageError: An argument or its value is unknown.
   """
   return from_arguments(common.parse_arg(arg, **ARGUMENTS))
 
@@ -58,10 +59,7 @@ def from_arguments(
   args: Mapping[str, str | int | float],
 ) -> ml_collections.ConfigDict:
   """Returns the config of the arguments in ARGUMENTS; others are ignored."""
-  preset = args["preset"]
-  if preset not in PRESETS:
-    raise InputError(f"preset={preset}: expected one of {', '.join(PRESETS)}")
-
+  preset = common.choose("preset", str(args["preset"]), PRESETS)
   c = common.get_config()
   common.set_data(c, args, default_dataset="cifar10")
   c.model.variant = args["model"]

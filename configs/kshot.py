@@ -5,7 +5,7 @@ subsets are drawn and stored in WORKDIR/subsets. Each is fine-tuned from the
 weights `init` and, with `scratch=1` or without `init`, from random weights.
 
   python -m scripts.study --workdir=/tmp/kshot \\
-      --study=configs/kshot.py:dataset=cifar10,model=R50x1,init=BiT-M-R50x1
+      --study=configs/kshot.py:dataset=cifar10,init=BiT-M-R50x1
 
 `shots` are the numbers of examples per class, joined by `+`. `preset` is one of
 configs/downstream.py; the HyperRule applies to the size of the whole subset.
@@ -31,10 +31,12 @@ def get_study(arg: str | None = None) -> Study:
   Raises:
     InputError: An argument has an unknown value.
   """
+  from bit_jax.recipe import network  # With JAX, which takes a second.
+
   args = common.parse_arg(
     arg,
     preset="paper",
-    model="R50x1",
+    model="",
     dataset="cifar10",
     data_dir="",
     init="",
@@ -42,6 +44,8 @@ def get_study(arg: str | None = None) -> Study:
     samples=5,
     scratch=0,
   )
+  # The same network from scratch as from the weights.
+  args["model"] = network.variant(args["model"], args["init"])
   inits = {"from weights": args["init"]} if args["init"] else {}
   if args["scratch"] or not inits:
     inits["from scratch"] = ""

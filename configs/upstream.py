@@ -25,7 +25,6 @@ on ILSVRC-2012 at batch 4096. Not run; the paper used 512 TPUv3 cores.
 
 import ml_collections
 
-from bit_jax.errors import InputError
 from configs import common
 
 # {preset: (data set, loss, length, decay points)}.
@@ -59,20 +58,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: `preset=,model=,dataset=,data_dir=,examples_per_class=`.
 
   Raises:
-    InputError: An argument has an unknown value.
+    UsageError: An argument or its value is unknown.
   """
   args = common.parse_arg(
     arg,
     preset="bit_s",
-    model="R50x1",
+    model="",
     dataset="",
     data_dir="",
     examples_per_class=0,
   )
-  if args["preset"] not in PRESETS:
-    raise InputError(
-      f"preset={args['preset']}: expected one of {', '.join(PRESETS)}"
-    )
+  common.choose("preset", args["preset"], PRESETS)
   dataset, loss, total, decay_at = PRESETS[args["preset"]]
   small = args["preset"] == "small"
 

@@ -5,15 +5,15 @@ Benchmark (arXiv 1910.04867). 1000 examples are a small set to the rule: 500
 steps at batch 512, no mixup. Presets are those of downstream.
 
   python -m bit_jax.main --workdir=/tmp/dtd \\
-      --config=configs/vtab.py:task=dtd,model=R50x1,data_dir=/data/tfds \\
-      --config.init.checkpoint=BiT-M-R50x1.npz
+      --config=configs/vtab.py:task=dtd,data_dir=/data/tfds \\
+      --config.init.checkpoint=BiT-M-R50x1
 
 All tasks that are prepared, one folder each, with the mean of each group and of
 the 19 (marked as partial while a task has no result; --runs=dtd,svhn makes some
 of them). Tasks of the same head and image size share one compiled step:
 
   python -m scripts.study --workdir=/tmp/vtab \\
-      --study=configs/vtab.py:model=R50x1,init=BiT-M-R50x1.npz,data_dir=/data/tfds
+      --study=configs/vtab.py:init=BiT-M-R50x1,data_dir=/data/tfds
 
 To choose settings by validation, train on 800 examples and evaluate on the
 other 200 (`train=train800,eval=val200`); the default trains on both,
@@ -45,7 +45,6 @@ import functools
 
 import ml_collections
 
-from bit_jax.errors import InputError
 from bit_jax.report.study import Run, Study, Table
 from configs import common, downstream
 
@@ -164,7 +163,7 @@ TASKS = {
 # The arguments of get_config and get_study, with their defaults.
 _SHARED = {
   "preset": "paper",
-  "model": "R50x1",
+  "model": "",  # That of the weights, or R50x1 without.
   "data_dir": "",
   "train": "train800val200",
   "eval": "test",
@@ -175,12 +174,9 @@ def task_name(text: str) -> str:
   """Returns the key of TASKS for a task name with `_` or `-`.
 
   Raises:
-    InputError: There is no such task.
+    UsageError: There is no such task.
   """
-  name = text.replace("-", "_")
-  if name not in TASKS:
-    raise InputError(f"task={text}: expected one of {', '.join(TASKS)}")
-  return name
+  return common.choose("task", text.replace("-", "_"), TASKS)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -190,16 +186,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg: `task=,preset=,model=,data_dir=,train=,eval=`, all of them optional.
 
   Raises:
-    InputError: A task, a preset or a split is unknown.
+    UsageError: A task, a preset or a split is unknown.
   """
   args = common.parse_arg(arg, task="caltech101", **_SHARED)
   task = TASKS[task_name(args["task"])]
   splits = task.splits.named()
   for key in ("train", "eval"):
-    if args[key] not in splits:
-      raise InputError(
-        f"{key}={args[key]}: expected one of {', '.join(splits)}"
-      )
+    common.choose(key, args[key], splits)
   c = downstream.get_config(f"preset={args['preset']},model={args['model']}")
   c.num_classes = task.num_classes
   c.data.name = task.dataset
@@ -221,16 +214,19 @@ def get_study(arg: str | None = None) -> Study:
   Args:
     arg: `init=`, the initial weights, and the keys of get_config but `task=`.
   """
+  from bit_jax.recipe import network  # With JAX, which takes a second.
+
   args = common.parse_arg(arg, init="", **_SHARED)
+  variant = network.variant(args["model"], args["init"])
   shared = ",".join(f"{key}={args[key]}" for key in _SHARED)
   runs = []
   for name, task in TASKS.items():
     config = get_config(f"task={name},{shared}")
     config.init.checkpoint = args["init"]
-    factors = {"group": task.group, "task": name, "network": args["model"]}
+    factors = {"group": task.group, "task": name, "network": variant}
     runs.append(Run(name, config, factors))
   return Study(
-    title=f"VTAB-1k: {args['model']} from {args['init'] or 'random weights'}, "
+    title=f"VTAB-1k: {variant} from {args['init'] or 'random weights'}, "
     f"preset {args['preset']}, {args['train']} to {args['eval']}",
     notes=[],
     runs=runs,

@@ -31,7 +31,7 @@ import ml_collections
 from bit_jax import train
 from bit_jax.data.sets import tfds_folders
 from bit_jax.errors import InputError, UsageError, exit_status
-from bit_jax.recipe import load
+from bit_jax.recipe import load, network
 from bit_jax.report import page, study
 from bit_jax.run import workdir_files
 from bit_jax.storage import cache, checkpoint, files, user_paths
@@ -79,7 +79,8 @@ def is_finished(
   stored = workdir / workdir_files.CONFIG
   if not stored.exists() or workdir_files.read_result(workdir) is None:
     return False
-  old, new = json.loads(stored.read_text()), json.loads(config.to_json())
+  old = json.loads(stored.read_text())
+  new = json.loads(network.as_stored(config, old).to_json())
   if any(old["data"][key] != new["data"][key] for key in ("name", "dir")):
     return False  # The run itself opens the data and compares it.
   changed = workdir_files.differences(old, new)

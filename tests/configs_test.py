@@ -1,6 +1,6 @@
 import pytest
 
-from bit_jax.errors import InputError, UsageError
+from bit_jax.errors import UsageError
 from bit_jax.recipe import load
 from configs import common, downstream, upstream
 
@@ -67,5 +67,5 @@ def test_argument_of_the_wrong_type():
 
 @pytest.mark.parametrize("module", [upstream, downstream])
 def test_unknown_preset(module):
-  with pytest.raises(InputError, match="preset=tiny: expected one of"):
+  with pytest.raises(UsageError, match="preset=tiny: expected one of"):
     module.get_config("preset=tiny")

@@ -81,15 +81,15 @@ def test_arguments():
   assert set(vtab.get_config()) == set(common.get_config())
   with pytest.raises(UsageError, match="config argument 'dataset=x'"):
     vtab.get_config("dataset=x")
-  with pytest.raises(InputError, match="preset=tiny: expected one of paper"):
+  with pytest.raises(UsageError, match="preset=tiny: expected one of paper"):
     vtab.get_config("preset=tiny")
-  with pytest.raises(InputError, match="eval=dev: expected one of train, val"):
+  with pytest.raises(UsageError, match="eval=dev: expected one of train, val"):
     vtab.get_study("eval=dev")
 
 
 def test_unknown_task():
   with pytest.raises(
-    InputError, match="task=mnist: expected one of caltech101"
+    UsageError, match="task=mnist: expected one of caltech101"
   ):
     vtab.get_config("task=mnist")
 

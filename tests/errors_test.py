@@ -118,3 +118,24 @@ def test_errors_raised_from_one_another_in_a_circle():
   first, second = OSError(errno.EACCES, "a"), OSError(errno.EPERM, "b")
   first.__context__, second.__context__ = second, first
   assert not errors.is_machine_fault(first)
+
+
+@pytest.mark.parametrize(
+  ("name", "found"),
+  [
+    ("CIFAR-10", ["cifar10"]),
+    ("cifar_10", ["cifar10"]),
+    ("cifar", ["cifar10", "cifar100"]),
+    ("digit", ["digits"]),
+    ("nothing", []),
+    ("", []),
+  ],
+)
+def test_nearest_names(name, found):
+  assert errors.nearest(name, ("digits", "cifar100", "cifar10")) == found
+
+
+def test_did_you_mean():
+  assert errors.did_you_mean([]) == ""
+  assert errors.did_you_mean(["a"]) == "; did you mean a?"
+  assert errors.did_you_mean(["a", "b", "a"]) == "; did you mean a or b?"

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bit_jax import main, train
+from bit_jax import main, train, weights
 from bit_jax.errors import InputError, UsageError
 from bit_jax.recipe import load
+from bit_jax.run import trained_on
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 UPSTREAM, DOWNSTREAM = "configs/upstream.py", "configs/downstream.py"
@@ -49,7 +50,23 @@ def run(*args, capsys):
   [
     ((), 2, "--config is missing"),
     ((f"--config={DOWNSTREAM}",), 2, "--workdir is missing"),
-    ((f"--config={DOWNSTREAM}", "--workdr=/x"), 2, "workdr"),
+    ((f"--config={DOWNSTREAM}", "--workdr=/x"), 2, "mean --workdir?"),
+    ((f"--config={DOWNSTREAM}", "--work_dir=/x"), 2, "mean --workdir?"),
+    (
+      (f"--config={DOWNSTREAM}", "--workdir=/x", "--lr=1"),
+      2,
+      "config.optim.lr",
+    ),
+    (
+      (f"--config={DOWNSTREAM}", "--workdir=/x", "--config.learning_rate=1"),
+      2,
+      "key learning_rate; did you mean optim.lr? config.optim has accum_steps",
+    ),
+    (
+      (f"--config={DOWNSTREAM}:model=resnet50", "--workdir=/x"),
+      1,
+      "did you mean R50x1?",
+    ),
     (("--config=configs/no.py", "--workdir=/x"), 2, "configs/no.py"),
     ((f"--config={DOWNSTREAM}:modle=x", "--workdir=/x"), 2, "modle=x"),
     (
@@ -68,11 +85,11 @@ def run(*args, capsys):
       "config key data.splits: split definitions are gone: use slices of sl",
     ),
     ((f"--config={DOWNSTREAM}", "--workdir=/x", "extra"), 2, "'extra'"),
-    ((f"--config={DOWNSTREAM}:preset=x", "--workdir=/x"), 1, "preset=x"),
+    ((f"--config={DOWNSTREAM}:preset=x", "--workdir=/x"), 2, "preset=x"),
     ((f"--config={DOWNSTREAM}:model=R5x1", "--workdir=/x"), 1, "'R5x1'"),
     (
       ("--config=configs/vtab.py:task=mnist", "--workdir=/x"),
-      1,
+      2,
       "task=mnist: expected one of caltech101, cifar100",
     ),
     (
@@ -187,7 +204,7 @@ def test_a_config_is_loaded_as_by_the_command():
   [
     ("configs/no.py", [], UsageError, "configs/no.py"),
     (f"{UPSTREAM}:modle=x", [], UsageError, "modle=x"),
-    (f"{UPSTREAM}:preset=x", [], InputError, "preset=x"),
+    (f"{UPSTREAM}:preset=x", [], UsageError, "preset=x"),
     (UPSTREAM, ["--config.sed=1"], UsageError, "sed"),
     (UPSTREAM, ["--config.seed=x"], UsageError, "seed"),
     (UPSTREAM, ["--seed=1"], UsageError, "seed"),
@@ -229,7 +246,9 @@ def test_a_folder_of_images_from_the_shell(tmp_path):
   first = call()
   assert first.returncode == 0, first.stderr
   assert "3 classes" in first.stdout
-  assert (tmp_path / "run" / "params.npz").exists()
+  # What it was trained on: 4 images of 5 a class.
+  known = trained_on.of("", weights.load(tmp_path / "run" / "params.npz"))
+  assert len(known.ids) == 12
   assert (tmp_path / "run" / "held_out.json").exists()
   # Nothing of Orbax's or absl's chatter.
   assert not re.search(r"^[IWE]\d{4} ", first.stderr, re.MULTILINE)

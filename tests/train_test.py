@@ -220,8 +220,9 @@ def test_keeping_a_head_of_another_size_is_refused(arrays, tmp_path):
 
 def test_home_folders_in_a_config(arrays, tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
-  config = make_config(**{"init.checkpoint": "~/x"})
-  inputs = start.load(config, "~/run")
+  config = make_config(**{"init.checkpoint": "~/x", "model.norm": "gn"})
+  # The weights, which are not there, need not be read.
+  inputs = start.load(config, "~/run", own_network=True)
   assert inputs.config.init.checkpoint == f"{tmp_path}/x"
   assert str(inputs.workdir) == f"{tmp_path}/run"
 
@@ -306,6 +307,18 @@ def test_fewer_steps_than_the_checkpoint_has(arrays, tmp_path):
   with pytest.raises(InputError, match="is at step 4, further than the 2"):
     train.train_and_evaluate(shorter, tmp_path)
   assert (tmp_path / "config.json").read_text() == before
+
+
+def test_more_steps_than_the_schedule_had_are_explained(
+  arrays, tmp_path, capsys
+):
+  train.train_and_evaluate(make_config(), tmp_path)
+  longer = make_config(total_steps=6, resume_changed=True)
+  start.load_objective(start.load(longer, tmp_path))
+  printed = capsys.readouterr().out
+  assert "changed since the run began: resolved.decay_steps" in printed
+  assert "the learning rate has already decayed, from 0.01 to 0.0001" in printed
+  assert "start anew in another --workdir from random weights" in printed
 
 
 def test_changes_are_refused_by_the_checkpoint_too(arrays, tmp_path):
@@ -428,11 +441,13 @@ def test_batch_norm_runs_resume_and_keep_their_statistics(arrays, tmp_path):
 
 
 def test_weights_of_plain_convolutions_do_not_become_standardized(
-  arrays, tmp_path
+  arrays, tmp_path, monkeypatch
 ):
   plain = make_config(**{"model.weight_standardization": False})
   train.train_and_evaluate(plain, tmp_path / "up")
-  second = make_config(**{"init.checkpoint": str(tmp_path / "up")})
+  second = make_config(
+    **{"init.checkpoint": str(tmp_path / "up"), "model.norm": "gn"}
+  )
   with pytest.raises(
     InputError,
     match="with weight_standardization=False, but config.model has "
@@ -440,6 +455,14 @@ def test_weights_of_plain_convolutions_do_not_become_standardized(
   ):
     train.train_and_evaluate(second, tmp_path / "down")
   assert not (tmp_path / "down").exists()
+  # Without words it is the network of the weights, also of a checkpoint.
+  step = checkpoint.find(tmp_path / "up")
+  monkeypatch.setattr(checkpoint, "load_weights", pytest.fail)
+  for path in (tmp_path / "up", step, tmp_path / "up/params.npz"):
+    taken = make_config(**{"init.checkpoint": str(path), "model.variant": ""})
+    model = start.load(taken, tmp_path / "down").config.model
+    found = model.variant, model.norm, model.weight_standardization
+    assert found == (fakes.MODEL, "gn", False)
 
 
 def test_multi_label_upstream(tmp_path, monkeypatch):

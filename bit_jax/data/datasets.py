@@ -207,6 +207,8 @@ def _from_sources(
       read_labels=lambda: np.concatenate(
         [part.read_labels() for part in parts]
       ),
+      files=parts[0].files
+      and (lambda: [path for part in parts for path in part.files()]),
     )
 
   sizes = {split: len(source) for split, source in sources.items()}

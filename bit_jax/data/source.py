@@ -42,6 +42,8 @@ class Source:
       crop (glyphs, digits); 0 if a recipe chooses the resolution.
     flip: False if mirroring an image changes its class.
     multi_label: True if a label is a sequence of class ids.
+    files: Returns the paths of the image files, in order; None for examples
+      that are no files of their own.
     labelled: False if the labels are missing or of no interest; batches then
       hold images alone.
   """
@@ -56,6 +58,7 @@ class Source:
   flip: bool = True
   multi_label: bool = False
   labelled: bool = True
+  files: Callable[[], list[str]] | None = None
 
   def __post_init__(self):
     # Class names come from folders and files of all systems, and are compared

@@ -7,7 +7,7 @@ training examples, and `of`, the fingerprint of these examples.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,18 @@ def take(
     examples=Subset(source.examples, chosen),
     fingerprint=digest.hexdigest()[:16],
     read_labels=lambda: source.read_labels()[chosen],
+    files=source.files and _chosen_files(source.files, chosen),
   )
+
+
+def _chosen_files(
+  files: Callable[[], list[str]], chosen: np.ndarray
+) -> Callable[[], list[str]]:
+  def read() -> list[str]:
+    paths = files()
+    return [paths[i] for i in chosen]
+
+  return read
 
 
 def few_shot_indices(

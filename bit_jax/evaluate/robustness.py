@@ -11,15 +11,15 @@ import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bit_jax.data import datasets, decode
+from bit_jax.data import datasets, decode, subset
 from bit_jax.data.sets import folder
 from bit_jax.data.source import Source
-from bit_jax.errors import InputError, some
+from bit_jax.errors import InputError, did_you_mean, nearest, some
 from bit_jax.evaluate.label_map import match_classes
 from bit_jax.storage import user_paths
 
@@ -56,12 +56,15 @@ class Benchmark(Source):
     unmatched: Classes of the set that match no output of the classifier.
     assumed_order: True if the classifier has no class names and its outputs
       were assumed to be in the order of the set's classes.
+    trained_on: Number of examples left out because the classifier was trained
+      on them.
     members: {class of the set: int64 array of the indices of its examples}.
   """
 
   left_out: int = 0
   unmatched: tuple[str, ...] = ()
   assumed_order: bool = False
+  trained_on: int = 0
   members: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
@@ -74,6 +77,7 @@ def load(
   label_map: str = "",
   border_px: int = -1,
   cache_dir: str = "",
+  without: Callable[[Source], Collection[int]] = lambda _: (),
 ) -> Benchmark:
   """Opens a benchmark for a classifier.
 
@@ -92,6 +96,7 @@ def load(
     border_px: Width of the border to cut off each side of the images; -1 means
       1 for ObjectNet and 0 for others.
     cache_dir: Folder that caches the scan of an image folder; '' for none.
+    without: As in `relabel`.
 
   Raises:
     InputError: There is no such benchmark, it cannot be read, or `relabel`
@@ -122,10 +127,14 @@ def load(
   else:
     raise InputError(
       f"unknown benchmark {benchmark!r}: expected {', '.join(_TFDS)}, "
-      "objectnet:PATH or folder:PATH"
+      "objectnet:PATH or folder:PATH" + did_you_mean(nearest(benchmark, KINDS))
     )
   return relabel(
-    source, class_names, label_map=label_map, border_px=max(border_px, 0)
+    source,
+    class_names,
+    label_map=label_map,
+    border_px=max(border_px, 0),
+    without=without,
   )
 
 
@@ -135,6 +144,7 @@ def relabel(
   *,
   label_map: str = "",
   border_px: int = 0,
+  without: Callable[[Source], Collection[int]] = lambda _: (),
 ) -> Benchmark:
   """Labels an image set with the outputs of a classifier.
 
@@ -146,6 +156,8 @@ def relabel(
       as text if they have no names.
     label_map: Label map, as label_map.py describes; '' matches by name.
     border_px: Width of the border to cut off each side of the images.
+    without: Returns the indices of the images that the classifier was trained
+      on, which are left out.
 
   Returns:
     A multi-label source whose classes are the outputs.
@@ -163,8 +175,16 @@ def relabel(
     if source.multi_label
     else source.read_labels()[:, None]
   )
+  seen = frozenset(map(int, without(source)))
+  if len(seen) == len(source):
+    raise InputError(
+      f"{source.name}: the weights were trained on all of its {len(source)} "
+      f"images; --include_trained evaluates them on these nevertheless"
+    )
   kept, targets, members = [], [], collections.defaultdict(list)
   for index, classes in enumerate(labels):
+    if index in seen:
+      continue
     # TFDS marks a missing label with -1.
     known = [int(c) for c in classes if c >= 0 and rights[c]]
     if known:
@@ -185,10 +205,13 @@ def relabel(
     "read_labels": _no_single_labels,
     "multi_label": True,
   }
+  if source.files:
+    changed["files"] = subset.take(source, kept, source.name).files
   pairs = zip(source.class_names, rights, strict=True)
   return Benchmark(
     **vars(source) | changed,
-    left_out=len(source) - len(kept),
+    left_out=len(source) - len(kept) - len(seen),
+    trained_on=len(seen),
     unmatched=tuple(name for name, right in pairs if not right),
     assumed_order=assumed_order,
     members={name: np.asarray(members[name]) for name in sorted(members)},

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, did_you_mean
 from bit_jax.models.layers import GROUPS
 
 
@@ -52,6 +52,7 @@ def parse_variant(variant: str) -> tuple[int, float]:
     raise InputError(
       f"model {variant!r} is unknown: expected R<depth>x<width> with depth one "
       f"of {depths}, e.g. {', '.join(VARIANTS)} or R14x0.5"
+      + did_you_mean(_meant(variant))
     )
   widths = [64 * width * 2**i for i in range(6)]  # Of all layers.
   if any(w != int(w) or w % min(GROUPS, w) for w in widths):
@@ -60,6 +61,18 @@ def parse_variant(variant: str) -> tuple[int, float]:
       f"GroupNorm in every layer; use a width such as 0.25, 0.5, 1 or 3"
     )
   return depth, width
+
+
+def _meant(name: str) -> list[str]:
+  """Returns the variant that a name of another code base or release means.
+
+  Such as `resnet50`, `resnetv2_101x3_bitm` (timm), `google/bit-50` and `r50X1`.
+  """
+  numbers = re.finditer(r"(?<![\d.])(\d+)(?:[xX](\d+(?:\.\d+)?))?(?!\d)", name)
+  for match in numbers:
+    if int(match[1]) in ARCHITECTURES:
+      return [f"R{match[1]}x{match[2] or 1}"]
+  return []
 
 
 # Options that change the network but not its parameter shapes: attributes of

@@ -9,7 +9,7 @@ from bit_jax import models
 from bit_jax.errors import InputError, UsageError
 from bit_jax.objectives import losses, named
 from bit_jax.parallel import sharding
-from bit_jax.recipe import hyperrule, load
+from bit_jax.recipe import hyperrule, load, words
 from bit_jax.recipe.load import Config
 from bit_jax.recipe.resolve import EVAL_CROPS, TRAIN_CROPS
 
@@ -18,7 +18,7 @@ _CHOICES = {
   "loss": tuple(losses.LOSSES),
   "hyperrule": ("", *hyperrule.PRESETS),
   "model.dtype": ("float32", "bfloat16"),
-  "model.norm": models.OPTIONS["norm"],
+  "model.norm": (*models.OPTIONS["norm"], ""),
   "model.remat": models.REMAT,
   "optim.momentum_dtype": ("float32", "bfloat16"),
   "input.train": TRAIN_CROPS,
@@ -61,12 +61,14 @@ def check(config: Config, mesh: Mesh) -> None:
       what was expected.
     UsageError: `config.resolved` was set by hand.
   """
-  models.parse_variant(config.model.variant)
+  if config.model.variant:  # '': that of the weights, or the default.
+    models.parse_variant(config.model.variant)
   for key, allowed in _CHOICES.items():
     if load.get(config, key) not in allowed:
       expected = ", ".join(map(repr, allowed))
       raise InputError(
         f"config.{key}={load.get(config, key)!r}: expected one of {expected}"
+        + words.meant_value(load.get(config, key), allowed)
       )
   for key, least in _AT_LEAST.items():
     value = load.get(config, key)

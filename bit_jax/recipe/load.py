@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from bit_jax.errors import (
   UsageError,
   is_machine_fault,
 )
+from bit_jax.recipe import words
 from bit_jax.storage import user_paths
 
 # A ConfigDict with the keys of configs/common.py. ConfigDict itself types each
@@ -94,8 +96,16 @@ def same_value(key: str, one: Any, other: Any) -> bool:
   return all(user_paths.same_dataset(a.strip(), b.strip()) for a, b in pairs)
 
 
-def explain(error: BaseException) -> tuple[str, int]:
-  """Returns the message for an error in the flags, and the exit code."""
+def explain(
+  error: BaseException, argv: Sequence[str] = (), config: Config = None
+) -> tuple[str, int]:
+  """Returns the message for an error in the flags, and the exit code.
+
+  Args:
+    error: What parsing them raised.
+    argv: The command line, for what was meant by an unknown key or flag.
+    config: The config without overrides; None: of the file that argv names.
+  """
   cause: BaseException | None = error
   ours = None
   # ml_collections wraps our error in one of the same type whose text is a whole
@@ -112,6 +122,15 @@ def explain(error: BaseException) -> tuple[str, int]:
   if isinstance(error, OSError):
     text = f"--config cannot be read: {str(error).rsplit(']', 1)[-1]}"
     return text, UNAVAILABLE if is_machine_fault(error) else 2
+  if config is None:
+    config = _without_overrides(argv)
+  if config is not None:
+    if isinstance(error, flags.UnrecognizedFlagError):
+      name = error.flagname.lstrip("-").partition("=")[0]
+      known = [*flags.FLAGS, "config"]
+      return words.unknown_flag(name, known, config), 2
+    if message := _about_overrides(config, argv):
+      return message, 2
   if isinstance(error, LookupError | AttributeError):
     key = error.args[0]
     while isinstance(key, BaseException):
@@ -121,6 +140,64 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"unknown config key {gone}: {successor}", 2
     return f"unknown config key {key}".replace("\nDid", "; did", 1), 2
   return str(error), 2
+
+
+def _without_overrides(argv: Sequence[str]) -> Config:
+  """Returns the config of the file that a command line names, or None."""
+  files = [arg for arg in argv if arg.startswith("--config=")]
+  parser = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file(
+    "config", None, flag_values=parser, sys_argv=["config", *files]
+  )
+  try:
+    parser(["config", *files])
+    holder.value.to_dict()
+  except CONFIG_ERRORS:
+    return None  # Another error is to be shown.
+  return holder.value
+
+
+def _about_overrides(config: Config, argv: Sequence[str]) -> str:
+  """Returns the message for the first override that cannot work, or ''."""
+  for arg in argv:
+    match = re.match(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", arg, re.DOTALL)
+    if not match:
+      continue
+    key, value = match[1], match[2]
+    if key in GONE:
+      return f"unknown config key {key}: {GONE[key][1]}"
+    found: Any = config
+    for part in re.sub(r"\[.*?\]", "", key).split("."):
+      if not hasattr(found, "items"):
+        name = key.rpartition(".")[0]
+        return f"unknown config key {key}: config.{name} is no section"
+      if part not in found:
+        return words.unknown_key(key, config)
+      found = found[part]
+    if hasattr(found, "items"):
+      keys = words.keys_of(key, config)
+      return f"--config.{key} is a section and not a key: {keys}"
+    if value is not None and not _has_type(value, found):
+      kind = _KINDS[type(found)]
+      return f"--config.{key}={value}: expected {kind}"
+  return ""
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _has_type(text: str, like: Any) -> bool:
+  """Returns False for a text that is no number like another one."""
+  if isinstance(like, bool):
+    return text.lower() in ("true", "t", "1", "false", "f", "0")
+  try:
+    if isinstance(like, int):
+      int(text, 0)  # Also 0x10, as flags take it.
+    elif isinstance(like, float):
+      float(text)
+  except ValueError:
+    return False
+  return True
 
 
 def override(config: Config, arguments: Sequence[str]) -> None:
@@ -137,7 +214,7 @@ def override(config: Config, arguments: Sequence[str]) -> None:
     )
     rest = parser(argv)[1:]
   except CONFIG_ERRORS as e:
-    raise UsageError(explain(e)[0]) from e
+    raise UsageError(explain(e, arguments, config)[0]) from e
   if rest:
     raise UsageError(f"unexpected argument {rest[0]!r}; see --help")
 
@@ -164,7 +241,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
     config: Any = holder.value
     config.to_dict()  # Raises here, not before, for a missing file.
   except CONFIG_ERRORS as e:
-    message, code = explain(e)
+    message, code = explain(e, argv)
     kinds = {1: InputError, 2: UsageError, UNAVAILABLE: UnavailableError}
     raise kinds[code](message) from e
   override(config, overrides)

@@ -5,7 +5,7 @@ import re
 from bit_jax.data import preprocess
 from bit_jax.data.source import DatasetInfo
 from bit_jax.errors import InputError
-from bit_jax.recipe import hyperrule
+from bit_jax.recipe import hyperrule, network
 from bit_jax.recipe.load import Config
 
 # Values of config.input.train and config.input.eval.
@@ -126,10 +126,14 @@ def _resolution(config, info: DatasetInfo) -> tuple[int, int]:
 def resolve(config: Config, info: DatasetInfo) -> Config:
   """Returns a copy of config with the resolved numbers in `config.resolved`.
 
+  The network too, for callers that have not resolved it before.
+
   Raises:
     InputError: A rule is missing or malformed, or contradicts the data.
   """
   config = config.copy_and_resolve_references()
+  if not network.is_resolved(config):
+    config = network.assume(config)
   wanted = config.num_classes
   if wanted and wanted != info.num_classes:
     raise InputError(

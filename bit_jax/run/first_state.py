@@ -1,6 +1,6 @@
 """The state a run starts from: a checkpoint, given weights, or random ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from bit_jax import models, weights
 from bit_jax.errors import InputError, some
 from bit_jax.models import paths
 from bit_jax.parallel import hosts
+from bit_jax.recipe import network
 from bit_jax.recipe.load import Config
 from bit_jax.run import changed_state
 from bit_jax.run.step import (
@@ -193,7 +194,7 @@ def init_state(
   path = config.init.checkpoint
   loaded = weights.load(path) if path else None
   if loaded is not None:
-    check_options(loaded, config.model)
+    network.check_options(loaded.model_options, config.model)
     if config.init.keep_head:
       loaded = _ordered(loaded, class_names, path)
   state = make_init(spec)(config.seed)
@@ -225,23 +226,6 @@ def _ordered(
     ) from e
 
 
-def check_options(loaded: weights.Weights, model: Mapping[str, Any]) -> None:
-  """Raises InputError if weights mean another network, whatever their shapes.
-
-  Args:
-    loaded: The weights.
-    model: The section `config.model`.
-  """
-  have, want = loaded.model_options, models.non_default_options(model)
-  keys = [key for key in models.OPTIONS if have.get(key) != want.get(key)]
-  if keys:
-    raise InputError(
-      f"config.init.checkpoint holds weights of a network with "
-      f"{models.spell_options(have, keys)}, but config.model has "
-      f"{models.spell_options(want, keys)}"
-    )
-
-
 def carry_over(
   loaded: weights.Weights, params: Any, *, keep_head: bool
 ) -> dict[str, Any]:
@@ -264,7 +248,7 @@ def carry_over(
   if unused:
     raise InputError(
       f"config.init.checkpoint holds {loaded.variant}, which does not fit this "
-      f"model: it has no {some(unused)}"
+      f"model: it has no {some(unused)}; expected model={loaded.variant}"
     )
   merged = {}
   for key, value in fresh.items():

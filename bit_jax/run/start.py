@@ -22,7 +22,7 @@ from bit_jax.errors import InputError
 from bit_jax.objectives import named, naming
 from bit_jax.objectives.objective import Objective
 from bit_jax.parallel import hosts, sharding
-from bit_jax.recipe import check, resolve
+from bit_jax.recipe import check, network, resolve
 from bit_jax.recipe import load as load_config
 from bit_jax.recipe.load import Config
 from bit_jax.run import describe, fixed, sources, workdir_files
@@ -122,6 +122,7 @@ def load(
   workdir: epath.PathLike,
   *,
   data: sources.RunData | None = None,
+  own_network: bool = False,
 ) -> Inputs:
   """Checks a config, opens its data and resolves its rules.
 
@@ -129,6 +130,8 @@ def load(
     config: A config of `configs/`, not resolved.
     workdir: The work directory; need not exist.
     data: Instead of the sources that the config names.
+    own_network: True if the objective brings a network that the config may not
+      describe.
 
   Raises:
     InputError: The config, the data or the work directory is not usable.
@@ -137,6 +140,12 @@ def load(
   remote.check(workdir)
   config = load_config.expand_paths(config)
   mesh = sharding.make_mesh()
+  # Before the data is read, and before weights are downloaded.
+  config = network.resolve(
+    config,
+    stored=workdir_files.read_config(workdir),
+    check=not own_network,
+  )
   check.check(config, mesh)
   log = _print_on_lead
   if data is None:
@@ -301,6 +310,8 @@ def load_objective(
   changes = files.check_unchanged()
   if changes:
     inputs.log(f"changed since the run began: {'; '.join(changes)}")
+    if more := files.about_more_steps():
+      inputs.log(more)
   inputs.clock.mark("data")
   return Run(**vars(inputs), files=files, spec=spec, fixed=placed)
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.parallel import sharding
-from bit_jax.run import stopping, watchdog
+from bit_jax.run import stopping, trained_on, watchdog
 from bit_jax.run.evaluations import Evaluate
 from bit_jax.run.start import Run
 from bit_jax.run.step import TrainState
@@ -177,5 +177,6 @@ class Upkeep:
     if run.is_lead:
       run.files.write_weights(
         *(variables["params"], variables["batch_stats"]),
-        run.metadata(state.params),
+        run.metadata(state.params)
+        | {"trained_on": trained_on.describe(run.data.train)},
       )

@@ -12,7 +12,8 @@ from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError, failure
 from bit_jax.objectives import named
 from bit_jax.recipe.load import GONE, Config, same_value
-from bit_jax.storage import files, remote
+from bit_jax.run import longer
+from bit_jax.storage import checkpoint, files, remote
 
 CONFIG, _RESULT, _HELD_OUT = "config.json", "result.json", "held_out.json"
 _SKIPPED = "skipped.txt"
@@ -196,11 +197,23 @@ class RunFiles:
     if changed and not self._config["resume_changed"]:
       raise InputError(
         f"{owner} belongs to a run with another config ({'; '.join(changed)}); "
-        f"use another --workdir{self._way_on(owner, changed)}"
+        f"use another --workdir{self._way_on(owner, old, changed)}"
       )
     return changed
 
-  def _way_on(self, owner: object, changed: Collection[str]) -> str:
+  def about_more_steps(self, old: Mapping[str, Any] | None = None) -> str:
+    """Returns what more steps do to the learning rate, as `longer.about`.
+
+    Args:
+      old: The config that the run has; None for that of its work directory.
+    """
+    steps = checkpoint.steps(self.workdir / "checkpoints")
+    old = old or read_config(self.workdir)
+    return longer.about(old, self._config, steps[0]) if old and steps else ""
+
+  def _way_on(
+    self, owner: object, old: Mapping[str, Any], changed: Collection[str]
+  ) -> str:
     """Returns what else a run of another config can do, for messages."""
     keys = {line.partition(":")[0] for line in changed}
     if "model.variant" in keys:  # Its weights fit no other model.
@@ -210,7 +223,9 @@ class RunFiles:
         f", with --config.init.checkpoint={owner} to start from its weights "
         f"with a new head"
       )
-    return ", or --config.resume_changed=true to go on with the changes"
+    way = ", or --config.resume_changed=true to go on with the changes"
+    more = self.about_more_steps(old)
+    return f"{way}; {more}" if more else way
 
   def write_config(
     self,
@@ -273,7 +288,7 @@ class RunFiles:
     Args:
       params: Nested dict of np.ndarray.
       batch_stats: Running statistics; {} without BatchNorm.
-      metadata: From `metadata`.
+      metadata: From `metadata`, and `trained_on` if it is known.
     """
     weights.save_npz(
       self.workdir / "params.npz",
@@ -284,12 +299,19 @@ class RunFiles:
         tuple(metadata["class_names"]),
         metadata["preprocess"],
         metadata["model_options"],
+        metadata.get("trained_on", {}),
       ),
     )
 
 
 def _write_json(path: epath.Path, value: Any) -> None:
   files.write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_config(workdir: epath.Path) -> dict[str, Any] | None:
+  """Returns the config of the run in workdir as nested dicts, if any."""
+  path = workdir / CONFIG
+  return files.read_json(path) if remote.exists(path) else None
 
 
 def read_held_out(workdir: epath.Path) -> list[str]:

@@ -39,6 +39,7 @@ __all__ = [
   "check",
   "find",
   "load_arrays",
+  "load_shapes",
   "load_weights",
   "prepare",
   "read_saved",
@@ -294,6 +295,24 @@ def load_weights(
   """
   state, metadata = _load_on_host(path, ("params", "batch_stats", "carried"))
   # Checkpoints up to commit 3d9ff30 have the statistics at the top.
+  carried = state.get("carried") or state
+  return state["params"], carried.get("batch_stats") or {}, metadata
+
+
+def load_shapes(
+  path: epath.Path,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+  """Returns what `load_weights` does with jax.ShapeDtypeStruct for arrays.
+
+  Raises:
+    DamagedError: The description of the checkpoint cannot be read.
+  """
+  info = _read_info(path)
+  state = jax.tree.map(
+    lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), info.metadata
+  )
+  metadata = dict(info.custom_metadata or {})
+  metadata.pop(_DIGESTS, None)
   carried = state.get("carried") or state
   return state["params"], carried.get("batch_stats") or {}, metadata
 

@@ -2,7 +2,9 @@
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+
+from bit_jax.errors import did_you_mean, nearest
 
 
 class _Help(
@@ -32,6 +34,14 @@ class Parser(argparse.ArgumentParser):
       formatter_class=_Help,
       allow_abbrev=False,
     )
+
+  def error(self, message: str) -> NoReturn:
+    """Exits with 2; names the nearest flag to an unknown one."""
+    _, unknown, rest = message.partition("unrecognized arguments: --")
+    known = [name.removeprefix("--") for name in self._option_string_actions]
+    name = rest.split("=")[0].split(" ")[0]
+    meant = nearest(name, known) if unknown else ()
+    super().error(message + did_you_mean(f"--{flag}" for flag in meant))
 
 
 def at_least(least: float) -> Callable[[str], Any]:

@@ -7,24 +7,27 @@ WEIGHTS is anything that `weights.load` reads: a work directory, a checkpoint, a
 file or the name of a release. Benchmarks are real, imagenet_v2[/CONFIG],
 objectnet:PATH and folder:PATH; bit_jax/evaluate/robustness.py describes them.
 Classes are matched by name. Prints one line for each: top-1 and top-5 accuracy,
-the number of images counted, and the number left out.
+the number of images counted, and the number left out. Files of a folder that
+the weights were trained on are left out too; runs keep a list of them.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bit_jax import weights
 from bit_jax.data import class_names, datasets, preprocess
 from bit_jax.data.preprocess import Preprocess
+from bit_jax.data.source import Source
 from bit_jax.errors import InputError, exit_status, some
 from bit_jax.evaluate import inference, metrics, robustness
 from bit_jax.evaluate.robustness import Benchmark
 from bit_jax.objectives.classify import Classify
 from bit_jax.parallel import sharding
+from bit_jax.run import trained_on
 from bit_jax.storage import cache
 from bit_jax.tools import command_line
 
@@ -99,7 +102,7 @@ def run(
   values, right = objective.summarize(sums, rows), rows["right"]
   keys = ("accuracy", "top5_accuracy", "examples")
   result: dict[str, Any] = {key: values[key] for key in keys}
-  for key in ("left_out", "unmatched", "assumed_order"):
+  for key in ("left_out", "trained_on", "unmatched", "assumed_order"):
     result[key] = getattr(benchmark, key)
   result["preprocess"] = dataclasses.asdict(prepare)
   if per_class:
@@ -117,6 +120,8 @@ def describe(name: str, result: Mapping[str, Any]) -> str:
     f"{result['top5_accuracy']:.4f}, {result['examples']} images counted, "
     f"{result['left_out']} left out"
   )
+  if result["trained_on"]:
+    line += f", {result['trained_on']} left out as trained on"
   if result["unmatched"]:
     line += (
       f"; {len(result['unmatched'])} classes have no class of the classifier: "
@@ -168,6 +173,22 @@ def _evaluate_all(args: argparse.Namespace) -> None:
     "data_dir": args.data_dir,
     "cache_dir": str(cache.folder("folders")),
   }
+  known = trained_on.of(args.weights, loaded)
+
+  def seen_in_training(source: Source) -> Collection[int]:
+    found = known.find(source)
+    if not len(found):
+      return ()
+    # Who names the split of a set knows what it is.
+    kept = args.include_trained or (args.dataset and args.split)
+    print(
+      f"note: the weights were trained on {len(found)} of the {len(source)} "
+      f"images of {source.name}, which are "
+      + ("counted" if kept else "left out; --include_trained counts them"),
+      file=sys.stderr,
+    )
+    return () if kept else found
+
   opened: dict[str, Benchmark] = {}
   # An evaluation may take long, so all benchmarks are opened before the first.
   for name in _benchmarks(args.benchmark):
@@ -177,6 +198,7 @@ def _evaluate_all(args: argparse.Namespace) -> None:
       split=args.split,
       label_map=args.label_map,
       border_px=args.border_px,
+      without=seen_in_training,
       **where,
     )
   if args.dataset:
@@ -189,6 +211,7 @@ def _evaluate_all(args: argparse.Namespace) -> None:
       names,
       label_map=args.label_map,
       border_px=max(args.border_px, 0),
+      without=seen_in_training,
     )
   prepare = choose_preprocess(loaded.preprocess, args.preprocess, args.crop_px)
   if not (loaded.preprocess or (args.preprocess and args.crop_px)):
@@ -254,6 +277,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="kind of preprocessing (default: that stored with the weights)",
   )
   add("--batch_size", type=int, default=0, help="global batch size; 0: chosen")
+  add(
+    "--include_trained",
+    action="store_true",
+    help="count images that the weights were trained on",
+  )
   add("--json", action="store_true", help="print one JSON object")
   add("--per_class", action="store_true", help="add the accuracy of each class")
   args = parser.parse_args(argv)

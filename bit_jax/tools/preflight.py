@@ -29,7 +29,7 @@ from bit_jax.errors import InputError, exit_status
 from bit_jax.parallel import sharding
 from bit_jax.preflight import aot
 from bit_jax.preflight.fit import Attempt, Preflight
-from bit_jax.recipe import check
+from bit_jax.recipe import check, network
 from bit_jax.recipe.load import Config, load_config
 from bit_jax.run import sources
 from bit_jax.tools import command_line
@@ -313,6 +313,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   def run_check() -> None:
     config = load_config(args.config, overrides)
+    # The weights need not be there: a run on another machine may have them.
+    config = network.resolve(config, required=False)
     mesh = (
       aot.topology_mesh(args.topology)
       if args.topology

@@ -11,5 +11,14 @@ from bit_jax.weights.files import (
   save_as,
   save_npz,
 )
+from bit_jax.weights.network import Network, network_of
 
-__all__ = ["Weights", "load", "open_lazily", "save_as", "save_npz"]
+__all__ = [
+  "Network",
+  "Weights",
+  "load",
+  "network_of",
+  "open_lazily",
+  "save_as",
+  "save_npz",
+]

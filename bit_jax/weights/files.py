@@ -48,6 +48,8 @@ class Weights:
     model_options: Options other than the defaults with which
       `models.create(variant, num_classes=..., **model_options)` builds the
       network.
+    trained_on: What `run.trained_on` keeps of the training images; {} if
+      unknown.
   """
 
   params: dict[str, Any]
@@ -56,6 +58,7 @@ class Weights:
   class_names: tuple[str, ...] = ()
   preprocess: dict[str, Any] = dataclasses.field(default_factory=dict)
   model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  trained_on: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def num_classes(self) -> int:
@@ -112,11 +115,15 @@ def load(path: epath.PathLike) -> Weights:
 
 
 @contextlib.contextmanager
-def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
+def open_lazily(
+  path: epath.PathLike, *, only_shapes: bool = False
+) -> Iterator[Weights]:
   """Opens weights like `load`, but reads each array of a file when it is used.
 
   Args:
     path: Any file, folder or release that `load` takes.
+    only_shapes: True where no array is used: of a checkpoint, which is read as
+      a whole otherwise, shapes and dtypes alone.
 
   Yields:
     Weights whose leaves have `shape` and `dtype` and become arrays by
@@ -139,7 +146,8 @@ def open_lazily(path: epath.PathLike) -> Iterator[Weights]:
   has_config = True
   if path.is_dir():
     if folder := checkpoint.find(path):
-      yield _make(folder, *checkpoint.load_weights(folder))
+      read = checkpoint.load_shapes if only_shapes else checkpoint.load_weights
+      yield _make(folder, *read(folder))
       return
     files = folders.find(path)
   elif folders.is_index(path):
@@ -242,6 +250,7 @@ def _make(path, params, batch_stats, metadata) -> Weights:
     tuple(metadata.get("class_names", ())),
     dict(metadata.get("preprocess", {})),
     models.non_default_options(options),
+    dict(metadata.get("trained_on", {})),
   )
 
 
@@ -275,6 +284,7 @@ def save_npz(path: epath.PathLike, weights: Weights) -> None:
     "preprocess": weights.preprocess,
     "model_options": weights.model_options,
     "heads": models.extra_heads(weights.params),
+    "trained_on": weights.trained_on,
   }
   arrays = paths.flatten(weights.params)
   for k, v in paths.flatten(weights.batch_stats).items():

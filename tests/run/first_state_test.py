@@ -16,27 +16,6 @@ def small_params(num_classes=3, seed=0):
   )
 
 
-def test_weights_of_a_network_with_other_options():
-  plain = weights.Weights(
-    {}, {}, "R14x0.25", model_options={"weight_standardization": False}
-  )
-  standard = {"norm": "gn", "weight_standardization": True, "variant": "R50x1"}
-  first_state.check_options(weights.Weights({}, {}, "R14x0.25"), standard)
-  first_state.check_options(plain, standard | {"weight_standardization": False})
-  with pytest.raises(
-    InputError,
-    match="with weight_standardization=False, but config.model has "
-    "weight_standardization=True$",
-  ):
-    first_state.check_options(plain, standard)
-  with pytest.raises(
-    InputError,
-    match="with norm='gn', weight_standardization=False, but config.model has "
-    "norm='bn', weight_standardization=True$",
-  ):
-    first_state.check_options(plain, standard | {"norm": "bn"})
-
-
 def test_head_is_reset_or_kept():
   loaded = weights.Weights(small_params(3, seed=1), {}, "R14x0.25")
   fresh = small_params(3, seed=2)

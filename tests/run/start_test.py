@@ -124,3 +124,10 @@ def test_rules_that_give_fewer_steps_than_were_made(give, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert "gives 4 steps now, and the newest checkpoint is at step 5" in printed
   assert total_steps(total_steps=3, resume_changed=True) == 3
+
+
+def test_a_wrong_model_is_found_before_the_data(monkeypatch, tmp_path):
+  monkeypatch.setattr(sources, "load", lambda *_, **__: pytest.fail("reads"))
+  config = make_config(**{"init.checkpoint": "BiT-M-R101x1"})
+  with pytest.raises(InputError, match="expected model=R101x1, or no model="):
+    start.load(config, tmp_path / "w")

@@ -92,6 +92,29 @@ def test_what_changes_numbers_is_refused_key_by_key(
   assert (tmp_path / "config.json").read_text() != before
 
 
+def test_more_steps_than_the_schedule_had(tmp_path):
+  claim(tmp_path, make())
+  longer = make(total_steps=1000)
+
+  def refused():
+    with pytest.raises(InputError, match="=true to go on with") as error:
+      claim(tmp_path, longer)
+    return str(error.value).partition("to go on with the changes")[2]
+
+  assert refused() == ""  # Nothing is trained yet.
+  (tmp_path / "checkpoints" / "120").mkdir(parents=True)
+  assert refused() == ""  # The rate has its peak.
+  (tmp_path / "checkpoints" / "500").mkdir()
+  assert refused() == (
+    "; the learning rate has already decayed, from 0.003 to 3e-06 at step 500 "
+    "of 500, and the next one is 0.0003: going on is not the same as a "
+    "schedule of 1000 steps; for that, start anew in another --workdir from "
+    "random weights"
+  )
+  longer = make(total_steps=400)
+  assert refused() == ""
+
+
 def test_hosts_compare_data_but_not_where_it_is():
   here, there, other = make(), make(), make()
   there.data.name = "folder:/mnt/photos"

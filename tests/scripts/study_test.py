@@ -6,7 +6,7 @@ import pytest
 
 from bit_jax.data import source
 from bit_jax.errors import InputError
-from bit_jax.recipe import resolve
+from bit_jax.recipe import network, resolve
 from bit_jax.report import study
 from configs import ablation, common, kshot, upstream
 from scripts import study as driver
@@ -224,7 +224,9 @@ def test_ablations_differ_in_one_thing():
   ]
   assert len(norms.runs) == 4 + 4 * 2
   # The full network is the plain recipe.
-  assert norms.runs[3].config.to_json() == upstream.get_config("").to_json()
+  plain = network.resolve(upstream.get_config(""))
+  full = network.resolve(norms.runs[3].config)
+  assert full.to_json() == plain.to_json()
 
   budgets = spec("budget").runs
   info = source.DatasetInfo(14_197_122, 21_843, (375, 500))

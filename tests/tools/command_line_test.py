@@ -34,6 +34,8 @@ def test_numbers_have_the_type_of_their_least():
     *(("--size=1", "2 or more"), ("--size=2.5", "2 or more")),
     *(("--secs=nan", "0.5 or more"), ("--secs=inf", "0.5 or more")),
     *(("--secs=", "0.5 or more"), ("--siz=3", "unrecognized")),
+    ("--siz=3", "unrecognized arguments: --siz=3; did you mean --size?"),
+    ("--jsn", "did you mean --json?"),
   ],
 )
 def test_wrong_flags_are_usage_errors(flag, message, capsys):

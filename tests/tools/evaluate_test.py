@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import cv2
@@ -7,7 +8,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from bit_jax import models, weights
+from bit_jax.data import subset
+from bit_jax.data.sets import folder as image_folder
 from bit_jax.models import init
+from bit_jax.run import trained_on
 from bit_jax.tools import evaluate
 from tests import fakes
 from tests.data import tiny_tfds
@@ -137,6 +141,48 @@ def test_one_line_a_benchmark(folder, guesses, cache_dir, capsys):
   # The second evaluation reads the folder's scan from the cache.
   assert len(list(cache_dir.iterdir())) == 1
   assert out.err == ""
+
+
+def test_images_of_the_training_are_left_out(folder, guesses, tmp_path, capsys):
+  source = image_folder.load_all(str(folder / "images"))
+  # The files stand in the order of the classes.
+  numbers = [int(path[-6:-4]) for path in source.files()]
+  half = subset.take(source, range(0, 23, 2), "half")
+  loaded = weights.load(folder / "named.npz")
+  kept = trained_on.describe(half)
+  weights.save_npz(
+    tmp_path / "trained.npz", dataclasses.replace(loaded, trained_on=kept)
+  )
+  bench = f"folder:{folder}/images"
+  argv = [tmp_path / "trained.npz", f"--benchmark={bench}"]
+  argv += [f"--label_map={folder}/map.json"]
+  out = run(capsys, *argv, "--json")
+  assert "trained on 12 of the 23 images of " in out.err
+  assert "left out; --include_trained counts them" in out.err
+  got = json.loads(out.out)[bench]
+  counted = [i for i in numbers[1::2] if i % 5 != 4]
+  first = np.mean([expected(guesses, i)[0] for i in counted])
+  assert got["accuracy"] == pytest.approx(first)
+  assert (got["examples"], got["trained_on"]) == (len(counted), 12)
+  assert got["left_out"] == 11 - len(counted)
+  out = run(capsys, *argv)
+  assert f"{got['left_out']} left out, 12 left out as trained on" in out.out
+  out = run(capsys, *argv, "--include_trained", "--json")
+  got = json.loads(out.out)[bench]
+  assert (got["examples"], got["trained_on"]) == (19, 0)
+  assert "which are counted" in out.err
+  # Nothing but training images is no test; a split that is named is.
+  kept = trained_on.describe(source)
+  weights.save_npz(
+    tmp_path / "trained.npz", dataclasses.replace(loaded, trained_on=kept)
+  )
+  assert evaluate.main([*map(str, argv)]) == 1
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert "trained on all of its 23 images; --include_trained" in error
+  argv[1] = f"--dataset=folder:{folder}/images"
+  out = run(capsys, *argv, "--split=train")
+  assert "trained on 18 of the 18 images" in out.err
+  assert "which are counted" in out.err
 
 
 def test_weights_that_do_not_say_how_images_are_prepared(folder, capsys):

@@ -84,6 +84,24 @@ def test_json_has_the_numbers(capsys, cost):
   assert found["free_bytes"] == 2**30 - total
 
 
+def test_the_network_is_that_of_the_weights(capsys, cost):
+  small = ("--config=configs/upstream.py", "--config.input.batch_size=16")
+  with mock.patch.object(aot, "compile_step", return_value=cost):
+    for name in ("BiT-M-R50x3", "/elsewhere.npz"):
+      weights = (f"--config.init.checkpoint={name}", *INFO, "--hbm_gib=1")
+      code = preflight.main([*small, *weights, "--json"])
+      out = capsys.readouterr()
+      if name.startswith("BiT"):
+        assert json.loads(out.out)["variant"] == "R50x3"
+      else:
+        assert (code, out.err.count("\n")) == (1, 1)
+        assert "weights /elsewhere.npz: no such file" in out.err
+    # Weights of another machine need not be here.
+    named = f"--config={SMALL}"
+    assert preflight.main([named, small[1], *weights, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["variant"] == "R14x0.25"
+
+
 def test_text_has_the_numbers(capsys):
   cost = aot.StepCost(
     argument_bytes=2 * aot.GIB,

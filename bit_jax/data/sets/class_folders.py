@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bit_jax.data.sets import image_files, layout
 from bit_jax.data.sets.left_out import LeftOut, what_is
-from bit_jax.errors import InputError, some
+from bit_jax.errors import InputError, did_you_mean, nearest, some
 from bit_jax.storage import user_paths
 from bit_jax.storage.files import normal
 
@@ -32,11 +32,25 @@ def find_root(path: str, expected: str, name: str = "") -> str:
   root = user_paths.expand(path)
   root = root.rstrip("/") or root[:1]
   if not os.path.isdir(root):
+    if not path:
+      raise InputError(f"folder: without a path; {expected}")
     problem = "is not a folder" if os.path.exists(root) else "does not exist"
     kind = what_is(root) if os.path.isfile(root) else ""
     problem += f" ({kind})" if kind else ""
-    raise InputError(f"{name or f'folder:{path}'} {problem}; {expected}")
+    raise InputError(
+      f"{name or f'folder:{path}'} {problem}; {expected}"
+      f"{did_you_mean(_beside(root))}"
+    )
   return root
+
+
+def _beside(root: str) -> list[str]:
+  """Returns the folder beside one that is not there whose name is close."""
+  parent, name = os.path.split(root)
+  if not os.path.isdir(parent or "."):
+    return []
+  near = nearest(name, os.listdir(parent or "."), 1)
+  return [f"folder:{os.path.join(parent, found)}" for found in near]
 
 
 def find(

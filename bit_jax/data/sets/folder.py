@@ -229,6 +229,7 @@ def _make_source(
     image_px=image_px,
     fingerprint=_fingerprint(examples, scanned),
     read_labels=functools.partial(np.array, labels, np.int64),
+    files=lambda: [os.path.join(root, name) for name in examples.names],
   )
 
 

@@ -9,8 +9,34 @@ import os
 import pathlib
 import re
 
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, did_you_mean, nearest
 from bit_jax.storage import user_paths
+
+_BUILT_IN = ("glyphs", "digits")
+# What other libraries call a folder of images.
+_FOLDER_NAMES = ("folder", "imagefolder", "image_folder", "folders", "images")
+_LIBRARIES = ("tfds", "torch", "hf", "hfds", "huggingface", "torchvision")
+# Names of sets in torchvision, timm, Hugging Face and papers.
+_ELSEWHERE = {
+  **dict.fromkeys(
+    ("imagenet", "imagenet1k", "imagenet-1k", "ilsvrc2012", "ilsvrc"),
+    "imagenet2012",
+  ),
+  **dict.fromkeys(("imagenet-21k", "imagenet22k"), "imagenet21k"),
+  **dict.fromkeys(
+    ("flowers", "flowers102", "flowers-102", "flower102"), "oxford_flowers102"
+  ),
+  **dict.fromkeys(
+    ("pets", "pet", "oxfordiiitpet", "oxford_pets", "oxford-iiit-pet"),
+    "oxford_iiit_pet",
+  ),
+  **dict.fromkeys(("cars", "stanford_cars", "stanfordcars"), "cars196"),
+  **dict.fromkeys(("svhn",), "svhn_cropped"),
+  **dict.fromkeys(("cub", "cub200", "birds"), "caltech_birds2011"),
+  **dict.fromkeys(("dogs",), "stanford_dogs"),
+  **dict.fromkeys(("places",), "places365_small"),
+  **dict.fromkeys(("tinyimagenet", "tiny-imagenet"), "tiny_imagenet"),
+}
 
 _DATASET = re.compile(r"([\w-]+)(?:/([^/:]+))?(?::([\w.*|-]+))?")
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -126,13 +152,45 @@ def _not_prepared(dataset: str, name: str, root: pathlib.Path) -> str:
 
 
 def _unknown(dataset: str, root: pathlib.Path) -> str:
-  hint = ""
+  hint = did_you_mean(_meant(dataset, root))
+  if dataset.lower().rstrip(":") in _FOLDER_NAMES:
+    hint = "; for a folder of images write folder:PATH, with its path"
   if os.path.isdir(os.path.expanduser(dataset)):
     hint = f"; for a folder of images write folder:{dataset}"
   return (
     f"unknown dataset {dataset!r}: not glyphs, digits, folder:PATH, a TFDS "
     f"name or a set in data_dir {root}, which {_contents(root)}{hint}"
   )
+
+
+def _meant(dataset: str, root: pathlib.Path) -> list[str]:
+  """Returns the sets that an unknown name may mean."""
+  import tensorflow_datasets as tfds
+
+  # timm and Hugging Face put the library or the owner before the name.
+  name = dataset.lower().partition(":")[0].split("/")[0]
+  if name in _LIBRARIES:
+    name = re.split("[/:]", dataset.lower(), maxsplit=2)[1:2] or [name]
+    name = name[0]
+  if name in _ELSEWHERE:
+    return [_ELSEWHERE[name]]
+  known = dict.fromkeys(
+    (
+      *_BUILT_IN,
+      *(path.name for path in _folders(root) if _is_set(path)),
+      *tfds.list_builders(with_community_datasets=False),
+    )
+  )
+  if close := nearest(name, known):
+    return close
+  # Such as flowers102 for oxford_flowers102.
+  plain = re.sub(r"[\W_]", "", name)
+  parts = [k for k in known if len(plain) > 3 and plain in k.replace("_", "")]
+  return sorted(parts, key=len)[:3]
+
+
+def _is_set(path: pathlib.Path) -> bool:
+  return bool(_versions(path) or _configs(path))
 
 
 def _contents(root: pathlib.Path) -> str:

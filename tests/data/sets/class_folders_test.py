@@ -306,3 +306,13 @@ def test_a_cache_among_the_images_is_not_used(tmp_path):
   for _ in range(2):
     folder.load(str(tmp_path), cache_dir=str(tmp_path / "cache"))
   assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_that_is_misspelt(tmp_path, monkeypatch):
+  (tmp_path / "photos").mkdir()
+  monkeypatch.chdir(tmp_path)
+  for path, meant in (("photo", "photos"), ("./Photos/", "./photos")):
+    with pytest.raises(InputError, match=f"did you mean folder:{meant}\\?$"):
+      class_folders.find_root(path, "expected x")
+  with pytest.raises(InputError, match="^folder: without a path; expected x$"):
+    class_folders.find_root("", "expected x")

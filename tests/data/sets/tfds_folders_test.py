@@ -139,3 +139,29 @@ def test_damaged_metadata_is_named(tmp_path):
     tfds_folders.find("tiny", str(tmp_path))
   assert str(error.value).startswith(f"{file}: cannot be read (")
   assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("dataset", "hint"),
+  [
+    ("CIFAR10", "did you mean cifar10?"),
+    ("cifar-10", "did you mean cifar10?"),
+    ("torch/cifar100", "did you mean cifar100?"),
+    ("hf:food101", "did you mean food101?"),
+    ("imagenet", "did you mean imagenet2012?"),
+    ("ILSVRC2012", "did you mean imagenet2012?"),
+    ("flowers", "did you mean oxford_flowers102?"),
+    ("iiit_pet", "did you mean oxford_iiit_pet?"),
+    ("svhn", "did you mean svhn_cropped?"),
+    ("digit", "did you mean digits?"),
+    ("Glyph", "did you mean glyphs?"),
+    ("my_own_sets", "did you mean my_own_set?"),
+    ("folder", "for a folder of images write folder:PATH, with its path"),
+    ("imagefolder", "for a folder of images write folder:PATH"),
+  ],
+)
+def test_what_an_unknown_name_may_mean(tmp_path, dataset, hint):
+  write_tiny_tfds(tmp_path, "my_own_set", splits=["train"])
+  with pytest.raises(InputError) as error:
+    tfds_folders.find(dataset, str(tmp_path))
+  assert f"; {hint}" in str(error.value)
