@@ -1,4 +1,4 @@
-"""Fine-tuning with the BiT-HyperRule (paper section 3.3), for any data set.
+r"""Fine-tuning with the BiT-HyperRule (paper section 3.3), for any data set.
 
 SGD with momentum 0.9, learning rate 0.003, batch 512, no weight decay, a new
 head of zeros, all weights trained. The rule, `bit_jax/recipe/hyperrule.py`,
@@ -14,8 +14,8 @@ the resolution from the image size.
 | quick  | minutes on a laptop: 32 px, batch 32, 150 steps in the same       |
 |        | proportions, a higher learning rate because there are few steps   |
 
-  python -m bit_jax.main --workdir=/tmp/cifar10 \\
-      --config=configs/downstream.py:dataset=cifar10,model=R50x1 \\
+  python -m bit_jax.main --workdir=/tmp/cifar10 \
+      --config=configs/downstream.py:dataset=cifar10,model=R50x1 \
       --config.init.checkpoint=BiT-M-R50x1.npz
 
 Expected (official release, light, BiT-M-R50x1, medians): CIFAR-10 with 1 / 5 /
@@ -27,8 +27,8 @@ from collections.abc import Mapping
 
 import ml_collections
 
+from bit_jax.configs import common
 from bit_jax.errors import InputError
-from configs import common
 
 PRESETS = ("paper", "code", "light", "quick")
 

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# Creates .venv from requirements.txt, or updates it if requirements.txt has
-# changed. If it is up to date, nothing is done or printed.
+# Creates .venv with what bit_jax needs (requirements.txt) and bit_jax itself, or
+# updates it if that has changed. If it is up to date, nothing is done or
+# printed.
+#
+#   scripts/setup_env.sh       # to use bit_jax
+#   scripts/setup_env.sh dev   # with the tools of developers, which are kept
 #
 # Needs Python >= 3.11 with its venv module; PYTHON=/path/to/python names one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly venv=.venv
-# A copy of the requirements that are installed. It is renamed from partial to
+# What is installed, as `wanted` prints it. It is renamed from partial to
 # installed only when pip is done, so an interrupted install never counts as
 # ready.
 readonly installed=$venv/requirements.installed
@@ -16,6 +20,15 @@ readonly partial=$venv/requirements.partial
 die() {
   echo "error: $*" >&2
   exit 1
+}
+
+# Prints what decides whether an environment is up to date.
+wanted() {
+  cat requirements.txt
+  sed -n '/^\[project.scripts\]/,/^$/p' pyproject.toml
+  if [[ $1 == dev ]]; then
+    sed -n '/^dev = \[/,/^\]/p' pyproject.toml
+  fi
 }
 
 is_new_enough() {
@@ -41,7 +54,15 @@ find_python() {
   die "no Python >= 3.11 found; install one or set PYTHON=/path/to/python"
 }
 
-if [[ -x $venv/bin/python ]] && cmp -s requirements.txt "$installed"; then
+[[ $# -eq 0 || $* == dev ]] \
+  || die "unexpected arguments '$*': expected none, or dev"
+kind=${1:-use}
+# Tools that are there are kept up to date, whoever asks.
+if [[ -e $installed ]] && grep -q '^dev = ' "$installed"; then
+  kind=dev
+fi
+
+if [[ -x $venv/bin/python ]] && wanted "$kind" | cmp -s - "$installed"; then
   exit
 fi
 
@@ -57,8 +78,10 @@ else
   echo "setup: installing requirements.txt into $venv" >&2
 fi
 rm -f "$installed"
-cp requirements.txt "$partial"
+wanted "$kind" > "$partial"
+extra=''
+[[ $kind != dev ]] || extra='[dev]'
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-  --requirement "$partial" \
-  || die "could not install requirements.txt into $venv (pip says why above)"
+  --requirement requirements.txt --editable ".$extra" \
+  || die "could not install bit_jax into $venv (pip says why above)"
 mv "$partial" "$installed"

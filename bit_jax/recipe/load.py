@@ -15,6 +15,7 @@ from bit_jax.errors import (
   UsageError,
   is_machine_fault,
 )
+from bit_jax.recipe import config_files
 from bit_jax.storage import user_paths
 
 # A ConfigDict with the keys of configs/common.py. ConfigDict itself types each
@@ -112,6 +113,8 @@ def explain(error: BaseException) -> tuple[str, int]:
   if isinstance(error, OSError):
     text = f"--config cannot be read: {str(error).rsplit(']', 1)[-1]}"
     return text, UNAVAILABLE if is_machine_fault(error) else 2
+  if isinstance(error, AttributeError) and error.name == "get_config":
+    return _no_recipe(error.obj), 2
   if isinstance(error, LookupError | AttributeError):
     key = error.args[0]
     while isinstance(key, BaseException):
@@ -121,6 +124,17 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"unknown config key {gone}: {successor}", 2
     return f"unknown config key {key}".replace("\nDid", "; did", 1), 2
   return str(error), 2
+
+
+def _no_recipe(module: Any) -> str:
+  """Returns the message for a config file without get_config(arg)."""
+  path = module.__file__
+  if not hasattr(module, "get_study"):
+    return f"--config={path} has no get_config(arg)"
+  return (
+    f"--config={path} is a study of several runs: bit_jax study --study={path} "
+    "--workdir=DIR makes them"
+  )
 
 
 def override(config: Config, arguments: Sequence[str]) -> None:
@@ -146,7 +160,8 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
   """Returns the config of a file, with overrides applied.
 
   Args:
-    path: The file and its arguments, `configs/NAME.py:key=value,...`.
+    path: The file, or the name of one of `configs/`, and its arguments:
+      `NAME:key=value,...`.
     overrides: Arguments such as `--config.key=value`.
 
   Raises:
@@ -154,13 +169,14 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
     UsageError: The file, an argument or a key is wrong.
     UnavailableError: The file cannot be read at the moment.
   """
-  argv = ["load_config", f"--config={user_paths.expand(path)}"]
+  argv = ["load_config", f"--config={config_files.find(path)}"]
   parser = flags.FlagValues()
   holder = config_flags.DEFINE_config_file(
     "config", None, flag_values=parser, sys_argv=argv
   )
   try:
-    parser(argv)
+    with config_files.importable():
+      parser(argv)
     config: Any = holder.value
     config.to_dict()  # Raises here, not before, for a missing file.
   except CONFIG_ERRORS as e:

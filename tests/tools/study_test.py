@@ -8,8 +8,8 @@ from bit_jax.data import source
 from bit_jax.errors import InputError
 from bit_jax.recipe import resolve
 from bit_jax.report import study
+from bit_jax.tools.study import __main__ as driver
 from configs import ablation, common, kshot, upstream
-from scripts import study as driver
 
 
 def run(name, **factors):
@@ -161,7 +161,7 @@ def test_the_driver_makes_no_run_for_an_empty_pattern(finished, capsys):
   ("extra", "status", "message"),
   [
     (["--study=/no/such.py"], 2, "no such Python file"),
-    (["--study=tests/scripts/study_test.py"], 2, "has no get_study"),
+    (["--study=tests/tools/study_test.py"], 2, "has no get_study"),
     (["--runs=other*"], 1, "--runs=other* matches none of up, down, absent"),
     (["--runs=up,dwon"], 1, "--runs=dwon matches none of up, down, absent"),
     (["--runs=absent"], 1, "data set prepared; dataset 'cifar10' is not in"),
