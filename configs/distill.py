@@ -12,8 +12,8 @@ fine-tuning of configs/downstream.py, whose arguments and presets this takes.
 | temperature  | 4       | T; Hinton et al. tried 2.5 to 20 (their paper)      |
 | label_weight | 0.1     | of the labels; 0 learns from the teacher alone     |
 
-  python -m bit_jax.main --workdir=/tmp/student \
-      --config=configs/distill.py:teacher=/tmp/teacher,dataset=cifar10 \
+  bit_jax train --workdir=/tmp/student \
+      --config=distill:teacher=/tmp/teacher,dataset=cifar10 \
       --config.init.checkpoint=BiT-M-R50x1
 
 Neither default is from the BiT paper, which does not distil; they were not

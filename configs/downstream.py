@@ -14,8 +14,8 @@ the resolution from the image size.
 | quick  | minutes on a laptop: 32 px, batch 32, 150 steps in the same       |
 |        | proportions, a higher learning rate because there are few steps   |
 
-  python -m bit_jax.main --workdir=/tmp/cifar10 \
-      --config=configs/downstream.py:dataset=cifar10,model=R50x1 \
+  bit_jax train --workdir=/tmp/cifar10 \
+      --config=downstream:dataset=cifar10,model=R50x1 \
       --config.init.checkpoint=BiT-M-R50x1.npz
 
 Expected (official release, light, BiT-M-R50x1, medians): CIFAR-10 with 1 / 5 /

@@ -4,8 +4,8 @@ A study for scripts/study.py. For each number of examples per class, `samples`
 subsets are drawn and stored in WORKDIR/subsets. Each is fine-tuned from the
 weights `init` and, with `scratch=1` or without `init`, from random weights.
 
-  python -m scripts.study --workdir=/tmp/kshot \
-      --study=configs/kshot.py:dataset=cifar10,model=R50x1,init=BiT-M-R50x1
+  bit_jax study --workdir=/tmp/kshot \
+      --study=kshot:dataset=cifar10,model=R50x1,init=BiT-M-R50x1
 
 `shots` are the numbers of examples per class, joined by `+`. `preset` is one of
 configs/downstream.py; the HyperRule applies to the size of the whole subset.

@@ -13,8 +13,8 @@ Flowers-102 has 10 training images per class, so 10 is all of it.
 | R14x0.25, GN       | without weight standardization                        |
 | R14x0.25, BN       | statistics of 8 examples, as on 512 devices (paper)   |
 
-  python -m scripts.study --workdir=workdir/reproduction \
-      --study=configs/reproduction.py:data_dir=DIR
+  bit_jax study --workdir=workdir/reproduction \
+      --study=reproduction:data_dir=DIR
 
 To fit on a CPU it differs from the paper's recipes: images of 32 px; batch 64
 upstream and 32 downstream; two epochs at learning rate 0.3 x batch / 256, ten

@@ -16,8 +16,8 @@ decay 1e-4, inception crop to 224 px, random flip, no mixup.
 and shape of the schedule; X determines classes, number of examples, resolution
 (images smaller than 224 px keep their size) and flip.
 
-  python -m bit_jax.main --workdir=/tmp/bit_s \
-      --config=configs/upstream.py:preset=bit_s,model=R50x1
+  bit_jax train --workdir=/tmp/bit_s \
+      --config=upstream:preset=bit_s,model=R50x1
 
 Expected (paper): R50x1 with GroupNorm and weight standardization reaches 76.0 %
 on ILSVRC-2012 at batch 4096. Not run; the paper used 512 TPUv3 cores.

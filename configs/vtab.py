@@ -4,21 +4,21 @@ The BiT-HyperRule of configs/downstream.py on the Visual Task Adaptation
 Benchmark (arXiv 1910.04867). 1000 examples are a small set to the rule: 500
 steps at batch 512, no mixup. Presets are those of downstream.
 
-  python -m bit_jax.main --workdir=/tmp/dtd \
-      --config=configs/vtab.py:task=dtd,model=R50x1,data_dir=/data/tfds \
+  bit_jax train --workdir=/tmp/dtd \
+      --config=vtab:task=dtd,model=R50x1,data_dir=/data/tfds \
       --config.init.checkpoint=BiT-M-R50x1.npz
 
 All tasks that are prepared, one folder each, with the mean of each group and of
 the 19 (marked as partial while a task has no result; --runs=dtd,svhn makes some
 of them). Tasks of the same head and image size share one compiled step:
 
-  python -m scripts.study --workdir=/tmp/vtab \
-      --study=configs/vtab.py:model=R50x1,init=BiT-M-R50x1.npz,data_dir=/data/tfds
+  bit_jax study --workdir=/tmp/vtab \
+      --study=vtab:model=R50x1,init=BiT-M-R50x1.npz,data_dir=/data/tfds
 
 To choose settings by validation, train on 800 examples and evaluate on the
 other 200 (`train=train800,eval=val200`); the default trains on both,
 train800val200, and reports the full test split. `Splits.named` has all names.
-The sets are TFDS ones, prepared with `python -m bit_jax.tools.prepare`;
+The sets are TFDS ones, prepared with `bit_jax prepare`;
 resisc45 and diabetic_retinopathy_detection need a manual download first.
 
 Work directories of commits that had config.data.splits name the same examples

@@ -411,7 +411,7 @@ def test_the_old_command_names_the_new_one(capsys):
     runpy.run_module("scripts.vtab", run_name="__main__")
   assert error.value.code == 2
   said = capsys.readouterr().err
-  assert said.startswith("error: scripts.vtab is now python -m scripts.study ")
+  assert said.startswith("error: scripts.vtab is now bit_jax study ")
   assert said.count("\n") == 1
 
 

@@ -117,6 +117,8 @@ def importable() -> Iterator[None]:
   finder: Any = _Finder(folders)
   before = {name for name in sys.modules if _is_of_folder(name)}
   sys.meta_path.append(finder)
+  # ml_collections runs every file in this module, with what others left there.
+  sys.modules.pop("config_config", None)
   try:
     yield
   finally:
