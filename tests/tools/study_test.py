@@ -191,6 +191,22 @@ def test_a_damaged_study_json(study_file, tmp_path, capsys, damage):
   assert not (tmp_path / "up").exists()
 
 
+@pytest.mark.parametrize("text", ["from configs import no_such", "def f(:"])
+def test_a_file_that_python_cannot_run(tmp_path, capsys, text):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  assert driver.main([f"--study={path}", f"--workdir={tmp_path}"]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: --study={path} is no usable Python file: ")
+  assert error.count("\n") == 1
+
+
+def test_a_study_is_found_by_its_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  named = driver.load_study("kshot:dataset=digits,shots=1,samples=1")
+  assert [run.name for run in named.runs] == ["1-shot-0-from-scratch"]
+
+
 def test_kshot_draws_are_shared_by_all_weights():
   spec = kshot.get_study("init=w.npz,scratch=1,shots=1+5,samples=2")
   assert len(spec.runs) == 2 * 2 * 2

@@ -56,7 +56,10 @@ def load_study(spec: str) -> study.Study:
     raise UsageError(f"--study={path}: expected a Python file")
   module = importlib.util.module_from_spec(module_spec)
   with config_files.importable():
-    module_spec.loader.exec_module(module)
+    try:
+      module_spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as e:
+      raise UsageError(f"--study={path} is no usable Python file: {e}") from e
     if not hasattr(module, "get_study"):
       raise UsageError(f"--study={path} has no get_study(arg)")
     return module.get_study(arg)
