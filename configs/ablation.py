@@ -1,6 +1,6 @@
 r"""The paper's ablations: normalization, budget, early decay, weight decay.
 
-Studies for scripts/study.py. Each consists of the runs that one table or figure
+Studies for `bit_jax study`. Each consists of the runs that one table or figure
 of the paper compares:
 
 | study        | runs                                            | paper       |

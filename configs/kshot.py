@@ -1,6 +1,6 @@
 r"""k-shot fine-tuning on balanced subsets, with medians (paper, section 4.2).
 
-A study for scripts/study.py. For each number of examples per class, `samples`
+A study for `bit_jax study`. For each number of examples per class, `samples`
 subsets are drawn and stored in WORKDIR/subsets. Each is fine-tuned from the
 weights `init` and, with `scratch=1` or without `init`, from random weights.
 

@@ -1,6 +1,6 @@
 r"""BiT's claims on a small scale: Tiny-ImageNet to CIFAR-10 and Flowers-102.
 
-A study for scripts/study.py that runs on a CPU. It pre-trains on Tiny-ImageNet
+A study for `bit_jax study` that runs on a CPU. It pre-trains on Tiny-ImageNet
 (100,000 images of 200 classes) with a schedule in proportion to BiT-S's. It
 fine-tunes on CIFAR-10 and Flowers-102 with 1, 5 and 10 examples per class and
 on all of CIFAR-10, and compares with the same networks from random weights.

@@ -72,7 +72,7 @@ if [[ -e $partial ]] || ! is_new_enough "$venv/bin/python" \
   || ! "$venv/bin/python" -c 'import pip' 2> /dev/null; then
   python=$(find_python)
   echo "setup: installing requirements.txt into a new $venv" \
-    "(1.6 GB, one to three minutes)" >&2
+    "(1.4 GB, one to three minutes)" >&2
   "$python" -m venv --clear "$venv"
 else
   echo "setup: installing requirements.txt into $venv" >&2

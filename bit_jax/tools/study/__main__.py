@@ -26,6 +26,7 @@ import time
 from collections.abc import Sequence
 
 import ml_collections
+from etils import epath
 
 from bit_jax import train
 from bit_jax.data.sets import tfds_folders
@@ -82,7 +83,10 @@ def is_finished(
 ) -> bool:
   """Returns True if a run of the same config is finished; reads no data."""
   stored = workdir / workdir_files.CONFIG
-  if not stored.exists() or workdir_files.read_result(workdir) is None:
+  if (
+    not stored.exists()
+    or workdir_files.read_result(epath.Path(workdir)) is None
+  ):
     return False
   old, new = json.loads(stored.read_text()), json.loads(config.to_json())
   if any(old["data"][key] != new["data"][key] for key in ("name", "dir")):

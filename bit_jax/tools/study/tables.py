@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from bit_jax.errors import InputError
 from bit_jax.report import page, study
 from bit_jax.run import workdir_files
@@ -16,7 +18,10 @@ def read_results(
   runs: Sequence[study.Run], workdir: pathlib.Path
 ) -> dict[str, dict[str, Any]]:
   """Returns the content of result.json of each finished run, by name."""
-  found = {r.name: workdir_files.read_result(workdir / r.name) for r in runs}
+  found = {
+    r.name: workdir_files.read_result(epath.Path(workdir) / r.name)
+    for r in runs
+  }
   return {name: result for name, result in found.items() if result}
 
 
