@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bit_jax import interrupts, main
+from bit_jax import errors, interrupts, main
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Stands for what a command imports first: it sends the signal of Ctrl-C.
@@ -95,7 +95,9 @@ def test_work_can_be_interrupted_as_ever():
   before = signal.getsignal(signal.SIGINT)
   try:
     signal.signal(signal.SIGINT, interrupts._end)
-    interrupts.begin_work()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    handlers = []
+    work = lambda: handlers.append(signal.getsignal(signal.SIGINT))  # noqa: E731
+    assert errors.exit_status(work) == 0
+    assert handlers == [signal.default_int_handler]
   finally:
     signal.signal(signal.SIGINT, before)

@@ -201,6 +201,12 @@ def test_a_file_that_python_cannot_run(tmp_path, capsys, text):
   assert error.count("\n") == 1
 
 
+def test_the_older_name_is_the_same_command():
+  from scripts import study as older
+
+  assert older.main is driver.main
+
+
 def test_a_study_is_found_by_its_name(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   named = driver.load_study("kshot:dataset=digits,shots=1,samples=1")
