@@ -3,7 +3,8 @@
 The map of the house, from the door inwards. Imports go down only:
 
   main         the command: flags, exit codes
-  tools        commands that need no configs, `python -m bit_jax.tools.NAME`
+  tools        the other commands, `bit_jax NAME`
+  configs      recipes and studies; in a checkout, the folder configs/
   train        the one training loop, train_and_evaluate
   preflight    memory and cost of a step before it runs
   run          the parts of one training run: step, optimiser, start, stop
@@ -20,8 +21,13 @@ The map of the house, from the door inwards. Imports go down only:
   models       networks: layers, initial values, parameter paths
   parallel     devices and processes
   errors       errors that end a command in one line
+  interrupts   Ctrl-C in the first second of a command
 
 `models` and `weights` are the public packages: `models.create` makes a network,
 `weights.load` reads its weights. A run's data flows from recipe to run.sources,
 data.pipeline, run.step, storage, evaluate and writers.
 """
+
+from bit_jax import interrupts
+
+interrupts.quiet_start()  # Before anything heavy is imported.

@@ -23,6 +23,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 
+from bit_jax import interrupts
+
 
 class InputError(ValueError):
   """Bad input from the user; the command prints the message and exits 1."""
@@ -187,6 +189,7 @@ def exit_status(command: Callable[[], object]) -> int:
   Returns:
     The exit code of the process.
   """
+  interrupts.begin_work()
   try:
     command()
   except (InputError, UsageError, UnavailableError) as e:
@@ -211,5 +214,5 @@ def exit_status(command: Callable[[], object]) -> int:
     traceback.print_exc()
     return UNAVAILABLE if is_machine_fault(e) else CRASHED
   except KeyboardInterrupt:
-    return 130
+    return interrupts.INTERRUPTED
   return 0

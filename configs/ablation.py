@@ -1,6 +1,6 @@
-"""The paper's ablations: normalization, budget, early decay, weight decay.
+r"""The paper's ablations: normalization, budget, early decay, weight decay.
 
-Studies for scripts/study.py. Each consists of the runs that one table or figure
+Studies for `bit_jax study`. Each consists of the runs that one table or figure
 of the paper compares:
 
 | study        | runs                                            | paper       |
@@ -12,13 +12,13 @@ of the paper compares:
 |              | each point                                      |             |
 | weight_decay | 1e-4 and 1e-5                                   | Figure 7    |
 
-  python -m scripts.study --workdir=/tmp/norm \\
-      --study=configs/ablation.py:study=norm,model=R50x1,data_dir=/data/tfds
+  bit_jax study --workdir=/tmp/norm \
+      --study=ablation:study=norm,model=R50x1,data_dir=/data/tfds
 
 A single run, e.g. on a pod (runs on VTAB-1k also need `init=WEIGHTS`):
 
-  python -m bit_jax.main --workdir=/tmp/norm/gn_ws \\
-      --config=configs/ablation.py:study=norm,run=gn_ws,data_dir=/data/tfds
+  bit_jax train --workdir=/tmp/norm/gn_ws \
+      --config=ablation:study=norm,run=gn_ws,data_dir=/data/tfds
 
 Arguments: `preset` is one of configs/upstream.py, and `dataset` replaces its
 data. `steps` replaces the length of a run, and the warm-up scales with it. In
@@ -40,9 +40,9 @@ size; configs/reproduction.py is a small normalization study that was run.
 
 import ml_collections
 
+from bit_jax.configs import common, upstream, vtab
 from bit_jax.errors import InputError
 from bit_jax.report.study import Chart, Run, Study, Table
-from configs import common, upstream, vtab
 
 # Updates of BiT-S: 90 epochs of ILSVRC-2012 at batch 4096.
 _BIT_S_STEPS = 28_151

@@ -116,6 +116,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.data = d = ml_collections.ConfigDict()
   d.name = ""  # A TFDS name, folder:PATH, glyphs or digits.
   d.dir = ""  # Folder of the TFDS sets; '': TFDS's own default.
+  # True: if the version in the name is not there, another one that is there is
+  # used as it is, with a note; False: that ends the run.
+  d.any_version = False
   # The TFDS feature that holds the labels, or a name of
   # bit_jax.data.sets.derived_labels.DERIVED.
   d.label_key = "label"

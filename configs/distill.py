@@ -1,4 +1,4 @@
-"""Distillation: a student learns from a fine-tuned teacher (arXiv 1503.02531).
+r"""Distillation: a student learns from a fine-tuned teacher (arXiv 1503.02531).
 
 The loss is label_weight x the loss on the labels + (1 - label_weight) x T^2
 KL(teacher || student), both softened by the temperature T; student and teacher
@@ -12,8 +12,8 @@ fine-tuning of configs/downstream.py, whose arguments and presets this takes.
 | temperature  | 4       | T; Hinton et al. tried 2.5 to 20 (their paper)      |
 | label_weight | 0.1     | of the labels; 0 learns from the teacher alone     |
 
-  python -m bit_jax.main --workdir=/tmp/student \\
-      --config=configs/distill.py:teacher=/tmp/teacher,dataset=cifar10 \\
+  bit_jax train --workdir=/tmp/student \
+      --config=distill:teacher=/tmp/teacher,dataset=cifar10 \
       --config.init.checkpoint=BiT-M-R50x1
 
 Neither default is from the BiT paper, which does not distil; they were not
@@ -30,7 +30,7 @@ rate, which was chosen for none of them. Larger sets and networks: not run.
 
 import ml_collections
 
-from configs import common, downstream
+from bit_jax.configs import common, downstream
 
 ARGUMENTS = {"teacher": "", "temperature": 4.0, "label_weight": 0.1}
 

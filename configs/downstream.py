@@ -1,4 +1,4 @@
-"""Fine-tuning with the BiT-HyperRule (paper section 3.3), for any data set.
+r"""Fine-tuning with the BiT-HyperRule (paper section 3.3), for any data set.
 
 SGD with momentum 0.9, learning rate 0.003, batch 512, no weight decay, a new
 head of zeros, all weights trained. The rule, `bit_jax/recipe/hyperrule.py`,
@@ -14,8 +14,8 @@ the resolution from the image size.
 | quick  | minutes on a laptop: 32 px, batch 32, 150 steps in the same       |
 |        | proportions, a higher learning rate because there are few steps   |
 
-  python -m bit_jax.main --workdir=/tmp/cifar10 \\
-      --config=configs/downstream.py:dataset=cifar10 \\
+  bit_jax train --workdir=/tmp/cifar10 \
+      --config=downstream:dataset=cifar10 \
       --config.init.checkpoint=BiT-M-R50x1
 
 Without `model=`, the network is that of the weights; without weights, R50x1.
@@ -29,7 +29,7 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from configs import common
+from bit_jax.configs import common
 
 PRESETS = ("paper", "code", "light", "quick")
 

@@ -1,11 +1,11 @@
-"""k-shot fine-tuning on balanced subsets, with medians (paper, section 4.2).
+r"""k-shot fine-tuning on balanced subsets, with medians (paper, section 4.2).
 
-A study for scripts/study.py. For each number of examples per class, `samples`
+A study for `bit_jax study`. For each number of examples per class, `samples`
 subsets are drawn and stored in WORKDIR/subsets. Each is fine-tuned from the
 weights `init` and, with `scratch=1` or without `init`, from random weights.
 
-  python -m scripts.study --workdir=/tmp/kshot \\
-      --study=configs/kshot.py:dataset=cifar10,init=BiT-M-R50x1
+  bit_jax study --workdir=/tmp/kshot \
+      --study=kshot:dataset=cifar10,init=BiT-M-R50x1
 
 `shots` are the numbers of examples per class, joined by `+`. `preset` is one of
 configs/downstream.py; the HyperRule applies to the size of the whole subset.
@@ -17,9 +17,9 @@ differ by several points, so compare medians and mind the range. Not run;
 configs/reproduction.py has k-shot runs that were.
 """
 
+from bit_jax.configs import common, downstream
 from bit_jax.errors import InputError
 from bit_jax.report.study import Chart, Run, Study, Table
-from configs import common, downstream
 
 
 def get_study(arg: str | None = None) -> Study:

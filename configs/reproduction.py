@@ -1,6 +1,6 @@
-"""BiT's claims on a small scale: Tiny-ImageNet to CIFAR-10 and Flowers-102.
+r"""BiT's claims on a small scale: Tiny-ImageNet to CIFAR-10 and Flowers-102.
 
-A study for scripts/study.py that runs on a CPU. It pre-trains on Tiny-ImageNet
+A study for `bit_jax study` that runs on a CPU. It pre-trains on Tiny-ImageNet
 (100,000 images of 200 classes) with a schedule in proportion to BiT-S's. It
 fine-tunes on CIFAR-10 and Flowers-102 with 1, 5 and 10 examples per class and
 on all of CIFAR-10, and compares with the same networks from random weights.
@@ -13,8 +13,8 @@ Flowers-102 has 10 training images per class, so 10 is all of it.
 | R14x0.25, GN       | without weight standardization                        |
 | R14x0.25, BN       | statistics of 8 examples, as on 512 devices (paper)   |
 
-  python -m scripts.study --workdir=workdir/reproduction \\
-      --study=configs/reproduction.py:data_dir=DIR
+  bit_jax study --workdir=workdir/reproduction \
+      --study=reproduction:data_dir=DIR
 
 To fit on a CPU it differs from the paper's recipes: images of 32 px; batch 64
 upstream and 32 downstream; two epochs at learning rate 0.3 x batch / 256, ten
@@ -28,10 +28,10 @@ stores them.
 """
 
 import ml_collections
+from bit_jax.configs.ablation import NORMS, set_norm
 
+from bit_jax.configs import common, downstream, upstream
 from bit_jax.report.study import Chart, Run, Study, Table
-from configs import common, downstream, upstream
-from configs.ablation import NORMS, set_norm
 
 UPSTREAM = "tiny_imagenet"
 # {data set: numbers of examples per class}; 0 stands for all examples.

@@ -1,4 +1,4 @@
-"""Pre-training of BiT-S, BiT-M and BiT-L, and a smaller recipe in proportion.
+r"""Pre-training of BiT-S, BiT-M and BiT-L, and a smaller recipe in proportion.
 
 Paper (1912.11370) sections 3.1 and 3.3: SGD with momentum 0.9, batch 4096,
 learning rate 0.03 x batch / 256 after 5000 steps of linear warm-up, weight
@@ -16,8 +16,8 @@ decay 1e-4, inception crop to 224 px, random flip, no mixup.
 and shape of the schedule; X determines classes, number of examples, resolution
 (images smaller than 224 px keep their size) and flip.
 
-  python -m bit_jax.main --workdir=/tmp/bit_s \\
-      --config=configs/upstream.py:preset=bit_s,model=R50x1
+  bit_jax train --workdir=/tmp/bit_s \
+      --config=upstream:preset=bit_s,model=R50x1
 
 Expected (paper): R50x1 with GroupNorm and weight standardization reaches 76.0 %
 on ILSVRC-2012 at batch 4096. Not run; the paper used 512 TPUv3 cores.
@@ -25,7 +25,7 @@ on ILSVRC-2012 at batch 4096. Not run; the paper used 512 TPUv3 cores.
 
 import ml_collections
 
-from configs import common
+from bit_jax.configs import common
 
 # {preset: (data set, loss, length, decay points)}.
 PRESETS = {

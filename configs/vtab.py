@@ -1,24 +1,24 @@
-"""VTAB-1k: 19 tasks of 1000 training examples each (paper appendices A, F).
+r"""VTAB-1k: 19 tasks of 1000 training examples each (paper appendices A, F).
 
 The BiT-HyperRule of configs/downstream.py on the Visual Task Adaptation
 Benchmark (arXiv 1910.04867). 1000 examples are a small set to the rule: 500
 steps at batch 512, no mixup. Presets are those of downstream.
 
-  python -m bit_jax.main --workdir=/tmp/dtd \\
-      --config=configs/vtab.py:task=dtd,data_dir=/data/tfds \\
+  bit_jax train --workdir=/tmp/dtd \
+      --config=vtab:task=dtd,data_dir=/data/tfds \
       --config.init.checkpoint=BiT-M-R50x1
 
 All tasks that are prepared, one folder each, with the mean of each group and of
 the 19 (marked as partial while a task has no result; --runs=dtd,svhn makes some
 of them). Tasks of the same head and image size share one compiled step:
 
-  python -m scripts.study --workdir=/tmp/vtab \\
-      --study=configs/vtab.py:init=BiT-M-R50x1,data_dir=/data/tfds
+  bit_jax study --workdir=/tmp/vtab \
+      --study=vtab:init=BiT-M-R50x1,data_dir=/data/tfds
 
 To choose settings by validation, train on 800 examples and evaluate on the
 other 200 (`train=train800,eval=val200`); the default trains on both,
 train800val200, and reports the full test split. `Splits.named` has all names.
-The sets are TFDS ones, prepared with `python -m bit_jax.tools.prepare`;
+The sets are TFDS ones, prepared with `bit_jax prepare`;
 resisc45 and diabetic_retinopathy_detection need a manual download first.
 
 Work directories of commits that had config.data.splits name the same examples
@@ -45,8 +45,8 @@ import functools
 
 import ml_collections
 
+from bit_jax.configs import common, downstream
 from bit_jax.report.study import Run, Study, Table
-from configs import common, downstream
 
 GROUPS = ("natural", "specialized", "structured")
 
@@ -86,7 +86,8 @@ class Task:
 
   Attributes:
     group: One of GROUPS.
-    dataset: TFDS name, config and the versions the benchmark accepts.
+    dataset: TFDS name, config and the versions the benchmark accepts. Where
+      only another one is prepared, it is used, and a note says so.
     num_classes: The number of labels.
     splits: The benchmark's splits, as split texts of the data set.
     label_key: A feature, or a derivation of data/sets/derived_labels.py.
@@ -197,6 +198,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   c.num_classes = task.num_classes
   c.data.name = task.dataset
   c.data.dir = args["data_dir"]
+  c.data.any_version = True
   c.data.label_key = task.label_key
   c.data.image_scale = task.image_scale
   c.data.percent_floor = True

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/setup_env.sh
+scripts/setup_env.sh dev
 # By default pyright asks PyPI for a newer release on every run.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 shell_files=(scripts/*.sh scripts/launch/*.sh .ci/run)

@@ -17,6 +17,9 @@ start to the next step and the times for which saves stall the loop. Exits with
 start to the next step is above 15 s.
 """
 
+import bit_jax  # noqa: F401  Before all others, so that Ctrl-C is quiet.
+
+# isort: split
 import contextlib
 import functools
 import json

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Creates .venv from requirements.txt, or updates it if requirements.txt has
+# Creates .venv with bit_jax and what it needs, or updates it if that has
 # changed. If it is up to date, nothing is done or printed.
+#
+#   scripts/setup_env.sh       # to use bit_jax
+#   scripts/setup_env.sh dev   # with the tools of developers: requirements.txt
 #
 # Needs Python >= 3.11 with its venv module; PYTHON=/path/to/python names one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly venv=.venv
-# A copy of the requirements that are installed. It is renamed from partial to
+# What is installed, as `wanted` prints it. It is renamed from partial to
 # installed only when pip is done, so an interrupted install never counts as
 # ready.
 readonly installed=$venv/requirements.installed
@@ -16,6 +19,15 @@ readonly partial=$venv/requirements.partial
 die() {
   echo "error: $*" >&2
   exit 1
+}
+
+# Prints what decides whether an environment is up to date.
+wanted() {
+  sed -n '/^dependencies = \[/,/^\]/p; /^\[project.scripts\]/,/^$/p' \
+    pyproject.toml
+  if [[ $1 == dev ]]; then
+    cat requirements.txt
+  fi
 }
 
 is_new_enough() {
@@ -41,7 +53,15 @@ find_python() {
   die "no Python >= 3.11 found; install one or set PYTHON=/path/to/python"
 }
 
-if [[ -x $venv/bin/python ]] && cmp -s requirements.txt "$installed"; then
+[[ $# -eq 0 || $* == dev ]] \
+  || die "unexpected arguments '$*': expected none, or dev"
+kind=${1:-use}
+# Tools that are there are kept up to date, whoever asks.
+if [[ -e $installed ]] && grep -q '^# To develop' "$installed"; then
+  kind=dev
+fi
+
+if [[ -x $venv/bin/python ]] && wanted "$kind" | cmp -s - "$installed"; then
   exit
 fi
 
@@ -50,15 +70,17 @@ fi
 if [[ -e $partial ]] || ! is_new_enough "$venv/bin/python" \
   || ! "$venv/bin/python" -c 'import pip' 2> /dev/null; then
   python=$(find_python)
-  echo "setup: installing requirements.txt into a new $venv" \
-    "(1.6 GB, one to three minutes)" >&2
+  echo "setup: installing bit_jax into a new $venv" \
+    "(1.4 GB, one to three minutes)" >&2
   "$python" -m venv --clear "$venv"
 else
-  echo "setup: installing requirements.txt into $venv" >&2
+  echo "setup: installing bit_jax into $venv" >&2
 fi
 rm -f "$installed"
-cp requirements.txt "$partial"
+wanted "$kind" > "$partial"
+needed=(--editable .)
+[[ $kind != dev ]] || needed+=(--requirement requirements.txt)
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-  --requirement "$partial" \
-  || die "could not install requirements.txt into $venv (pip says why above)"
+  "${needed[@]}" \
+  || die "could not install bit_jax into $venv (pip says why above)"
 mv "$partial" "$installed"

@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/setup_env.sh
+scripts/setup_env.sh dev
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 exec .venv/bin/python -m pytest -n 2 --dist loadfile \
   -m 'not slow and not gpu' "$@"

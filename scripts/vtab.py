@@ -4,8 +4,8 @@ import sys
 
 if __name__ == "__main__":
   print(
-    "error: scripts.vtab is now python -m scripts.study --study=configs/"
-    "vtab.py:model=R50x1,init=WEIGHTS,data_dir=DIR --workdir=DIR "
+    "error: scripts.vtab is now bit_jax study "
+    "--study=vtab:model=R50x1,init=WEIGHTS,data_dir=DIR --workdir=DIR "
     "[--runs=TASK,TASK]",
     file=sys.stderr,
   )

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # beside each other. What is not named here is a mistake.
 FLOORS = (
   ("tools", "scripts"),
-  ("main",),
+  ("main", "configs"),
   ("train", "preflight"),
   ("run",),
   ("evaluate", "report"),
@@ -22,6 +22,7 @@ FLOORS = (
   ("objectives", "storage"),
   ("models", "parallel"),
   ("errors",),
+  ("interrupts",),
 )
 # Arrows between neighbours of one row: scripts parse their flags as tools do.
 BESIDE = {("scripts", "tools")}
@@ -30,10 +31,10 @@ LEVEL = {name: i for i, names in enumerate(FLOORS) for name in names}
 
 def rooms():
   """Yields (name of the package or top module, path) of every file."""
-  for folder in ("bit_jax", "scripts"):
+  for folder in ("bit_jax", "configs", "scripts"):
     for path in sorted((ROOT / folder).rglob("*.py")):
       parts = path.relative_to(ROOT).with_suffix("").parts
-      yield ("scripts" if folder == "scripts" else parts[1]), path
+      yield (parts[1] if folder == "bit_jax" else folder), path
 
 
 def imported(path):
@@ -55,6 +56,7 @@ def imported(path):
 def test_imports_go_down(room, path):
   for module in imported(path):
     first, _, rest = module.partition(".")
+    # Installed, `configs` is no module; only scripts are never installed.
     assert first != "configs" or room == "scripts", module
     if first not in ("bit_jax", "scripts"):
       continue
@@ -78,8 +80,25 @@ def packages():
   return {n for n in names if not n.startswith("tools.")}
 
 
+def docstrings():
+  for folder in ("bit_jax", "configs", "scripts"):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+      tree = ast.parse(path.read_text())
+      for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+          yield path, ast.get_source_segment(path.read_text(), body[0])
+
+
+def test_no_docstring_swallows_a_backslash():
+  """Commands over several lines are shown by --help as they are typed."""
+  for path, text in docstrings():
+    if not text.startswith('r"""'):
+      assert "\\\n" not in text, f"{path}: a docstring with \\ starts with r"
+
+
 def test_the_map_in_the_package_is_true():
-  rows = re.findall(r"^  ([a-z.]+) +\S", bit_jax.__doc__ or "", re.MULTILINE)
+  rows = re.findall(r"^  ([a-z._]+) +\S", bit_jax.__doc__ or "", re.MULTILINE)
   assert sorted(rows) == sorted(packages())
   levels = [LEVEL[row.split(".")[0]] for row in rows if row != "main"]
   assert levels == sorted(levels), "imports go down, and so does the map"

@@ -136,7 +136,7 @@ def test_bad_input_is_one_line(args, code, message, capsys):
 def test_overrides_reach_the_run(monkeypatch, capsys):
   calls = []
   monkeypatch.setattr(
-    train, "train_and_evaluate", lambda *args: calls.append(args)
+    train, "train_and_evaluate", lambda *args, **_: calls.append(args)
   )
   code, error = run(
     f"--config={UPSTREAM}:preset=bit_m,model=R101x3,dataset=folder:/a=b:c",
@@ -167,7 +167,7 @@ def test_overrides_reach_the_run(monkeypatch, capsys):
 def test_overrides_may_stand_before_the_config(monkeypatch, capsys):
   calls = []
   monkeypatch.setattr(
-    train, "train_and_evaluate", lambda *args: calls.append(args)
+    train, "train_and_evaluate", lambda *args, **_: calls.append(args)
   )
   code, error = run(
     "--config.seed=7",
@@ -180,7 +180,7 @@ def test_overrides_may_stand_before_the_config(monkeypatch, capsys):
 
 
 def test_errors_while_running_are_one_line(monkeypatch, capsys):
-  def fails(*_):
+  def fails(*_, **__):
     raise InputError("a\nb")
 
   monkeypatch.setattr(train, "train_and_evaluate", fails)
@@ -261,3 +261,116 @@ def test_a_folder_of_images_from_the_shell(tmp_path):
   assert broken.returncode == 1
   assert broken.stderr.count("\n") == 1
   assert "class 0/0.PNG" in broken.stderr
+
+
+@pytest.mark.parametrize("spelling", ["downstream", "configs/downstream.py"])
+@pytest.mark.parametrize("form", ["--config={}", "--config {}", "-config={}"])
+def test_configs_are_found_from_any_folder(
+  spelling, form, monkeypatch, tmp_path, capsys
+):
+  calls = []
+  monkeypatch.setattr(
+    train, "train_and_evaluate", lambda *args, **_: calls.append(args)
+  )
+  monkeypatch.chdir(tmp_path)
+  config = form.format(f"{spelling}:preset=quick,dataset=digits").split(" ")
+  args = ("--config.seed=7", *config, "--workdir=w")
+  assert run(*args, capsys=capsys) == (0, "")
+  assert calls[0][0].data.name == "digits"
+  assert calls[0][0].seed == 7
+
+
+def test_help_lists_the_keys_of_a_config(capsys):
+  argv = ["main", "--config=downstream:preset=quick", "--help"]
+  with (
+    mock.patch.object(sys, "argv", argv),
+    pytest.raises(SystemExit) as error,
+  ):
+    main._parse_flags(argv)
+  assert not error.value.code
+  said = capsys.readouterr().out
+  assert "\n  --config.input.batch_size=32\n" in said
+  assert "--config.data.name=cifar10" in said
+  assert "resolved" not in said
+
+
+def console(*args, capsys):
+  """Runs `bit_jax ARGS` in this process; returns (code, stdout, stderr)."""
+  try:
+    with mock.patch.object(sys, "argv", ["/x/bin/bit_jax", *args]):
+      code = main.command()
+  except SystemExit as e:
+    code = e.code or 0
+  return (code, *capsys.readouterr())
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "help"])
+def test_the_console_command_lists_its_verbs(flag, capsys):
+  code, said, error = console(flag, capsys=capsys)
+  assert (code, error) == (0, "")
+  for verb, (_, line) in main.VERBS.items():
+    assert re.search(rf"^  {verb} +{re.escape(line)}$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    (["trian"], "unknown command 'trian' (did you mean train?): expected one"),
+    (["eval", "--json"], "(did you mean evaluate?)"),
+    (["near-duplicates"], "(did you mean near_duplicates?)"),
+    (
+      ["--config=downstream"],
+      "unknown command '--config=downstream': expected",
+    ),
+    ([], "a command is missing: expected one of train, study, "),
+    (["help", "trian"], "(did you mean train?)"),
+  ],
+)
+def test_an_unknown_verb_is_one_line(args, message, capsys):
+  code, said, error = console(*args, capsys=capsys)
+  assert (code, said) == (2, "")
+  assert message in error
+  assert error.startswith("error: ")
+  assert error.count("\n") == 1
+
+
+def test_a_verb_is_the_main_of_its_module(monkeypatch, capsys):
+  from bit_jax.tools import report
+
+  seen = []
+  monkeypatch.setattr(
+    report, "main", lambda argv: seen.append((sys.argv, argv)) or 74
+  )
+  assert console("report", "a", "--out=b", capsys=capsys)[0] == 74
+  assert seen == [(["bit_jax report", "a", "--out=b"], ["a", "--out=b"])]
+  code, _, error = console("train", "--workdir=x", capsys=capsys)
+  assert (code, error) == (2, "error: --config is missing; see --help\n")
+
+
+def test_every_command_has_a_verb():
+  tools = ROOT / "bit_jax/tools"
+  names = {p.stem for p in tools.glob("*.py")} - {"__init__", "command_line"}
+  names |= {p.parent.name for p in tools.glob("*/__main__.py")}
+  assert names == {*main.VERBS} - {"train"}
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_help_has_an_example_and_all_defaults(verb, capsys):
+  code, said, error = console(verb, "--help", capsys=capsys)
+  assert (code, error) == (0, "")
+  assert len(re.findall(rf"^  bit_jax {verb} ", said, re.MULTILINE)) >= 1
+  # A backslash that is swallowed joins two lines to a longer one.
+  assert max(map(len, said.splitlines())) <= 80
+  for line in said.splitlines():
+    if line.endswith("\\"):
+      assert line.endswith(" \\")
+  text = said.partition("\noptions:\n" if verb != "train" else "\nflags:\n")[2]
+  flags_said = re.split(r"^  (?=-)", text, flags=re.MULTILINE)[1:]
+  assert len(flags_said) > 1
+  for flag in flags_said:
+    words = " ".join(flag.split())
+    has_value = re.match(r"--\w+(=| [A-Z{])", words)
+    is_told = "(default" in words or "(required)" in words
+    assert is_told or not has_value, words
+    # More than its name is said.
+    assert len(words.split()) > 2, words

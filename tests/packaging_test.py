@@ -1,7 +1,7 @@
 """What `pip install` brings: the library, what it runs with, and no more."""
 
 import ast
-import fnmatch
+import importlib
 import importlib.metadata
 import pathlib
 import re
@@ -24,12 +24,12 @@ def name(requirement):
   return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
 
 
-def test_requirements_txt_is_what_runs_and_what_develops():
+def test_requirements_txt_is_what_runs_and_develops():
   lines = (ROOT / "requirements.txt").read_text().splitlines()
   lines = [line for line in lines if not line.startswith("#")]
   project = PROJECT["project"]
   dev = project["optional-dependencies"]["dev"]
-  assert sorted(lines) == sorted(project["dependencies"] + dev)
+  assert sorted(lines) == sorted([*project["dependencies"], *dev])
   assert not {*map(name, project["dependencies"])} & {*map(name, dev)}
 
 
@@ -56,14 +56,30 @@ def test_every_import_is_a_dependency_and_every_dependency_is_imported():
 
 
 def test_every_package_is_installed_and_nothing_beside_them():
-  patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
-  for top in ("bit_jax", "configs", "scripts", "tests", "third_party"):
-    for path in (ROOT / top).rglob("*.py"):
-      package = ".".join(path.parent.relative_to(ROOT).parts)
-      installed = any(fnmatch.fnmatchcase(package, p) for p in patterns)
-      assert installed == (top == "bit_jax"), package
-      if installed:
-        assert (path.parent / "__init__.py").exists(), package
+  folders = {path.parent for path in (ROOT / "bit_jax").rglob("*.py")}
+  assert all((folder / "__init__.py").exists() for folder in folders)
+  names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+  assert sorted(names) == PROJECT["tool"]["setuptools"]["packages"]
+
+
+def test_configs_are_a_package_without_being_copied():
+  assert PROJECT["tool"]["setuptools"]["package-dir"] == {
+    "bit_jax.configs": "configs"
+  }
+  package = importlib.import_module("bit_jax.configs")
+  assert package.__path__ == [str(ROOT / "configs")]
+  # Nothing else stands there, as an installed package does not have it.
+  assert [p.name for p in (ROOT / "bit_jax/configs").glob("*.py")] == [
+    "__init__.py"
+  ]
+
+
+def test_configs_import_each_other_by_the_name_that_is_installed():
+  for path in (ROOT / "configs").glob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.ImportFrom):
+        assert node.level == 0
+        assert node.module.split(".")[0] != "configs", path
 
 
 def test_files_that_the_library_reads_are_installed_with_it():

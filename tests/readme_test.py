@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-import bit_jax.main  # noqa: F401  Its flags are looked at.
+import bit_jax.main
 from bit_jax import errors, models, weights
 from bit_jax.recipe import check, load
 from bit_jax.storage import checkpoint
@@ -117,7 +117,7 @@ def understand(monkeypatch, tmp_path, mesh):
     assert reached, f"{module.__name__} did nothing"
 
   def run_study(words):
-    module = importlib.import_module("scripts.study")
+    module = importlib.import_module("bit_jax.tools.study.__main__")
     reach_the_work(module, words)
     spec = next(w for w in words if w.startswith("--study=")).partition("=")[2]
     study = module.load_study(spec)
@@ -139,7 +139,7 @@ def understand(monkeypatch, tmp_path, mesh):
   def run_module(name, words):
     if name == "bit_jax.main":
       run_main(words)
-    elif name == "scripts.study":
+    elif name in ("scripts.study", "bit_jax.tools.study.__main__"):
       run_study(words)
     elif name == "scripts.benchmark":
       run_benchmark(words)
@@ -149,7 +149,7 @@ def understand(monkeypatch, tmp_path, mesh):
       if hasattr(module, "__path__"):
         module = importlib.import_module(f"{name}.__main__")
       reach_the_work(module, words)
-      if name == "bit_jax.tools.preflight":
+      if module.__name__ == "bit_jax.tools.preflight":
         file = next(w for w in words if w.startswith("--config="))
         rest = [w for w in words if w.startswith("--config.")]
         load.load_config(file.removeprefix("--config="), rest)
@@ -195,7 +195,7 @@ def understand(monkeypatch, tmp_path, mesh):
       assert not words or words[0] == "-m" or words[0].startswith("--cov=")
     else:
       assert name in ("setup_env", "check", "run"), script
-      assert not words
+      assert not words or (name, *words) == ("setup_env", "dev")
       named = r"(?:scripts|measured)/[\w/]+\.\w+"
       for file in re.findall(named, pathlib.Path(script).read_text()):
         assert pathlib.Path(file).exists(), f"{script}: {file}"
@@ -218,6 +218,12 @@ def understand(monkeypatch, tmp_path, mesh):
       run(rest[2:])
     elif words[:2] == ["python", "-m"]:
       run_module(rest[1], rest[2:])
+    elif words == ["bit_jax", "--help"]:
+      pass
+    elif program == "bit_jax" and rest[1:] in ([], ["--help"]):
+      assert rest[0] in bit_jax.main.VERBS
+    elif program == "bit_jax":
+      run_module(bit_jax.main.VERBS[rest[0]][0], rest[1:])
     elif program.startswith(("scripts/", ".ci/")):
       run_script(program, rest)
     elif words[:2] == ["pip", "install"]:
@@ -227,7 +233,7 @@ def understand(monkeypatch, tmp_path, mesh):
     else:
       # Others' programs, in the forms that are in use.
       assert words[:2] in (["git", "clone"], ["tar", "-xf"]) or words in (
-        ["cd", "bit_jax"],
+        ["cd", "bit_jax_repo"],
         ["source", ".venv/bin/activate"],
       ), f"not understood: {shlex.join(words)}"
 
@@ -248,6 +254,11 @@ def test_a_command_is_understood_by_its_program(words, understand):
     "python -m bit_jax.main --config=configs/downstream.py --workdir=x "
     "--config.model.remat=all",
     "python -m bit_jax.main --config=configs/downstream.py",
+    "bit_jax train --config=downstream:data=x --workdir=x",
+    "bit_jax train --config=downstrem --workdir=x",
+    "bit_jax trian --config=downstream --workdir=x",
+    "bit_jax convert a.npz b.npz --to=timm",
+    "bit_jax study --study=kshot:shot=1 --workdir=x",
     "python -m bit_jax.tools.convert a.npz b.npz --to=timm",
     "python -m bit_jax.tools.near_duplicates w.npz",
     "python -m scripts.study --study=configs/kshot.py:shot=1 --workdir=x",
@@ -280,9 +291,9 @@ def test_commands_keys_and_paths_within_the_text(path, understand, monkeypatch):
   for span in inline(path):
     if PLACEHOLDER.search(span):
       continue
-    if span.startswith(("python -m ", "pip install ", "source ")) or (
-      re.match(r"(scripts/\w+\.sh|\.ci/run)", span)
-    ):
+    if span.startswith(
+      ("python -m ", "bit_jax ", "pip install ", "source ")
+    ) or (re.match(r"(scripts/\w+\.sh|\.ci/run)", span)):
       understand(shlex.split(span))
     elif span.startswith("--config."):
       load.override(downstream.get_config(), [span])

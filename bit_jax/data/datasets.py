@@ -100,6 +100,7 @@ def open_dataset(
   cache_dir: str = "",
   nested_classes: bool = False,
   skip_bad: bool = False,
+  any_version: bool = False,
 ) -> Dataset:
   """Finds an image set and its splits; scans it if it is a folder of images.
 
@@ -119,6 +120,8 @@ def open_dataset(
       folders below the class folder.
     skip_bad: Leaves out files of a folder that are no sound images; for other
       sets it does nothing.
+    any_version: Takes another version of a TFDS set than the one named if that
+      is not there, with a note.
 
   Raises:
     InputError: There is no such set, or it cannot be used.
@@ -141,7 +144,8 @@ def open_dataset(
     read = {"glyphs": glyphs.load, "digits": digits.load}[dataset]
     opened = _from_sources(dataset, {s: read(s) for s in builtin.SPLITS})
   else:
-    builder = tfds.open_builder(tfds_folders.find(dataset, data_dir))
+    found = tfds_folders.find(dataset, data_dir, any_version=any_version)
+    builder = tfds.open_builder(found)
     opened = Dataset(
       dataset,
       tfds.split_sizes(builder),

@@ -13,11 +13,10 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-import bit_jax
 from bit_jax.errors import InputError, UnavailableError, UsageError
 
 _DIGEST_BYTES = 16
-_PACKAGE = pathlib.Path(bit_jax.__file__).parent
+_PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 def _is_cluster(environ: Mapping[str, str], *, has_tpu: bool) -> bool:

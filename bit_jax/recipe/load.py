@@ -16,7 +16,7 @@ from bit_jax.errors import (
   UsageError,
   is_machine_fault,
 )
-from bit_jax.recipe import words
+from bit_jax.recipe import config_files, words
 from bit_jax.storage import user_paths
 
 # A ConfigDict with the keys of configs/common.py. ConfigDict itself types each
@@ -122,6 +122,8 @@ def explain(
   if isinstance(error, OSError):
     text = f"--config cannot be read: {str(error).rsplit(']', 1)[-1]}"
     return text, UNAVAILABLE if is_machine_fault(error) else 2
+  if isinstance(error, AttributeError) and error.name == "get_config":
+    return _no_recipe(error.obj), 2
   if config is None:
     config = _without_overrides(argv)
   if config is not None:
@@ -150,7 +152,8 @@ def _without_overrides(argv: Sequence[str]) -> Config:
     "config", None, flag_values=parser, sys_argv=["config", *files]
   )
   try:
-    parser(["config", *files])
+    with config_files.importable():
+      parser(["config", *files])
     holder.value.to_dict()
   except CONFIG_ERRORS:
     return None  # Another error is to be shown.
@@ -200,6 +203,17 @@ def _has_type(text: str, like: Any) -> bool:
   return True
 
 
+def _no_recipe(module: Any) -> str:
+  """Returns the message for a config file without get_config(arg)."""
+  path = module.__file__
+  if not hasattr(module, "get_study"):
+    return f"--config={path} has no get_config(arg)"
+  return (
+    f"--config={path} is a study of several runs: bit_jax study --study={path} "
+    "--workdir=DIR makes them"
+  )
+
+
 def override(config: Config, arguments: Sequence[str]) -> None:
   """Applies `--config.key=value` to a config, as the command line does.
 
@@ -223,7 +237,8 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
   """Returns the config of a file, with overrides applied.
 
   Args:
-    path: The file and its arguments, `configs/NAME.py:key=value,...`.
+    path: The file, or the name of one of `configs/`, and its arguments:
+      `NAME:key=value,...`.
     overrides: Arguments such as `--config.key=value`.
 
   Raises:
@@ -231,13 +246,14 @@ def load_config(path: str, overrides: Sequence[str]) -> Config:
     UsageError: The file, an argument or a key is wrong.
     UnavailableError: The file cannot be read at the moment.
   """
-  argv = ["load_config", f"--config={user_paths.expand(path)}"]
+  argv = ["load_config", f"--config={config_files.find(path)}"]
   parser = flags.FlagValues()
   holder = config_flags.DEFINE_config_file(
     "config", None, flag_values=parser, sys_argv=argv
   )
   try:
-    parser(argv)
+    with config_files.importable():
+      parser(argv)
     config: Any = holder.value
     config.to_dict()  # Raises here, not before, for a missing file.
   except CONFIG_ERRORS as e:

@@ -1,7 +1,7 @@
 """Studies: sets of runs, and the tables that compare them.
 
 A study only lists its runs and what distinguishes them (`factors`, such as
-{"data": "cifar10", "per class": "5", "seed": "0"}); `scripts/study.py` makes
+{"data": "cifar10", "per class": "5", "seed": "0"}); `bit_jax study` makes
 the runs, and writes tables and charts of those that are finished.
 """
 

@@ -64,6 +64,7 @@ def load(data: Config, *, seed: int, held_out: Collection[str] = ()) -> RunData:
     cache_dir=str(cache.folder("folders")),
     nested_classes=data.nested_classes,
     skip_bad=data.skip_bad,
+    any_version=data.any_version,
   )
   train_split, eval_splits = data.train_split, data.eval_splits
   if not (train_split and eval_splits):

@@ -23,7 +23,7 @@ _FREE_KEYS = (
   "checkpoint.",
   *("data.dir", "data.class_list", "data.subset_file"),
   # The fingerprint identifies what they let in and leave out.
-  *("data.nested_classes", "data.skip_bad"),
+  *("data.any_version", "data.nested_classes", "data.skip_bad"),
   "eval.batch_size",
   "eval.every_steps",
   *("input.cache_mb", "input.num_threads"),

@@ -1,1 +1,1 @@
-"""Command-line tools, one task each: `python -m bit_jax.tools.NAME`."""
+"""Command-line tools, one task each: `bit_jax NAME`."""

@@ -1,35 +1,48 @@
 """The parser of a command's flags, the same for all tools and scripts."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from bit_jax.errors import did_you_mean, nearest
 
+# The help of --data_dir.
+DATA_DIR = (
+  "folder of the TFDS sets (default: $TFDS_DATA_DIR, or else "
+  "~/tensorflow_datasets)"
+)
 
-class _Help(
-  argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
-):
-  """Keeps the lines of a docstring; names the defaults that say something."""
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+  """Keeps the lines of a docstring; names the default of each flag."""
 
   def _get_help_string(self, action: argparse.Action) -> str | None:
-    # Empty texts, False and None mean "not given"; some flags say more.
-    if not action.default or "(default" in (action.help or ""):
-      return action.help
-    return super()._get_help_string(action)
+    text = action.help or ""
+    # Some flags say more; switches are off, and arguments have no default.
+    if "(default" in text or not action.option_strings or action.nargs == 0:
+      return text
+    if action.required:
+      return f"{text} (required)"
+    # Empty texts and None mean "not given".
+    if action.default in (None, ""):
+      return f"{text} (default: none)"
+    return f"{text} (default: %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):
-  """Parses the flags of `python -m MODULE`; none can be abbreviated.
+  """Parses the flags of a command; none can be abbreviated.
 
   Args:
-    module: The module of the command.
+    module: The module of the command, `python -m MODULE`.
     docstring: Its docstring, which --help shows above the flags.
   """
 
   def __init__(self, module: str, docstring: str | None):
+    started = sys.argv[0]
     super().__init__(
-      prog=f"python -m {module}",
+      # The console command leaves its verb there.
+      prog=started if started.startswith("bit_jax ") else f"python -m {module}",
       description=docstring,
       formatter_class=_Help,
       allow_abbrev=False,

@@ -1,6 +1,7 @@
 """Converts weights between the layouts of BiT's code bases, bit for bit.
 
-  python -m bit_jax.tools.convert SRC DST [--layout=LAYOUT] [--labels=FILE]
+  bit_jax convert SRC DST [--layout=LAYOUT] [--labels=FILE]
+  bit_jax convert BiT-M-R50x1 bit.safetensors
 
 SRC is anything that `weights.load` reads: a .npz or .safetensors file, a work
 directory, a checkpoint, or the name of a release. Its layout is recognized by
@@ -79,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     "--labels",
     metavar="FILE",
     default="",
-    help="class names, one per line, for the bit_jax layout",
+    help="class names, one per line, for the bit_jax layout (default: those of "
+    "SRC)",
   )
   args = parser.parse_args(argv)
   # Reading a checkpoint compiles a program that verifies it on the device.

@@ -1,7 +1,7 @@
 """Evaluates weights on robustness benchmarks, or on any split of a data set.
 
-  python -m bit_jax.tools.evaluate WEIGHTS --benchmark=real,imagenet_v2
-  python -m bit_jax.tools.evaluate WEIGHTS --dataset=cifar10 --split=test
+  bit_jax evaluate WEIGHTS --benchmark=real,imagenet_v2
+  bit_jax evaluate WEIGHTS --dataset=cifar10 --split=test
 
 WEIGHTS is anything that `weights.load` reads: a work directory, a checkpoint, a
 file or the name of a release. Benchmarks are real, imagenet_v2[/CONFIG],
@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
   parser = command_line.Parser("bit_jax.tools.evaluate", __doc__)
   add = parser.add_argument
-  add("weights", help="weights to evaluate")
+  add("weights", metavar="WEIGHTS", help="weights to evaluate")
   add("--benchmark", default="", help="benchmarks, separated by commas")
   add("--dataset", default="", help="TFDS name, folder:PATH, glyphs or digits")
   add(
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     default="",
     help="split, e.g. validation[:1000] (default with --dataset: test)",
   )
-  add("--data_dir", default="", help="folder of the TFDS sets")
+  add("--data_dir", default="", help=command_line.DATA_DIR)
   add(
     "--label_map",
     default="",
@@ -256,7 +256,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   add(
     "--class_names",
     default="",
-    help="file with the names of the outputs, one per line",
+    help="file with the names of the outputs, one per line (default: the names "
+    "stored with the weights)",
   )
   add(
     "--border_px",
@@ -276,7 +277,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     default="",
     help="kind of preprocessing (default: that stored with the weights)",
   )
-  add("--batch_size", type=int, default=0, help="global batch size; 0: chosen")
+  add(
+    "--batch_size",
+    type=int,
+    default=0,
+    help="images at a time; 0: as fits (default: 0)",
+  )
   add(
     "--include_trained",
     action="store_true",

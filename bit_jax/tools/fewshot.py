@@ -1,6 +1,7 @@
 """Few-shot linear evaluation of any weights, without training.
 
-  python -m bit_jax.tools.fewshot WEIGHTS --dataset=cifar10 --data_dir=DIR
+  bit_jax fewshot WEIGHTS --dataset=digits
+  bit_jax fewshot BiT-M-R50x1 --dataset=cifar10 --data_dir=$HOME/tfds
 
 WEIGHTS is anything that `weights.load` reads: a work directory, a checkpoint, a
 file or the name of a release. Prints one accuracy for each number of shots;
@@ -83,14 +84,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
   parser = command_line.Parser("bit_jax.tools.fewshot", __doc__)
   add = parser.add_argument
-  add("weights", help="weights to evaluate")
-  add("--dataset", required=True, help="name of the data set")
-  add("--data_dir", default="", help="folder of the TFDS sets")
+  add("weights", metavar="WEIGHTS", help="weights to evaluate")
+  add(
+    "--dataset", required=True, help="TFDS name, folder:PATH, glyphs or digits"
+  )
+  add("--data_dir", default="", help=command_line.DATA_DIR)
   add(
     "--shots",
     type=_shots,
     default=fewshot.SHOTS,
-    help="examples per class, separated by commas",
+    metavar="K,K",
+    help="examples per class, separated by commas (default: "
+    f"{','.join(map(str, fewshot.SHOTS))})",
   )
   add(
     "--seeds",

@@ -1,9 +1,10 @@
-"""Checks before a run whether its step fits in device memory.
+r"""Checks before a run whether its step fits in device memory.
 
-  python -m bit_jax.tools.preflight --config=configs/NAME.py:key=value,... \\
-      [--config.key=value ...] [--topology=v3:16x16]
+  bit_jax preflight --config=NAME:key=value,... [--config.KEY=VALUE ...]
+  bit_jax preflight --config=upstream:preset=bit_m,model=R152x4 \
+      --topology=v3:16x16
 
-Takes the flags of bit_jax.main and compiles the same update step, but runs
+Takes the flags of `bit_jax train` and compiles the same update step, but runs
 nothing. It compiles for the devices of this machine or, with --topology, for
 TPUs; that needs libtpu (`pip install -e '.[preflight]'`) but no TPU. Prints the
 memory and cost of a step on one device and the number of steps. If the step
@@ -283,20 +284,37 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit code."""
   parser = command_line.Parser("bit_jax.tools.preflight", __doc__)
   add = parser.add_argument
-  add("--config", metavar="FILE", required=True, help="as for bit_jax.main")
-  add("--workdir", help="ignored; allows the same flags as for bit_jax.main")
+  found = "(default: as found in the data set)"
+  add(
+    "--config",
+    metavar="NAME:ARGS",
+    required=True,
+    help="name or file of the config, and its arguments key=value,...",
+  )
+  add("--workdir", help="ignored; allows the flags of `bit_jax train`")
   add(
     "--topology",
     default="",
     help="TPU generation and chips, e.g. v3:16x16 (default: this machine)",
   )
-  add("--num_examples", type=at_least(1), help="size of the training set")
-  add("--num_classes", type=at_least(1), help="classes of the training set")
-  add("--image_px", type=_image_px, help="typical image size: 375x500 or 32")
+  add(
+    "--num_examples", type=at_least(1), help=f"size of the training set {found}"
+  )
+  add(
+    "--num_classes",
+    type=at_least(1),
+    help=f"classes of the training set {found}",
+  )
+  add(
+    "--image_px",
+    type=_image_px,
+    help=f"typical image size, 375x500 or 32 {found}",
+  )
   add(
     "--hbm_gib",
     type=at_least(0.01),
-    help="memory in GiB that a program may use on one device",
+    help="memory in GiB that a program may use on one device (default: as the "
+    "device says)",
   )
   add(
     "--no_suggestions",

@@ -1,6 +1,7 @@
 """Builds a TFDS image set as array_record, the format bit_jax reads.
 
-  python -m bit_jax.tools.prepare NAME[/CONFIG][:VERSION] --data_dir=DIR
+  bit_jax prepare NAME[/CONFIG][:VERSION] --data_dir=DIR
+  bit_jax prepare cifar10 --data_dir=$HOME/tfds
 
 TFDS needs TensorFlow to build most sets, as it encodes images with it, and to
 read the tfrecord files of sets built earlier. bit_jax does without TensorFlow,
@@ -27,7 +28,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bit_jax.errors import InputError, exit_status
+from bit_jax.errors import InputError, exit_status, some
 from bit_jax.storage import user_paths
 from bit_jax.tools import command_line
 
@@ -55,6 +56,10 @@ _REQUIREMENTS = (
 _NAME = re.compile(
   r"(?P<dataset>\w+)(/(?P<config>[\w.+-]+))?"
   r"(:(?P<version>(\d+|\*)\.(\d+|\*)\.(\d+|\*)))?"
+)
+# Files that instructions name, without URLs and folders.
+_FILE_NAME = re.compile(
+  r"(?<![\w/.:-])[\w-]+\.(?:tar\.gz|tar|tgz|zip|rar|7z|csv|mat)\b"
 )
 
 
@@ -123,10 +128,23 @@ def _choose_config(builder_cls, config: str) -> str:
 def _require_manual_files(builder_cls, data_dir: Path) -> None:
   """Prints instructions and raises InputError if manual files are missing."""
   instructions = builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS
-  manual_dir = data_dir / "downloads" / "manual"
-  if not instructions or (manual_dir.is_dir() and any(manual_dir.iterdir())):
+  if not instructions:
     return
-  print(inspect.cleandoc(instructions))
+  manual_dir = data_dir / "downloads" / "manual"
+  instructions = inspect.cleandoc(instructions)
+  # Files of other sets may be there as well, and unpacked ones.
+  there = {p.name for glob in ("*", "*/*") for p in manual_dir.glob(glob)}
+  named = sorted({*_FILE_NAME.findall(instructions)})
+  missing = [n for n in named if not {n, n.partition(".")[0]} & there]
+  if there and (not named or len(missing) < len(named)):
+    if missing:
+      print(
+        f"note: TFDS asks for {some(named)} in {manual_dir}, where "
+        f"{some(missing)} is not to be found",
+        file=sys.stderr,
+      )
+    return
+  print(instructions)
   raise InputError(
     f"TFDS cannot download {builder_cls.name} itself: put the files described "
     f"above into {manual_dir} and run this again"

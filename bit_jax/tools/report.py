@@ -1,6 +1,7 @@
 """Shows training runs as one self-contained HTML page.
 
-  python -m bit_jax.tools.report WORKDIR [WORKDIR ...] --out=report.html
+  bit_jax report WORKDIR [WORKDIR ...] --out=report.html
+  bit_jax report /tmp/photos /tmp/cifar10
 
 The page has one row for each run and one chart for each metric with a curve for
 each run. It loads nothing from other files or the network, so it can be kept,

@@ -1,4 +1,4 @@
-"""Measures speed, memory, compilation, input and start, beside other code.
+r"""Measures speed, memory, compilation, input and start, beside other code.
 
   python -m scripts.benchmark --variant=R50x1 --px=128 --batch=8
 
@@ -6,7 +6,7 @@ measures a training step on a CPU or GPU (or on TPUs, without peers). One call
 can measure training and inference in several combinations, each in a process of
 its own:
 
-  python -m scripts.benchmark --mode=train,infer --variant=R50x1,R101x3 \\
+  python -m scripts.benchmark --mode=train,infer --variant=R50x1,R101x3 \
       --px=224,480 --batch=64 --dtype=bfloat16,float32 --json=gpu.json
   python -m scripts.benchmark --sweep=model.norm=gn,bn --config.seed=1
 
@@ -38,7 +38,7 @@ measures the input pipeline, beside tf.data if TensorFlow is installed.
 measures the seconds from the command to the first step, with an empty and with
 a filled compilation cache.
 
-  python -m scripts.benchmark --aot=v3:16x16 --batch=4096 \\
+  python -m scripts.benchmark --aot=v3:16x16 --batch=4096 \
       --dtype=float32,bfloat16 --json=figures.json
   python -m scripts.benchmark --check=figures.json
 

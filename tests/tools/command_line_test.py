@@ -14,12 +14,19 @@ def make_parser():
   return parser
 
 
-def test_help_has_the_docstring_and_the_defaults_that_say_something():
+def test_help_has_the_docstring_and_all_defaults():
   text = make_parser().format_help()
   assert "usage: python -m bit_jax.tools.x " in text
   assert "Does x.\n\n  as written\n" in text
   assert "the size (default: 7)" in text
-  assert text.count("(default: ") == 3
+  assert "the seconds (default: none)" in text
+  assert text.count("(default: ") == 4
+  assert "print JSON\n" in text
+
+
+def test_help_names_the_command_that_was_typed(monkeypatch):
+  monkeypatch.setattr("sys.argv", ["bit_jax x", "--help"])
+  assert "usage: bit_jax x [-h]" in make_parser().format_help()
 
 
 def test_numbers_have_the_type_of_their_least():

@@ -8,8 +8,8 @@ from bit_jax.models import paths
 from bit_jax.tools import convert, evaluate, fewshot, prepare, report
 from bit_jax.tools.near_duplicates import __main__ as near_duplicates
 from bit_jax.tools.pack import __main__ as pack
+from bit_jax.tools.study import __main__ as study
 from bit_jax.weights import param_shapes
-from scripts import study
 from scripts.benchmark import flags
 from tests.tools.pack.sets import numbered, write
 
@@ -94,6 +94,7 @@ def test_scripts(home):
 def test_main_finds_its_config(home):
   from bit_jax import main
 
+  (home / "x.py").touch()
   argv = ["main", "--config.seed=1", "--config=~/x.py:a=~/b", "--workdir=~/w"]
   assert main._config_first(argv) == [
     *("main", f"--config={home}/x.py:a=~/b"),

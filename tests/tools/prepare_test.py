@@ -234,8 +234,27 @@ def test_files_to_be_fetched_by_hand(tmp_path, capsys):
 
   manual_dir.mkdir(parents=True)
   assert prepare.main(args) == 1
+  (manual_dir / "NWPU-RESISC45.rar").touch()  # Of another set.
+  assert prepare.main(args) == 1
   (manual_dir / "ILSVRC2012_img_train.tar").touch()
+  capsys.readouterr()
   assert prepare.main(args) == 0
+  assert "where ILSVRC2012_img_val.tar is not" in capsys.readouterr().err
+  (manual_dir / "ILSVRC2012_img_val.tar").touch()
+  assert prepare.main(args) == 0
+  assert not capsys.readouterr().err
+
+
+def test_files_that_were_unpacked_by_hand(tmp_path):
+  folder = tmp_path / "downloads" / "manual" / "NWPU-RESISC45"
+  folder.mkdir(parents=True)
+  data_dir = f"--data_dir={tmp_path}"
+  assert prepare.main(["resisc45", data_dir, "--dry_run"]) == 0
+  retina = ["diabetic_retinopathy_detection", data_dir, "--dry_run"]
+  assert prepare.main(retina) == 1
+  for name in ("test", "sample"):
+    (folder.parent / name).mkdir()
+  assert prepare.main(retina) == 0
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ If a set is missing, the error names the command that prepares it.
 """
 
 import fnmatch
+import functools
 import json
 import os
 import pathlib
 import re
+import shlex
+import sys
 
 from bit_jax.errors import InputError, did_you_mean, nearest
 from bit_jax.storage import user_paths
@@ -42,7 +45,9 @@ _DATASET = re.compile(r"([\w-]+)(?:/([^/:]+))?(?::([\w.*|-]+))?")
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 
-def find(dataset: str, data_dir: str = "") -> pathlib.Path:
+def find(
+  dataset: str, data_dir: str = "", *, any_version: bool = False
+) -> pathlib.Path:
   """Returns the folder of the newest prepared version that matches.
 
   Args:
@@ -51,6 +56,8 @@ def find(dataset: str, data_dir: str = "") -> pathlib.Path:
       prepared.
     data_dir: The folder that contains `NAME[/CONFIG]/VERSION/`; '' means
       $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+    any_version: If no version matches, the newest one is used and a note says
+      so.
 
   Raises:
     InputError: There is no such prepared set, or only one in a format without
@@ -82,10 +89,14 @@ def find(dataset: str, data_dir: str = "") -> pathlib.Path:
     if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
   ]
   if not fitting:
-    raise InputError(
+    message = (
       f"dataset {dataset!r}: {base} holds no version {' or '.join(patterns)}, "
       f"only {', '.join(path.name for path in prepared)}"
     )
+    if not any_version:
+      raise InputError(message)
+    fitting = prepared
+    _note(f"{message}, which is used as it is")
   readable = [path for path in fitting if "array_record" in _formats(path)]
   if not readable:
     raise InputError(
@@ -94,6 +105,12 @@ def find(dataset: str, data_dir: str = "") -> pathlib.Path:
       f"convert it to array_record with: {_prepare_command(dataset, root)}"
     )
   return readable[-1]
+
+
+@functools.cache
+def _note(message: str) -> None:
+  """Prints a note, once in a process."""
+  print(f"note: {message}", file=sys.stderr, flush=True)
 
 
 def _root(data_dir: str) -> pathlib.Path:
@@ -209,4 +226,6 @@ def _prepare_command(dataset: str, root: pathlib.Path) -> str:
   name, _, version = dataset.partition(":")
   if version:
     dataset = f"{name}:{version.split('|')[-1]}"
-  return f"python -m bit_jax.tools.prepare {dataset} --data_dir={root}"
+  # A version may hold `*`, and a path spaces, which a shell would replace.
+  words = (dataset, f"--data_dir={root}")
+  return f"python -m bit_jax.tools.prepare {shlex.join(words)}"

@@ -1,6 +1,6 @@
 r"""Finds near-duplicates: images of one set that also occur in another.
 
-  python -m bit_jax.tools.near_duplicates WEIGHTS --data_dir=DIR \
+  bit_jax near_duplicates WEIGHTS --data_dir=DIR \
       --query=cifar10 --query_split=test \
       --index=tiny_imagenet --index_split=train --out=page.html
 
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add("--query_split", default="test", metavar="SPLIT", help="its split")
   add("--index", required=True, metavar="SET", help="set to search in")
   add("--index_split", default="train", metavar="SPLIT", help="its split")
-  add("--data_dir", default="", metavar="DIR", help="folder of the TFDS sets")
+  add("--data_dir", default="", metavar="DIR", help=command_line.DATA_DIR)
   add("--out", required=True, metavar="FILE", help="HTML page to write")
   add("--json", default="", metavar="FILE", help="list of pairs to write")
   add("--no_cache", action="store_true", help="do not cache features")

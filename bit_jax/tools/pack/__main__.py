@@ -1,6 +1,6 @@
-"""Packs folders or tars of images into a TFDS set, as array_record.
+r"""Packs folders or tars of images into a TFDS set, as array_record.
 
-  python -m bit_jax.tools.pack SRC --name=imagenet21k --data_dir=DIR \
+  bit_jax pack SRC --name=imagenet21k --data_dir=DIR \
       [--version=1.0.0] [--class_list=wnids.txt] [--labels=labels.csv]
 
 For sets that TFDS does not build. Millions of small files become a few hundred
@@ -266,13 +266,15 @@ def main(argv: list[str] | None = None) -> int:
     "--class_list",
     metavar="FILE",
     default="",
-    help="class names in order, one per line",
+    help="class names in order, one per line (default: in the order of the "
+    "alphabet)",
   )
   add(
     "--labels",
     metavar="FILE",
     default="",
-    help="CSV file with a line IMAGE,CLASS;CLASS for each image",
+    help="CSV file with a line IMAGE,CLASS;CLASS for each image (default: the "
+    "folders are the classes)",
   )
   add(
     "--allow_missing",

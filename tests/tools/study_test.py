@@ -8,8 +8,8 @@ from bit_jax.data import source
 from bit_jax.errors import InputError
 from bit_jax.recipe import network, resolve
 from bit_jax.report import study
+from bit_jax.tools.study import __main__ as driver
 from configs import ablation, common, kshot, upstream
-from scripts import study as driver
 
 
 def run(name, **factors):
@@ -161,7 +161,7 @@ def test_the_driver_makes_no_run_for_an_empty_pattern(finished, capsys):
   ("extra", "status", "message"),
   [
     (["--study=/no/such.py"], 2, "no such Python file"),
-    (["--study=tests/scripts/study_test.py"], 2, "has no get_study"),
+    (["--study=tests/tools/study_test.py"], 2, "has no get_study"),
     (["--runs=other*"], 1, "--runs=other* matches none of up, down, absent"),
     (["--runs=up,dwon"], 1, "--runs=dwon matches none of up, down, absent"),
     (["--runs=absent"], 1, "data set prepared; dataset 'cifar10' is not in"),
@@ -189,6 +189,28 @@ def test_a_damaged_study_json(study_file, tmp_path, capsys, damage):
   assert driver.main(args) == 1
   assert "study.json is damaged" in capsys.readouterr().err
   assert not (tmp_path / "up").exists()
+
+
+@pytest.mark.parametrize("text", ["from configs import no_such", "def f(:"])
+def test_a_file_that_python_cannot_run(tmp_path, capsys, text):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  assert driver.main([f"--study={path}", f"--workdir={tmp_path}"]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: --study={path} is no usable Python file: ")
+  assert error.count("\n") == 1
+
+
+def test_the_older_name_is_the_same_command():
+  from scripts import study as older
+
+  assert older.main is driver.main
+
+
+def test_a_study_is_found_by_its_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  named = driver.load_study("kshot:dataset=digits,shots=1,samples=1")
+  assert [run.name for run in named.runs] == ["1-shot-0-from-scratch"]
 
 
 def test_kshot_draws_are_shared_by_all_weights():
