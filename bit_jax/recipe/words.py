@@ -167,8 +167,11 @@ def meant_keys(name: str, config: Mapping[str, Any]) -> list[str]:
   inside = {k: v for k, v in inside.items() if v.startswith(f"{section}.")}
   if close := nearest(last, inside):
     return [inside[k] for k in close]
+  # A section that is right makes all of its keys look alike.
+  if close := [] if inside else nearest(name, keys):
+    return close
   ends = {key.rpartition(".")[2]: key for key in reversed(keys)}
-  return nearest(name, keys) or [ends[k] for k in nearest(last, ends)]
+  return [ends[k] for k in nearest(last, ends)]
 
 
 def unknown_key(key: str, config: Mapping[str, Any]) -> str:

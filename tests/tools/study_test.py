@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bit_jax.data import source
-from bit_jax.errors import InputError
+from bit_jax.errors import InputError, UsageError
 from bit_jax.recipe import network, resolve
 from bit_jax.report import study
 from bit_jax.tools.study import __main__ as driver
@@ -170,7 +170,7 @@ def test_the_driver_makes_no_run_for_an_empty_pattern(finished, capsys):
     (["up"], 2, "unexpected argument 'up'"),
     (["--config.data.train_split=a"], 1, "up: digits: split 'a': there is no"),
     (["--study=configs/kshot.py:shots=a"], 1, "shots=a: expected positive"),
-    (["--study=configs/ablation.py:study=a"], 1, "study=a: expected one of"),
+    (["--study=configs/ablation.py:study=a"], 2, "study=a: expected one of"),
   ],
 )
 def test_bad_input(study_file, tmp_path, capsys, extra, status, message):
@@ -275,7 +275,7 @@ def test_ablations_differ_in_one_thing():
 def test_a_run_of_an_ablation_alone():
   config = ablation.get_config("study=norm,run=bn,dataset=digits")
   assert (config.model.norm, config.data.name) == ("bn", "digits")
-  with pytest.raises(InputError, match="run=x: expected one of ilsvrc2012, 1x"):
+  with pytest.raises(UsageError, match="run=x: expected one of ilsvrc2012, 1x"):
     ablation.get_config("study=budget,run=x")
   with pytest.raises(InputError, match="starts from the weights of gn_ws: exp"):
     ablation.get_config("study=norm,run=gn_ws-dtd")

@@ -79,7 +79,7 @@ def test_config_is_the_case(one_device):
   [
     (Case("train", "R7x1"), InputError, "R7x1"),
     (Case("train", batch=6), InputError, "devices, 4"),
-    (Case("train", overrides=("optim.x=1",)), UsageError, "key .x"),
+    (Case("train", overrides=("optim.x=1",)), UsageError, "key optim.x"),
     (Case("train", config="no.py"), UsageError, "no.py"),
   ],
 )
