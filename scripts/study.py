@@ -17,7 +17,6 @@ study.html the tables and the learning curves.
 
 import copy
 import fnmatch
-import functools
 import importlib.util
 import json
 import pathlib
@@ -28,7 +27,7 @@ from typing import Any
 
 import ml_collections
 
-from bit_jax import train
+from bit_jax import progress, train
 from bit_jax.data.sets import tfds_folders
 from bit_jax.errors import InputError, UsageError, exit_status
 from bit_jax.recipe import load
@@ -36,9 +35,9 @@ from bit_jax.report import page, study
 from bit_jax.run import workdir_files
 from bit_jax.storage import cache, checkpoint, files, user_paths
 from bit_jax.tools import command_line
-from bit_jax.writers import metrics_file
+from bit_jax.writers import metric_text, metrics_file
 
-log = functools.partial(print, flush=True)
+log = progress.say
 
 
 def load_study(spec: str) -> study.Study:
@@ -187,9 +186,19 @@ def write_page(spec: study.Study, workdir: pathlib.Path, tables: Any) -> None:
       )
     )
   body += page.charts(
-    [(c.title, curves(c, spec, workdir)) for c in spec.charts]
+    [_in_percent(c, curves(c, spec, workdir)) for c in spec.charts]
   )
   page.write(workdir / "study.html", spec.title, body)
+
+
+def _in_percent(chart: study.Chart, lines: Any) -> tuple[str, Any]:
+  """Returns title and lines of a chart, those of shares in %."""
+  if not metric_text.is_share(chart.metric):
+    return chart.title, lines
+  return f"{chart.title}, %", [
+    (name, steps, [None if v is None else 100 * v for v in values])
+    for name, steps, values in lines
+  ]
 
 
 def curves(
@@ -251,9 +260,14 @@ def run_study(
       "no run of the study has its data set prepared; "
       f"{next(iter(skipped.values()))}"
     )
+  began, made = time.monotonic(), 0
   for i, run in enumerate(todo, 1):
-    log(f"\n{run.name} ({i} of {len(todo)})")
+    log(
+      f"\n{run.name} (run {i} of {len(todo)}"
+      f"{_time_left(began, made, len(todo) - i + 1)})"
+    )
     took = make_run(run, workdir)
+    made += took > 0
     if not read_results([run], workdir):
       raise InputError(f"{run.name} has ended without a result")
     # It is read again because another machine may have added its runs.
@@ -261,6 +275,14 @@ def run_study(
     secs[run.name] = secs.get(run.name, 0.0) + took
     write_tables(spec, workdir, secs)
   return write_tables(spec, workdir, read_secs(stored, spec.title))
+
+
+def _time_left(began: float, made: int, left: int) -> str:
+  """Returns an estimate from the runs made so far, for a line; '' before."""
+  if not made:
+    return ""
+  secs = (time.monotonic() - began) / made * left
+  return f", about {progress.duration(secs)} left"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -278,7 +300,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   def run() -> None:
     spec = load_study(args.study)
     text = run_study(spec, args.workdir, runs=args.runs, overrides=overrides)
-    log(f"\n{text}\nsee {args.workdir / 'study.html'}")
+    print(text, end="", flush=True)
+    log(f"see {args.workdir / 'study.html'}")
 
   return exit_status(run)
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bit_jax import weights
+from bit_jax import progress, weights
 from bit_jax.data import class_names, datasets, preprocess
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.errors import InputError, exit_status, some
@@ -27,6 +27,7 @@ from bit_jax.objectives.classify import Classify
 from bit_jax.parallel import sharding
 from bit_jax.storage import cache
 from bit_jax.tools import command_line
+from bit_jax.writers import metric_text
 
 # The input size for weights without preprocessing metadata.
 _CROP_PX = 224
@@ -73,7 +74,8 @@ def run(
       labels counts for each of them.
 
   Returns:
-    A dict with `accuracy` and `top5_accuracy` (0 to 1), `examples` (the number
+    A dict with `accuracy` and, of more than five classes, `top5_accuracy` (0
+    to 1), `examples` (the number
     of images counted), the benchmark's `left_out`, `unmatched` and
     `assumed_order`, `preprocess` and, if asked for, `per_class`
     {name: {"accuracy", "examples"}}.
@@ -97,8 +99,7 @@ def run(
     mesh=mesh,
   )
   values, right = objective.summarize(sums, rows), rows["right"]
-  keys = ("accuracy", "top5_accuracy", "examples")
-  result: dict[str, Any] = {key: values[key] for key in keys}
+  result: dict[str, Any] = {k: v for k, v in values.items() if k != "loss"}
   for key in ("left_out", "unmatched", "assumed_order"):
     result[key] = getattr(benchmark, key)
   result["preprocess"] = dataclasses.asdict(prepare)
@@ -112,9 +113,13 @@ def run(
 
 def describe(name: str, result: Mapping[str, Any]) -> str:
   """Returns a result as text: one line, and one per class with `per_class`."""
+  shares = (
+    f"{key} {metric_text.number(key, value)}"
+    for key, value in result.items()
+    if metric_text.is_share(key)
+  )
   line = (
-    f"{name}: accuracy {result['accuracy']:.4f}, top5_accuracy "
-    f"{result['top5_accuracy']:.4f}, {result['examples']} images counted, "
+    f"{name}: {', '.join(shares)}, {result['examples']} images counted, "
     f"{result['left_out']} left out"
   )
   if result["unmatched"]:
@@ -129,7 +134,8 @@ def describe(name: str, result: Mapping[str, Any]) -> str:
     )
   classes = result.get("per_class", {}).items()
   lines = [
-    f"  {key}: accuracy {value['accuracy']:.4f}, {value['examples']} images"
+    f"  {key}: accuracy {metric_text.percent(value['accuracy'])}, "
+    f"{value['examples']} images"
     for key, value in classes
   ]
   return "\n".join([line, *lines])
@@ -171,31 +177,32 @@ def _evaluate_all(args: argparse.Namespace) -> None:
   opened: dict[str, Benchmark] = {}
   # An evaluation may take long, so all benchmarks are opened before the first.
   for name in _benchmarks(args.benchmark):
-    opened[name] = robustness.load(
-      name,
-      names,
-      split=args.split,
-      label_map=args.label_map,
-      border_px=args.border_px,
-      **where,
-    )
+    with progress.activity(f"opening {name}"):
+      opened[name] = robustness.load(
+        name,
+        names,
+        split=args.split,
+        label_map=args.label_map,
+        border_px=args.border_px,
+        **where,
+      )
   if args.dataset:
     # Classes that are none do not match those of the weights.
-    source = datasets.load(
-      args.dataset, args.split or "test", **where, nested_classes=True
-    )
-    opened[source.name] = robustness.relabel(
-      source,
-      names,
-      label_map=args.label_map,
-      border_px=max(args.border_px, 0),
-    )
+    with progress.activity(f"opening {args.dataset}"):
+      source = datasets.load(
+        args.dataset, args.split or "test", **where, nested_classes=True
+      )
+      opened[source.name] = robustness.relabel(
+        source,
+        names,
+        label_map=args.label_map,
+        border_px=max(args.border_px, 0),
+      )
   prepare = choose_preprocess(loaded.preprocess, args.preprocess, args.crop_px)
   if not (loaded.preprocess or (args.preprocess and args.crop_px)):
-    print(
+    progress.say(
       "note: the weights do not say how images are prepared; used: "
-      f"{prepare}; choose with --preprocess and --crop_px",
-      file=sys.stderr,
+      f"{prepare}; choose with --preprocess and --crop_px"
     )
   results = {}
   for name, benchmark in opened.items():

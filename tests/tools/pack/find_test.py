@@ -120,7 +120,7 @@ def test_several_labels_an_image(tmp_path, out, capsys):
   assert sorted((e["label"], e["image"]) for e in got) == sorted(
     (label, image) for _, image, label in records(out)
   )
-  text = capsys.readouterr().out
+  text = capsys.readouterr().err
   assert "left out: 1 images that " in text
   assert " does not list, such as unlisted.jpg" in text
 
@@ -157,7 +157,7 @@ def test_what_is_left_out_is_printed(src, out, capsys):
   assert (
     "left out: 1 file that is no image by name (.heic 1), such as "
     "cat.tar/1.heic (HEIC: convert it to JPEG); 1 image in no class folder: "
-    "loose.jpg\n" in capsys.readouterr().out
+    "loose.jpg\n" in capsys.readouterr().err
   )
 
 
