@@ -15,13 +15,14 @@ The map of the house, from the door inwards. Imports go down only:
   data.sets    one file for each kind of data set
   data.formats image formats: headers, ends, what decoders get wrong
   weights      weight files: ours, the release's, timm's and others'
-  writers      metrics to JSON lines, TensorBoard and the terminal
+  writers      metrics to JSON lines, TensorBoard, the terminal and log.txt
   objectives   what a run learns: losses, and how training judges them
   storage      checkpoints, small files, caches, buckets
   models       networks: layers, initial values, parameter paths
   parallel     devices and processes
   errors       errors that end a command in one line
   interrupts   Ctrl-C in the first second of a command
+  progress     what a command does, shown on stderr every few seconds
 
 `models` and `weights` are the public packages: `models.create` makes a network,
 `weights.load` reads its weights. A run's data flows from recipe to run.sources,

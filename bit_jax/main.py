@@ -11,6 +11,7 @@ your own. The same command again resumes where it was stopped. With a --config,
 
 import difflib
 import importlib
+import json
 import os
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import config_flags
 
+from bit_jax import progress
 from bit_jax.errors import STOPPED, UsageError, exit_status, one_line
 from bit_jax.recipe import config_files, load
 
@@ -166,23 +168,27 @@ def main(argv: Sequence[str]) -> None:
   """Runs training; heavy imports wait until the flags were found good."""
   del argv
   started = time.monotonic()
-  import jax
+  with progress.activity("importing"):
+    import jax
 
-  from bit_jax import train
-  from bit_jax.parallel import hosts
-  from bit_jax.preflight import parts
-  from bit_jax.storage import cache, checkpoint
+    from bit_jax import train
+    from bit_jax.parallel import hosts
+    from bit_jax.preflight import parts
+    from bit_jax.storage import cache, checkpoint
 
   if not flags.FLAGS["verbosity"].present:
     checkpoint.silence_orbax()
 
   def run() -> None:
     hosts.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    print(f"imported in {time.monotonic() - started:.1f} s", flush=True)
+    progress.say_before_next(f"imported in {time.monotonic() - started:.1f} s")
     cache.enable_compilation_cache()
-    train.train_and_evaluate(
+    result = train.train_and_evaluate(
       _CONFIG.value, str(_WORKDIR.value), choose_parts=parts.choose
     )
+    # All else is on stderr; on a terminal, the last line there says the same.
+    if jax.process_index() == 0 and not sys.stdout.isatty():
+      print(json.dumps(result), flush=True)
 
   status = exit_status(run)
   if status not in (0, STOPPED) and jax.process_count() > 1:

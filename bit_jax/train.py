@@ -9,11 +9,13 @@ import jax
 from clu import parameter_overview
 from etils import epath
 
+from bit_jax import progress
 from bit_jax.data import pipeline
 from bit_jax.objectives.objective import Objective
 from bit_jax.parallel import hosts
 from bit_jax.recipe.load import Config
 from bit_jax.run import (
+  best,
   describe,
   evaluations,
   first_state,
@@ -26,7 +28,7 @@ from bit_jax.run.sources import RunData
 from bit_jax.run.step import TrainState, make_abstract_state, make_update_step
 from bit_jax.run.upkeep import Upkeep
 from bit_jax.storage import checkpoint, remote
-from bit_jax.writers import writer
+from bit_jax.writers import log_file, writer
 
 
 class _Batches:
@@ -102,46 +104,46 @@ def train_and_evaluate(
       usable, or the loss is not finite; the message says what was expected.
     StoppedError: A signal of `stopping.SIGNALS` came; the state is saved.
   """
-  # Check and load. Everything that can fail at the start fails before the work
-  # directory is touched.
-  inputs = start.load(
-    config, workdir, data=data, own_network=objective is not None
-  )
-  if inputs.result and start.is_finished(inputs, objective, fixed):
-    summary = describe.summary(inputs.result)
-    inputs.log(f"{inputs.workdir} is finished: {summary}")
-    return inputs.result
-  run = start.load_objective(inputs, objective, fixed, choose_parts)
-  with contextlib.ExitStack() as stack:
-    # Open and restore.
-    upkeep, state = _open(run, stack)
-    batches = stack.enter_context(
-      pipeline.train_batches(
-        run.data.train,
-        run.train_preprocess,
-        batch_size=run.config.input.batch_size,
-        seed=run.config.seed,
-        start_step=upkeep.start_step,
-        total_steps=upkeep.total_steps,
-        mesh=run.spec.mesh,
-        num_threads=run.config.input.num_threads,
-      )
+  with log_file.LogFile() as shown:
+    # Check and load. Everything that can fail at the start fails before the
+    # work directory is touched.
+    inputs = start.load(
+      config, workdir, data=data, own_network=objective is not None
     )
-    # Loop.
-    state = _loop(run, upkeep, state, _Batches(batches))
-    # End.
-    scores = upkeep.evaluate(upkeep.total_steps, state, saved=True)
-    upkeep.checkpointer.wait()
-  upkeep.write_weights(state)
-  result = {"step": upkeep.total_steps, **scores}
-  if run.is_lead:
-    workdir_files.write_result(run.workdir, result)
-  run.log(f"{run.workdir}: {describe.summary(result)}")
-  return result
+    if inputs.result and start.is_finished(inputs, objective, fixed):
+      summary = describe.summary(inputs.result)
+      inputs.log(f"{inputs.workdir} is finished: {summary}")
+      return inputs.result
+    run = start.load_objective(inputs, objective, fixed, choose_parts)
+    with contextlib.ExitStack() as stack:
+      # Open and restore.
+      upkeep, state = _open(run, shown, stack)
+      batches = stack.enter_context(
+        pipeline.train_batches(
+          run.data.train,
+          run.train_preprocess,
+          batch_size=run.config.input.batch_size,
+          seed=run.config.seed,
+          start_step=upkeep.start_step,
+          total_steps=upkeep.total_steps,
+          mesh=run.spec.mesh,
+          num_threads=run.config.input.num_threads,
+        )
+      )
+      # Loop.
+      state = _loop(run, upkeep, state, _Batches(batches))
+      # End.
+      upkeep.evaluate(upkeep.last_step, state, saved=True)
+      upkeep.checkpointer.wait()
+    result = upkeep.finish(state)
+    if run.is_lead:
+      workdir_files.write_result(run.workdir, result)
+    run.log(f"{run.workdir}: {describe.summary(result)}")
+    return result
 
 
 def _open(
-  run: start.Run, stack: contextlib.ExitStack
+  run: start.Run, shown: log_file.LogFile, stack: contextlib.ExitStack
 ) -> tuple[Upkeep, TrainState]:
   """Restores or makes the state, then opens all that the run writes to."""
   config, folder = run.config, run.workdir / "checkpoints"
@@ -155,16 +157,19 @@ def _open(
     )
   )
   checkpoint.prepare(make_abstract_state(run.spec))
-  start_step, state = first_state.load(
-    folder,
-    run.spec,
-    config,
-    run.files,
-    run.log,
-    run.data.train.class_names,
-  )
+  with progress.activity("making or reading the first state"):
+    start_step, state = first_state.load(
+      folder,
+      run.spec,
+      config,
+      run.files,
+      run.log,
+      run.data.train.class_names,
+    )
   run.files.write_config(run.data.held_out, run.data.skipped, write=run.is_lead)
   hosts.check_workdir(run.workdir)
+  if run.is_lead:
+    shown.open(run.workdir)
   upkeep = Upkeep(
     run=run,
     start_step=start_step,
@@ -190,10 +195,13 @@ def _open(
         start_step=start_step,
         batch_size=config.input.batch_size,
         is_lead=run.is_lead,
+        # Where the config does not say how often, people need not see all.
+        train_line_secs=0.0 if config.log_every_steps else 1.0,
       )
     ),
     stop=stop,
     watchdog=stall_monitor,
+    best=best.of_checkpoint(config, folder, start_step),
   )
   if start_step:
     run.log(f"resumed from step {start_step} of {folder}")
@@ -225,6 +233,8 @@ def _loop(
   update_step = make_update_step(run.spec)
   if upkeep.evaluation_is_due(upkeep.start_step):
     upkeep.evaluate(upkeep.start_step, state, saved=True)
+    if upkeep.ends_early:
+      return state
   last, must_stop = None, False
   for step, batch in enumerate(batches, upkeep.start_step + 1):
     state, metrics = update_step(state, batch, run.fixed)
@@ -244,4 +254,6 @@ def _loop(
       raise upkeep.stopped(step)
     if evaluate_now:
       upkeep.evaluate(step, state, saved=save)
+      if upkeep.ends_early:
+        break
   return state

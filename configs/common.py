@@ -107,7 +107,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.hyperrule = ""
   # > 0: replaces schedule.total and scales warm-up and decay in proportion.
   c.total_steps = 0
-  c.log_every_steps = 50
+  # Steps between two lines of training metrics; 0: about 100 lines a run, and
+  # at least one every 50 steps.
+  c.log_every_steps = 0
   # Minutes without a finished step before all stacks are printed; 0: never.
   c.watchdog_mins = 30.0
   # True: a run is resumed although its config or data have changed.
@@ -220,6 +222,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.eval = e = ml_collections.ConfigDict()
   e.every_steps = 0  # 0: at the end only.
   e.batch_size = 0  # Of all devices together; 0: at most 64 a device.
+  # > 0: the run ends after this number of evaluations without a better value of
+  # checkpoint.keep_best; 0: it makes all its steps.
+  e.early_stop_evals = 0
   # Data sets for few-shot linear evaluation, separated by ','.
   e.fewshot = ""
   e.fewshot_shots = (1, 5, 10, 25)  # Examples per class.
@@ -231,6 +236,11 @@ def get_config() -> ml_collections.ConfigDict:
   k.keep = 2
   # > 0: checkpoints at multiples of this number of steps are kept as well.
   k.keep_every_steps = 0
+  # A metric of an evaluation split that is no test split, such as
+  # validation/accuracy: the best state by it is kept as well; '': none.
+  k.keep_best = ""
+  # True: params.npz and result.json are of that state, not of the last one.
+  k.best_params = False
 
   # Products of the rules for this run, filled in at start; not to be set.
   c.resolved = r = ml_collections.ConfigDict()

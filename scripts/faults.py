@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from bit_jax import progress
 from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import checkpoint, user_paths
 from bit_jax.tools import command_line
@@ -170,7 +171,10 @@ def finish(workdir: pathlib.Path, seed: int) -> None:
     InputError: The run fails.
   """
   log = workdir.with_suffix(".log")
-  with started(workdir, seed, log) as process:
+  with (
+    progress.activity(f"seed {seed}: a run to its end"),
+    started(workdir, seed, log) as process,
+  ):
     if code := process.wait():
       raise InputError(f"seed {seed}: exit code {code}; see {log}")
 
@@ -298,7 +302,8 @@ def run(workdir: pathlib.Path, seeds: int, kills: int) -> dict[str, Any]:
     rng = random.Random(seed)
     for number in range(kills):
       moment = MOMENTS[number % len(MOMENTS)]
-      kill = kill_at(moment, cut, seed, rng)
+      with progress.activity(f"seed {seed}: a run to be killed"):
+        kill = kill_at(moment, cut, seed, rng)
       if kill is None:
         print_line(f"seed {seed}: at its end after {number} kills")
         break

@@ -13,15 +13,13 @@ Writes WORKDIR/results.json (accuracies) and WORKDIR/report.html. After an
 interruption the same command continues.
 """
 
-import contextlib
-import functools
 import json
 import pathlib
 import statistics
 import sys
 import time
 
-from bit_jax import train
+from bit_jax import progress, train
 from bit_jax.data.sets import digits, glyphs
 from bit_jax.errors import exit_status
 from bit_jax.preflight import parts
@@ -61,13 +59,8 @@ def downstream_config(shots, seed, checkpoint, dtype):
 
 
 def quiet_run(config, workdir):
-  """Runs a config with its output in WORKDIR.log; returns its final metrics."""
-  workdir.parent.mkdir(parents=True, exist_ok=True)
-  with (
-    workdir.with_suffix(".log").open("w") as log,
-    contextlib.redirect_stdout(log),
-    contextlib.redirect_stderr(log),
-  ):
+  """Runs a config; shows little of it. Returns its final metrics."""
+  with progress.briefly(workdir.name):
     return train.train_and_evaluate(config, workdir, choose_parts=parts.choose)
 
 
@@ -152,7 +145,7 @@ def main():
   args = parser.parse_args()
   started = time.monotonic()
   cache.enable_compilation_cache()
-  print_line = functools.partial(print, flush=True)
+  print_line = progress.say
 
   def run_dir(shots, seed, kind):
     return args.workdir / "downstream" / f"{shots}_{seed}_{kind}"
@@ -165,18 +158,22 @@ def main():
 
   print_line("\n2. fine-tuning on digits, and the same from scratch")
   results = {}
-  for shots in SHOTS:
-    row = results[str(shots)] = {kind: [] for kind in KINDS}
-    for seed in range(args.seeds):
-      for kind in KINDS:
-        checkpoint = str(pretrained_dir) if kind == "pretrained" else ""
-        config = downstream_config(shots, seed, checkpoint, args.dtype)
-        result = quiet_run(config, run_dir(shots, seed, kind))
-        row[kind].append(result["eval/test/accuracy"])
-      print_line(
-        f"{shots:>2} per class, seed {seed}: pre-trained "
-        f"{row['pretrained'][-1]:.1%}, from scratch {row['scratch'][-1]:.1%}"
-      )
+  total = len(SHOTS) * args.seeds * len(KINDS)
+  with progress.activity("fine-tuning", total, "runs") as doing:
+    for shots in SHOTS:
+      row = results[str(shots)] = {kind: [] for kind in KINDS}
+      for seed in range(args.seeds):
+        for kind in KINDS:
+          checkpoint = str(pretrained_dir) if kind == "pretrained" else ""
+          config = downstream_config(shots, seed, checkpoint, args.dtype)
+          result = quiet_run(config, run_dir(shots, seed, kind))
+          row[kind].append(result["eval/test/accuracy"])
+          doing.add()
+        print_line(
+          f"{shots:>2} per class, seed {seed}: pre-trained "
+          f"{row['pretrained'][-1]:.1%}, from scratch "
+          f"{row['scratch'][-1]:.1%} ({doing.text()})"
+        )
   (args.workdir / "results.json").write_text(json.dumps(results, indent=2))
   print_table(results)
   secs = time.monotonic() - started

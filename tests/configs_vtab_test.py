@@ -374,14 +374,14 @@ def test_the_study_makes_what_is_prepared(tmp_path, fake_runs, capsys):
   spec += f"data_dir={tmp_path / 'sets'}"
   args = (spec + ",preset=light", workdir, "--config.optim.lr=0.5")
   assert driver.main([*args, "--runs=dtd,clevr_count,svhn"]) == 0
-  said = capsys.readouterr().out
+  said, shown = capsys.readouterr()
   assert [name for name, _ in fake_runs] == ["dtd", "clevr_count"]
   for _, config in fake_runs:
     assert config.model.variant == "R14x0.25"
     assert config.init.checkpoint == "/weights.npz"
     assert config.optim.lr == 0.5
     assert config.input.batch_size == 128
-  assert "skipped svhn: dataset 'svhn_cropped:3.*.*' is not in" in said
+  assert "skipped svhn: dataset 'svhn_cropped:3.*.*' is not in" in shown
   for line in (
     "| dtd, natural | 10.00 |",
     "| svhn, natural | not run |",
@@ -460,6 +460,6 @@ def test_all_tasks(tmp_path):
   (tmp_path / "out/study.md").unlink()
   done = run_command()
   assert done.returncode == 0, done.stderr[-2000:]
-  assert done.stdout.count("\nis finished\n") == len(CLASSES) - 1
+  assert done.stderr.count("\nis finished\n") == len(CLASSES) - 1
   assert "jit(update_step)" not in done.stderr
   assert (tmp_path / "out/study.md").read_text() == tables

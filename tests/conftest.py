@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 import jax
 import pytest
 
+from bit_jax import progress
 from bit_jax.parallel import sharding
 
 
@@ -34,6 +35,29 @@ def mesh():
 def one_device():
   """A mesh of one device."""
   return sharding.make_mesh(jax.devices()[:1])
+
+
+# A slow machine would show more lines than a fast one.
+progress.EVERY_SECS = 600.0
+
+
+@pytest.fixture(autouse=True)
+def said_before():
+  """Forgets what earlier tests said, which the next log would begin with."""
+  progress._before.clear()
+
+
+@pytest.fixture
+def ended(monkeypatch):
+  """The last line of each activity that is over, as people would see it."""
+  texts, stop = [], progress.Activity.stop
+
+  def record(doing):
+    texts.append(doing.text())
+    stop(doing)
+
+  monkeypatch.setattr(progress.Activity, "stop", record)
+  return texts
 
 
 @pytest.fixture

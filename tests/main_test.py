@@ -1,5 +1,6 @@
 """The command line: what is wrong ends in one line and the right exit code."""
 
+import json
 import os
 import pathlib
 import re
@@ -245,7 +246,12 @@ def test_a_folder_of_images_from_the_shell(tmp_path):
 
   first = call()
   assert first.returncode == 0, first.stderr
-  assert "3 classes" in first.stdout
+  assert "3 classes" in first.stderr
+  # The result is alone on stdout.
+  result = json.loads((tmp_path / "run" / "result.json").read_text())
+  assert json.loads(first.stdout) == result
+  log = (tmp_path / "run" / "log.txt").read_text()
+  assert log == first.stderr
   # What it was trained on: 4 images of 5 a class.
   known = trained_on.of("", weights.load(tmp_path / "run" / "params.npz"))
   assert len(known.ids) == 12
@@ -254,7 +260,9 @@ def test_a_folder_of_images_from_the_shell(tmp_path):
   assert not re.search(r"^[IWE]\d{4} ", first.stderr, re.MULTILINE)
   again = call()
   assert again.returncode == 0
-  assert "is finished" in again.stdout
+  assert "is finished" in again.stderr
+  assert json.loads(again.stdout) == result
+  assert (tmp_path / "run" / "log.txt").read_text() == log
   (tmp_path / "photos" / "class 0" / "0.PNG").write_bytes(b"broken")
   command[3] = f"--workdir={tmp_path / 'other'}"
   broken = call()

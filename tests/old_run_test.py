@@ -50,7 +50,7 @@ def test_a_run_goes_on_where_it_was(old_run, capsys):
   result = train.train_and_evaluate(
     load.load_config(CONFIG, OVERRIDES), old_run
   )
-  assert "resumed from step 4" in capsys.readouterr().out
+  assert "resumed from step 4" in capsys.readouterr().err
   before = json.loads((old_run / "old_result.json").read_text())
   assert result == pytest.approx(before, rel=1e-4)
   new = weights.load(old_run / "params.npz")
@@ -68,4 +68,4 @@ def test_a_run_goes_on_where_it_was(old_run, capsys):
 
 def test_a_finished_run_is_finished(old_run, capsys):
   train.train_and_evaluate(load.load_config(CONFIG, OVERRIDES), old_run)
-  assert "is finished" in capsys.readouterr().out
+  assert "is finished" in capsys.readouterr().err

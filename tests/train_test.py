@@ -13,7 +13,14 @@ from bit_jax.data import pipeline
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.evaluate import metrics
 from bit_jax.parallel import sharding
-from bit_jax.run import first_state, sources, start, stopping, watchdog
+from bit_jax.run import (
+  first_state,
+  sources,
+  start,
+  stopping,
+  upkeep,
+  watchdog,
+)
 from bit_jax.run.sources import RunData
 from bit_jax.storage import checkpoint
 from bit_jax.writers import metrics_file
@@ -98,7 +105,16 @@ def test_a_run_from_its_config_to_its_result(arrays, tmp_path, capsys):
   assert newest.class_names == loaded.class_names
   assert "block4" in (tmp_path / "parameters.txt").read_text()
   assert any(tmp_path.glob("events.out.tfevents*"))
-  assert "first step after" in capsys.readouterr().out
+  shown = capsys.readouterr()
+  assert not shown.out
+  assert "first step after" in shown.err
+  # What was shown is kept, in its order, to the last line.
+  log = (tmp_path / "log.txt").read_text()
+  assert log == shown.err
+  assert log.splitlines()[-1] == (
+    f"{tmp_path}: step 4, test/loss {result['eval/test/loss']:.4g}, "
+    f"test/accuracy {100 * result['eval/test/accuracy']:.1f} %"
+  )
 
 
 def test_the_same_command_again_changes_nothing(arrays, tmp_path):
@@ -549,7 +565,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     if path.is_file() and path.stat().st_size > 10_000:
       path.write_bytes(path.read_bytes()[:-1000])
   assert train.train_and_evaluate(config, tmp_path / "cut") == whole
-  printed = capsys.readouterr().out
+  printed = capsys.readouterr().err
   assert f"checkpoint {folder}/4 cannot be read" in printed
   assert f"it is now {folder}/4.damaged, going back to step 2" in printed
   assert trained(tmp_path / "cut") == trained(tmp_path / "whole")
@@ -581,3 +597,119 @@ def test_a_split_state_resumes_a_whole_one(arrays, tmp_path, monkeypatch):
   assert resumed["eval/test/loss"] == pytest.approx(whole["eval/test/loss"])
   a, b = (weights.load(tmp_path / d).params for d in ("whole", "cut"))
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
+
+
+BEST = {
+  "checkpoint.keep_best": "val/accuracy",
+  "checkpoint.keep": 1,
+  "checkpoint.every_steps": 4,
+  "eval.every_steps": 2,
+  "total_steps": 10,
+}
+
+
+@pytest.fixture
+def judged(monkeypatch):
+  """Makes evaluations give chosen accuracies on val, by their number."""
+  data = RunData(fakes.array_source(), {"val": fakes.array_source(8, seed=1)})
+  monkeypatch.setattr(sources, "load", lambda *_, **__: data)
+
+  def choose(by_step):
+    def evaluate(self, step, state, *, saved):
+      del self.evaluations["val"]
+      self.evaluations["val"] = lambda *_: {"accuracy": by_step[step]}
+      return real(self, step, state, saved=saved)
+
+    monkeypatch.setattr(upkeep.Upkeep, "evaluate", evaluate)
+
+  real = upkeep.Upkeep.evaluate
+  return choose
+
+
+def test_the_best_state_is_kept_beside_the_last(judged, tmp_path):
+  judged({2: 0.1, 4: 0.2, 6: 0.9, 8: 0.3, 10: 0.4})
+  plain = make_config(**BEST | {"checkpoint.keep_best": ""})
+  train.train_and_evaluate(plain, tmp_path / "plain")
+  last = weights.load(tmp_path / "plain").params
+  result = train.train_and_evaluate(make_config(**BEST), tmp_path / "run")
+  assert result == {
+    "step": 10,
+    "best_step": 6,
+    "best_value": 0.9,
+    "eval/val/accuracy": 0.4,
+  }
+  folder = tmp_path / "run" / "checkpoints"
+  assert checkpoint.steps(folder) == [10, 6]
+  # Keeping another state changes no number.
+  for path in (tmp_path / "run", tmp_path / "run" / "params.npz"):
+    jax.tree.map(np.testing.assert_array_equal, weights.load(path).params, last)
+  # Asked for, params.npz and result.json are of the best.
+  config = make_config(**BEST, **{"checkpoint.best_params": True})
+  result = train.train_and_evaluate(config, tmp_path / "best")
+  assert (result["step"], result["best_step"]) == (10, 6)
+  assert result["eval/val/accuracy"] == 0.9
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    weights.load(tmp_path / "best" / "params.npz").params,
+    weights.load(folder / "6").params,
+  )
+
+
+@pytest.mark.parametrize("step", [3, 4, 5, 6, 7, 8])
+def test_a_run_that_was_stopped_knows_its_best(
+  judged, tmp_path, monkeypatch, step
+):
+  judged({2: 0.1, 4: 0.5, 6: 0.3, 8: 0.2, 10: 0.4})
+  config = make_config(**BEST, **{"eval.early_stop_evals": 2})
+  whole = train.train_and_evaluate(config, tmp_path / "whole")
+  assert whole == {
+    "step": 8,
+    "stopped_early": True,
+    "best_step": 4,
+    "best_value": 0.5,
+    "eval/val/accuracy": 0.2,
+  }
+  with signal_at(monkeypatch, step), pytest.raises(StoppedError):
+    train.train_and_evaluate(config, tmp_path / "cut")
+  assert train.train_and_evaluate(config, tmp_path / "cut") == whole
+  assert checkpoint.steps(tmp_path / "cut" / "checkpoints") == [8, 4]
+  a, b = (weights.load(tmp_path / d).params for d in ("whole", "cut"))
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  # It is finished, although it did not make all its steps.
+  before = (tmp_path / "cut" / "metrics.jsonl").read_text()
+  assert train.train_and_evaluate(config, tmp_path / "cut") == whole
+  assert (tmp_path / "cut" / "metrics.jsonl").read_text() == before
+
+
+def test_killed_after_the_decision_to_end_early(judged, tmp_path):
+  judged({2: 0.5, 4: 0.4, 6: 0.3, 8: 0.9, 10: 0.9})
+  config = make_config(**BEST, **{"eval.early_stop_evals": 2})
+  whole = train.train_and_evaluate(config, tmp_path)
+  assert (whole["step"], whole["best_step"]) == (6, 2)
+  (tmp_path / "result.json").unlink()
+  assert train.train_and_evaluate(config, tmp_path) == whole
+
+
+def test_a_test_split_chooses_nothing(arrays, tmp_path):
+  config = make_config(**BEST | {"checkpoint.keep_best": "test/accuracy"})
+  with pytest.raises(InputError, match="choose by a part of train"):
+    train.train_and_evaluate(config, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+
+
+def test_a_run_that_has_not_learned_says_so(arrays, tmp_path, capsys):
+  train.train_and_evaluate(make_config(), tmp_path)
+  error = capsys.readouterr().err
+  assert (
+    "%); more steps may help: --config.total_steps=12, in another --workdir"
+  ) in error
+  assert error in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+  ("given", "total_steps", "every"),
+  [(0, 40, 1), (0, 150, 1), (0, 500, 5), (0, 10**6, 50), (7, 10**6, 7)],
+)
+def test_short_runs_are_logged_densely(given, total_steps, every):
+  config = make_config(log_every_steps=given, total_steps=total_steps)
+  assert upkeep.log_every_steps(resolved(config)) == every

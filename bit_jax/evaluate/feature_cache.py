@@ -25,7 +25,7 @@ import numpy as np
 import PIL
 from jax.sharding import Mesh
 
-from bit_jax import weights
+from bit_jax import progress, weights
 from bit_jax.data import jpeg
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
@@ -140,22 +140,29 @@ def of(loaded: weights.Weights, mesh: Mesh) -> FeatureCache:
   digest.update(json.dumps(computing, sort_keys=True).encode())
   digest.update(hosts.source_code().encode())
   variables = {"params": loaded.params, "batch_stats": loaded.batch_stats}
-  for path, array in sorted(paths.flatten(variables).items()):
-    digest.update(f"{path} {array.dtype} {array.shape}".encode())
-    digest.update(array.tobytes())
+  arrays = sorted(paths.flatten(variables).items())
+  with progress.activity("naming the weights by their bits", len(arrays)) as it:
+    for path, array in arrays:
+      digest.update(f"{path} {array.dtype} {array.shape}".encode())
+      digest.update(array.tobytes())
+      it.add()
   return FeatureCache(cache.folder("features"), digest.hexdigest())
 
 
 def _content(source: Source) -> str:
   """Returns a digest of all examples, with images as they are stored."""
   digest = hashlib.blake2b()
-  for i in range(len(source)):
-    example = source.examples[i]
-    image = example["image"]
-    is_array = isinstance(image, np.ndarray)
-    shape = image.shape if is_array else len(image)
-    digest.update(f"{shape} {np.asarray(example['label']).tolist()} ".encode())
-    digest.update(image.tobytes() if is_array else image)
+  what = f"looking for kept features of {source.name}"
+  with progress.activity(what, len(source), "images") as doing:
+    for i in range(len(source)):
+      example = source.examples[i]
+      image = example["image"]
+      is_array = isinstance(image, np.ndarray)
+      shape = image.shape if is_array else len(image)
+      label = np.asarray(example["label"]).tolist()
+      digest.update(f"{shape} {label} ".encode())
+      digest.update(image.tobytes() if is_array else image)
+      doing.add()
   return digest.hexdigest()
 
 

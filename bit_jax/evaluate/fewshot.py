@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from bit_jax import progress
 from bit_jax.data import subset
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
@@ -115,7 +116,8 @@ def evaluate_few_shot(
   Raises:
     InputError: A class has too few training examples.
   """
-  all_labels = train.read_labels()
+  with progress.activity(f"reading the labels of {train.name}"):
+    all_labels = train.read_labels()
   draws = {
     (k, seed): subset.few_shot_indices(
       all_labels, k, seed, train.num_classes, train.class_names
@@ -142,14 +144,18 @@ def evaluate_few_shot(
   x, y = compute(pool)
   x_test, y_test = compute(test)
   result = {}
-  for k in shots:
-    accuracies = []
-    for seed in range(seeds):
-      rows = np.searchsorted(used, draws[k, seed])
-      accuracies.append(
-        ridge_accuracy(
-          x[rows], y[rows], x_test, y_test, num_classes=train.num_classes
+  with progress.activity(
+    "fitting few-shot classifiers", len(draws), "of them"
+  ) as doing:
+    for k in shots:
+      accuracies = []
+      for seed in range(seeds):
+        rows = np.searchsorted(used, draws[k, seed])
+        accuracies.append(
+          ridge_accuracy(
+            x[rows], y[rows], x_test, y_test, num_classes=train.num_classes
+          )
         )
-      )
-    result[f"{k}shot_accuracy"] = float(np.mean(accuracies))
+        doing.add()
+      result[f"{k}shot_accuracy"] = float(np.mean(accuracies))
   return result

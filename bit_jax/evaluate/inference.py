@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bit_jax import models
+from bit_jax import models, progress
 from bit_jax.data import pipeline
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
@@ -153,5 +153,16 @@ def feature_rows(
         left -= len(rows)
 
   if cache is None:
-    return compute()
-  return cache.rows(source, preprocess, batch_size, compute)
+    found = compute()
+  else:
+    found = cache.rows(source, preprocess, batch_size, compute)
+  return _shown(found, source)
+
+
+def _shown(
+  blocks: Iterator[np.ndarray], source: Source
+) -> Iterator[np.ndarray]:
+  """Yields blocks of rows, and shows how many are done."""
+  what = f"features of {source.name}"
+  with progress.activity(what, len(source), "images") as doing:
+    yield from doing.counting(blocks)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from bit_jax import progress
 from bit_jax.data import pipeline
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
@@ -110,21 +111,27 @@ def score_split(
         rows[key] = np.zeros((len(source), *values.shape[1:]), values.dtype)
       rows[key][index] = values[real]
 
-  with pipeline.eval_batches(
-    source,
-    preprocess,
-    batch_size=batch_size,
-    mesh=mesh,
-    num_threads=num_threads,
-  ) as batches:
+  with (
+    progress.activity(
+      f"evaluating {source.name}", len(source), "examples"
+    ) as doing,
+    pipeline.eval_batches(
+      source,
+      preprocess,
+      batch_size=batch_size,
+      mesh=mesh,
+      num_threads=num_threads,
+    ) as batches,
+  ):
     for batch in batches:
       in_flight.append(score_step.run(prepared, batch, fixed))
       # One batch is read while the next one is computed.
       if len(in_flight) > 1:
         read_oldest()
+        doing.add(batch_size)
       after_batch()
-  while in_flight:
-    read_oldest()
+    while in_flight:
+      read_oldest()
   count = sums["examples"]
   assert count == len(source), f"evaluated {count} of {len(source)} examples"
   return sums, rows

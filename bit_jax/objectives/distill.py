@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from bit_jax import models
-from bit_jax.objectives.classify import Classify
+from bit_jax.objectives.classify import FITTED, Classify
 from bit_jax.objectives.objective import Aux, Batch, Scores
 
 
@@ -71,8 +71,25 @@ class Distill(Classify):
     soft = soft_loss(logits, teacher_logits, self.temperature).mean()
     label = self.label_loss(logits, batch["targets"]).mean()
     value = self.label_weight * label + (1 - self.label_weight) * soft
-    scalars = {"soft_loss": soft, "label_loss": label}
+    same = logits.argmax(-1) == teacher_logits.argmax(-1)
+    scalars = {
+      "soft_loss": soft,
+      "label_loss": label,
+      "agreement": same.mean(dtype=jnp.float32),
+    }
+    scalars |= self.train_scalars(logits, batch["targets"])
     return value, Aux(scalars, carried)
+
+  def shortcoming(self, scalars: Mapping[str, float]) -> str:
+    """Says if the student does not yet say what its teacher says."""
+    # The teacher may be wrong about the labels, and then so is the student.
+    agreement = scalars.get("agreement", 1.0)
+    if agreement >= FITTED:
+      return ""
+    return (
+      f"the student does not yet follow its teacher on the training images "
+      f"(the same first guess on {100 * agreement:.0f} %)"
+    )
 
   def score(
     self, params: Any, carried: Any, batch: Batch, fixed: Any

@@ -52,8 +52,8 @@ class Objective(abc.ABC):
 
   Subclasses are frozen dataclasses of static, hashable values (networks,
   counts, weights of terms). Arrays reach them as arguments, so that runs that
-  differ in arrays alone share a compiled step. All methods but `summarize` are
-  called inside jit, in the view of the global batch.
+  differ in arrays alone share a compiled step. All methods but `summarize`
+  and `shortcoming` are called inside jit, in the view of the global batch.
 
   Attributes:
     network: A Flax module, called with float[N, H, W, 3] images in [-1, 1] and
@@ -119,6 +119,19 @@ class Objective(abc.ABC):
         fill the last batch up.
       fixed: As for `loss`.
     """
+
+  def shortcoming(self, scalars: Mapping[str, float]) -> str:
+    """Says at the end of a run if it has not yet learned its training examples.
+
+    Args:
+      scalars: What training logs (`loss` and the scalars of `Aux`), the means
+        over the last tenth of the steps.
+
+    Returns:
+      A clause that names the number, or ''. By default nothing is judged.
+    """
+    del scalars
+    return ""
 
   @abc.abstractmethod
   def summarize(

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from bit_jax import progress
 from bit_jax.errors import InputError, UnavailableError, UsageError
 
 _DIGEST_BYTES = 16
@@ -84,12 +85,15 @@ def start(
       "process_id": process_id,
     }
   try:
-    jax.distributed.initialize(**arguments)
+    with progress.activity("waiting for the other processes"):
+      jax.distributed.initialize(**arguments)
   except (RuntimeError, ValueError) as e:
     raise UnavailableError(
       f"the other processes cannot be reached: {e}; --coordinator_address, "
       f"--num_processes and --process_id say where they are"
     ) from e
+  # One of them speaks.
+  progress.mute(jax.process_index() != 0)
 
 
 def _digest(text: str) -> np.ndarray:

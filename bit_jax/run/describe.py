@@ -10,16 +10,20 @@ from bit_jax.objectives import named
 from bit_jax.recipe import load
 from bit_jax.recipe.load import Config
 from bit_jax.run.sources import RunData
+from bit_jax.writers import metric_text
 
 
 def summary(result: Mapping[str, Any]) -> str:
   """Returns the step and the main metrics of a result as one line."""
   scalars = ", ".join(
-    f"{key.removeprefix('eval/')} {value:.4g}"
+    f"{key.removeprefix('eval/')} {metric_text.number(key, value, 4)}"
     for key, value in result.items()
     if key.startswith("eval/") and not key.endswith("/examples")
   )
-  return f"step {result['step']}" + (f", {scalars}" if scalars else "")
+  text = f"step {result['step']}"
+  if "best_step" in result:
+    text += f", best at step {result['best_step']}"
+  return f"{text}, {scalars}" if scalars else text
 
 
 def describe(

@@ -52,7 +52,7 @@ def make(
     )
 
   def few_shot(sets, state, after_batch):
-    del after_batch  # It is over in seconds.
+    del after_batch
     return fewshot.evaluate_few_shot(
       inference.make_feature_step(spec.objective.network, spec.mesh),
       state.variables,

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from bit_jax import models
+from bit_jax import models, progress
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.sets import own_folders
 from bit_jax.data.sets.folder import HeldOutGoneError
@@ -25,7 +25,7 @@ from bit_jax.parallel import hosts, sharding
 from bit_jax.recipe import check, network, resolve
 from bit_jax.recipe import load as load_config
 from bit_jax.recipe.load import Config
-from bit_jax.run import describe, fixed, sources, workdir_files
+from bit_jax.run import best, describe, fixed, sources, workdir_files
 from bit_jax.run.step import StepSpec, needs_whole_batch
 from bit_jax.run.workdir_files import RunFiles
 from bit_jax.storage import checkpoint, remote, user_paths
@@ -150,14 +150,17 @@ def load(
   log = _print_on_lead
   if data is None:
     own_folders.check_work_dir(config.data.name, str(workdir))
-    data = _load_data(config, workdir, log)
+    with progress.activity(f"opening {config.data.name}"):
+      data = _load_data(config, workdir, log)
+  best.check(config, data.evals)
   sources.check_classes(data)
-  fewshot_sets = sources.load_fewshot_sets(
-    config.eval.fewshot,
-    config.data.dir,
-    nested_classes=config.data.nested_classes,
-    skip_bad=config.data.skip_bad,
-  )
+  with progress.activity(f"opening {config.eval.fewshot}"):
+    fewshot_sets = sources.load_fewshot_sets(
+      config.eval.fewshot,
+      config.data.dir,
+      nested_classes=config.data.nested_classes,
+      skip_bad=config.data.skip_bad,
+    )
   config = resolve.resolve(config, sources.dataset_info(data))
   data, fewshot_sets = sources.cache_in_memory(data, fewshot_sets, config)
   # What the objective adds to the config is compared once it is known: a run
@@ -170,7 +173,8 @@ def load(
     )
   RunFiles(workdir, config).check_unchanged(but=_OF_THE_OBJECTIVE)
   result = workdir_files.read_result(workdir)
-  if result and result["step"] != config.resolved.total_steps:
+  wanted = config.resolved.total_steps
+  if result and result["step"] != wanted and not result.get("stopped_early"):
     result = None
   return Inputs(
     config=config,
@@ -188,7 +192,7 @@ def load(
 
 def _print_on_lead(text: str) -> None:
   if jax.process_index() == 0:
-    print(text, flush=True)
+    progress.say(text)
 
 
 def _load_data(
@@ -290,7 +294,8 @@ def load_objective(
       another run, hosts differ, or the step does not fit.
   """
   config, mesh = inputs.config, inputs.mesh
-  objective, loaded = _identify(inputs, objective, arrays)
+  with progress.activity("making the objective"):
+    objective, loaded = _identify(inputs, objective, arrays)
   spec = StepSpec.of(config, mesh, objective)
   _check_objective(spec, config, inputs.data.train)
   sources.check_shots(inputs.fewshot_sets, config.eval.fewshot_shots)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from bit_jax import progress
 from bit_jax.parallel import sharding
 
 # SIGTERM is sent by clouds and clusters before they take a machine away, SIGINT
@@ -49,11 +50,12 @@ class StopRequest:
     self.received = signal.Signals(number).name
     # print() could wait forever: the handler may interrupt another print() that
     # holds the stream's lock.
-    os.write(
-      2,
+    text = (
       f"{self.received}: finishing the step and saving; a second signal stops "
-      f"at once\n".encode(),
+      f"at once"
     )
+    os.write(2, f"{text}\n".encode())
+    progress.note(text)
 
 
 def make_stop_flag(mesh: Mesh) -> Callable[[bool], Any]:

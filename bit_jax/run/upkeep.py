@@ -1,7 +1,9 @@
 """Hooks of the training loop: checks, logs, saves, evaluations, stopping."""
 
+import collections
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +11,12 @@ from typing import Any
 import jax
 from etils import epath
 
+from bit_jax import progress
 from bit_jax.errors import InputError, StoppedError
 from bit_jax.parallel import sharding
+from bit_jax.recipe.load import Config
 from bit_jax.run import stopping, trained_on, watchdog
+from bit_jax.run.best import Best
 from bit_jax.run.evaluations import Evaluate
 from bit_jax.run.start import Run
 from bit_jax.run.step import TrainState
@@ -44,6 +49,12 @@ def _check_finite(
   )
 
 
+def log_every_steps(config: Config) -> int:
+  """Returns the steps between two lines of training metrics."""
+  dense = max(1, min(50, config.resolved.total_steps // 100))
+  return config.log_every_steps or dense
+
+
 @dataclasses.dataclass(kw_only=True)
 class Upkeep:
   """The hooks of one run, and what they need.
@@ -56,6 +67,9 @@ class Upkeep:
     metrics_writer: Takes all metrics.
     stop: The request to stop, if a signal has come.
     watchdog: Reports a run that makes no progress.
+    best: The best evaluation so far; None if the best state is not kept.
+    last_step: The step at which the run ends: total_steps, unless it ends
+      early.
   """
 
   run: Run
@@ -65,14 +79,23 @@ class Upkeep:
   metrics_writer: MetricWriter
   stop: stopping.StopRequest
   watchdog: watchdog.Watchdog
+  best: Best | None = None
 
   def __post_init__(self):
     self._flag: Any = False
     self._any_host_asked = stopping.make_stop_flag(self.run.spec.mesh)
-    self.total_steps = self.run.config.resolved.total_steps
-    self._save_every = self.run.config.checkpoint.every_steps
-    self._evaluate_every = self.run.config.eval.every_steps
-    self._log_every = self.run.config.log_every_steps
+    config = self.run.config
+    self.total_steps = self.last_step = config.resolved.total_steps
+    self._save_every = config.checkpoint.every_steps
+    self._evaluate_every = config.eval.every_steps
+    self._log_every = log_every_steps(config)
+    # The scalars of the last tenth of the steps.
+    self._recent: collections.deque[Mapping[str, float]] = collections.deque(
+      maxlen=max(1, self.total_steps // 10)
+    )
+    self._evaluated: tuple[int, dict[str, float]] | None = None
+    if self.best:
+      self.checkpointer.keep_also(self.best.step)
 
   def _is_due(self, step: int, every_steps: int) -> bool:
     return (
@@ -104,11 +127,15 @@ class Upkeep:
     Raises:
       InputError: A number is not finite.
     """
-    scalars = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    read = jax.device_get(metrics)
+    # JAX sorts the keys; people look for the loss first.
+    first = [k for k in ("loss", "accuracy") if k in read]
+    scalars = {k: float(read[k]) for k in dict.fromkeys((*first, *read))}
     self.watchdog.progress(step)
     if not all(map(math.isfinite, scalars.values())):
       self.checkpointer.wait()
     _check_finite(scalars, step, self.run.workdir)
+    self._recent.append(dict(scalars))
     if step == self.start_step + 1:
       self.run.clock.mark("compiling and running the step")
       self.run.log(str(self.run.clock))
@@ -123,7 +150,10 @@ class Upkeep:
   def save(self, step: int, state: TrainState) -> None:
     """Starts saving a state whose numbers are finite."""
     started = time.monotonic()
-    self.checkpointer.save(step, state, self.run.metadata(state.params))
+    metadata = self.run.metadata(state.params)
+    if self.best:
+      metadata["best"] = dataclasses.asdict(self.best)
+    self.checkpointer.save(step, state, metadata)
     secs = time.monotonic() - started
     self.metrics_writer.write_scalars(step, {"checkpoint/stall_secs": secs})
     self.metrics_writer.flush()
@@ -151,9 +181,13 @@ class Upkeep:
   ) -> dict[str, float]:
     """Returns all metrics `eval/NAME/...` of a state, and writes them.
 
+    A state that is the best so far is saved, and one at which the run ends.
+
     Raises:
       StoppedError: A signal came; the state is saved.
     """
+    if self._evaluated and self._evaluated[0] == step:
+      return self._evaluated[1]
     self._flag, scalars = False, {}
     try:
       for name, evaluate in self.evaluations.items():
@@ -168,15 +202,91 @@ class Upkeep:
     _check_finite(scalars, step, self.run.workdir)
     if scalars:
       self.metrics_writer.write_scalars(step, scalars)
+    self._evaluated = step, scalars
+    self._judge(step, state, scalars, saved=saved)
     return scalars
 
-  def write_weights(self, state: TrainState) -> None:
-    """Writes params.npz on host 0; all hosts must call it."""
+  @property
+  def ends_early(self) -> bool:
+    """True once too many evaluations had no better value."""
+    return self.last_step < self.total_steps
+
+  def _judge(
+    self,
+    step: int,
+    state: TrainState,
+    scores: Mapping[str, float],
+    *,
+    saved: bool,
+  ) -> None:
+    """Keeps the best state, and decides whether the run ends here."""
+    if self.best is None:
+      return
+    is_best = self.best.update(step, scores)
+    if is_best:
+      self.checkpointer.keep_also(step)
+    most = self.run.config.eval.early_stop_evals
+    if most and self.best.worse >= most and step < self.total_steps:
+      self.last_step = step
+      self.run.log(
+        f"no better {self.best.metric} in {self.best.worse} evaluations since "
+        f"step {self.best.step}: the run ends early, at step {step}"
+      )
+    if (is_best or self.ends_early) and not saved:
+      self.save(step, state)
+
+  def finish(self, state: TrainState) -> dict[str, Any]:
+    """Writes params.npz on host 0, and returns the result of the run.
+
+    All hosts must call it, after everything else is written.
+    """
+    step, scores = self._evaluated or (self.last_step, {})
+    result: dict[str, Any] = {"step": step}
+    if self.ends_early:
+      result["stopped_early"] = True
+    of_best = False
+    if self.best and self.best.step:
+      of_best = self.run.config.checkpoint.best_params and (
+        self.best.step != step
+      )
+      result["best_step"] = self.best.step
+      result["best_value"] = self.best.value
+    result |= self.best.scores if self.best and of_best else scores
+    with progress.activity("writing params.npz"):
+      self._write_weights(state, self.best.step if self.best and of_best else 0)
+    if text := self._shortcoming():
+      self.run.log(text)
+    return result
+
+  def _write_weights(self, state: TrainState, best_step: int) -> None:
+    """Writes params.npz of the last state, or of the best one if it has one."""
     run, mesh = self.run, self.run.spec.mesh
+    metadata = run.metadata(state.params)
+    if run.is_lead:
+      metadata |= {"trained_on": trained_on.describe(run.data.train)}
+    if best_step:
+      if run.is_lead:
+        path = run.workdir / "checkpoints" / str(best_step)
+        params, batch_stats, _ = checkpoint.load_weights(path)
+        run.files.write_weights(params, batch_stats, metadata)
+      return
     variables = sharding.to_host(state.variables, mesh)
     if run.is_lead:
       run.files.write_weights(
-        *(variables["params"], variables["batch_stats"]),
-        run.metadata(state.params)
-        | {"trained_on": trained_on.describe(run.data.train)},
+        variables["params"], variables["batch_stats"], metadata
       )
+
+  def _shortcoming(self) -> str:
+    """Returns a line if the run has not learned its training examples, or ''.
+
+    The objective judges it by the means over the last tenth of the steps.
+    """
+    if not self._recent or self.ends_early:
+      return ""
+    means = {
+      key: statistics.fmean(scalars[key] for scalars in self._recent)
+      for key in self._recent[-1]
+    }
+    text = self.run.spec.objective.shortcoming(means)
+    more = f"more steps may help: --config.total_steps={3 * self.total_steps}"
+    return text and f"{text}; {more}, in another --workdir"

@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from bit_jax import progress
 from bit_jax.storage import files
 
 _CHECKS_PER_LIMIT = 10
@@ -85,7 +86,9 @@ class Watchdog:
     while not self._done.wait(self._limit_secs / _CHECKS_PER_LIMIT):
       report = self.check()
       if report:
+        # Of every host, also of those that are mute otherwise.
         print(f"watchdog: {report}; stacks:", file=sys.stderr, flush=True)
+        progress.note(f"watchdog: {report}")
         faulthandler.dump_traceback(file=sys.stderr)
 
   def _publish(self) -> None:

@@ -40,10 +40,13 @@ _FREE_KEYS = (
 _MOMENTUM_DTYPE = "optim.momentum_dtype"
 _ADDED = {
   _MOMENTUM_DTYPE: "float32",
+  "eval.early_stop_evals": 0,
   "objective": "classify",
   "resolved.objective": "",
   "resolved.fixed_digest": "",
 }
+# With early stopping, where a run ends depends on these as well.
+_DECIDES_THE_END = ("checkpoint.keep_best", "eval.every_steps")
 _ABSENT = "absent"
 _FINGERPRINT = "resolved.data_fingerprint"
 
@@ -75,7 +78,10 @@ def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
     # The path may differ later or on another host; the fingerprint identifies
     # the content.
     flat["data.name"] = "folder"
-  return {k: v for k, v in flat.items() if not k.startswith(_FREE_KEYS)}
+  kept = _DECIDES_THE_END if flat["eval.early_stop_evals"] else ()
+  return {
+    k: v for k, v in flat.items() if k in kept or not k.startswith(_FREE_KEYS)
+  }
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ because Orbax itself restores flipped bits without an error.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from bit_jax import progress
 from bit_jax.errors import (
   InputError,
   UnavailableError,
@@ -92,7 +93,8 @@ class Checkpointer:
       UnavailableError: Likewise, for a reason that may pass: a full disk.
     """
     self._directory = remote.absolute(directory)
-    policies = [_POLICIES.LatestN(keep)]
+    self._also = _Also()
+    policies = [_POLICIES.LatestN(keep), self._also]
     if keep_every_steps:
       policies.append(_POLICIES.EveryNSteps(keep_every_steps))
     self._last_save: Any = None
@@ -122,13 +124,20 @@ class Checkpointer:
       metadata: A JSON object, saved with the state.
     """
     metadata = {**metadata, _DIGESTS: digest.compute(state)}
-    with self._writing():
+    with self._writing(), progress.activity("saving the checkpoint"):
       self._finish()
       # Without force, Orbax skips a save while another one is being written.
       with _saving_context():
         self._last_save = self._manager.save_async(
           step, state, custom_metadata=metadata, force=True
         )
+
+  def keep_also(self, step: int) -> None:
+    """Keeps the checkpoint of a step, and no longer that of the last call.
+
+    What is no longer kept is removed once the next save is complete.
+    """
+    self._also.step = step
 
   def _finish(self) -> None:
     """Waits for the last save, and closes its thread and event loop.
@@ -142,7 +151,7 @@ class Checkpointer:
 
   def wait(self) -> None:
     """Waits until the last save is complete."""
-    with self._writing():
+    with self._writing(), progress.activity("saving the checkpoint"):
       self._manager.wait()
       self._finish()
 
@@ -165,6 +174,22 @@ class Checkpointer:
       raise failure(
         f"checkpoints cannot be written to {self._directory}: {reason_of(e)}", e
       ) from e
+
+
+class _Also:
+  """Preserves the checkpoint of one step, as a policy of Orbax.
+
+  Attributes:
+    step: The step; 0 for none.
+  """
+
+  step = 0
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> Sequence[bool]:
+    del context
+    return [info.step == self.step for info in checkpoints]
 
 
 def prepare(abstract_state: Any) -> None:
@@ -332,6 +357,13 @@ def _load_on_host(
   path: epath.Path, parts: Collection[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Returns parts (or all) of a state as np.ndarray, and the metadata."""
+  with progress.activity(f"reading {path}"):
+    return _read_on_host(path, parts)
+
+
+def _read_on_host(
+  path: epath.Path, parts: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
   info = _read_info(path)
   # Restores on the host, independent of the devices it was saved from.
   host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])

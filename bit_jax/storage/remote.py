@@ -8,7 +8,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from etils import epath
 from fsspec import config as fsspec_config
 
+from bit_jax import progress
 from bit_jax.errors import InputError, failure, one_line
 
 _SCHEME = "gs://"
@@ -231,10 +231,8 @@ class Mirror:
       # again, and prints only the first of several failures.
       except Exception as e:
         if not self._is_failing:
-          print(
-            f"{self._path}: cannot be written: {one_line(e)}; trying again",
-            file=sys.stderr,
-            flush=True,
+          progress.say(
+            f"{self._path}: cannot be written: {one_line(e)}; trying again"
           )
         self._is_failing = True
 

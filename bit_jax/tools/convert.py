@@ -14,7 +14,7 @@ import dataclasses
 import pathlib
 import sys
 
-from bit_jax import errors, weights
+from bit_jax import errors, progress, weights
 from bit_jax.data import class_names
 from bit_jax.errors import InputError
 from bit_jax.storage import cache
@@ -60,7 +60,7 @@ def convert(src: str, dst: str, layout: str = "", labels: str = "") -> None:
       f"{dst}: {loaded.variant}, {loaded.num_classes} classes, {to.name} layout"
     )
     if loaded.class_names and to is not layouts.BIT_JAX:
-      print(
+      progress.say(
         "class names and preprocessing are left out; --layout=bit_jax has both"
       )
 

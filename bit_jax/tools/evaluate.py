@@ -18,7 +18,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from bit_jax import weights
+from bit_jax import progress, weights
 from bit_jax.data import class_names, datasets, preprocess
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
@@ -30,6 +30,7 @@ from bit_jax.parallel import sharding
 from bit_jax.run import trained_on
 from bit_jax.storage import cache
 from bit_jax.tools import command_line
+from bit_jax.writers import metric_text
 
 # The input size for weights without preprocessing metadata.
 _CROP_PX = 224
@@ -76,7 +77,8 @@ def run(
       labels counts for each of them.
 
   Returns:
-    A dict with `accuracy` and `top5_accuracy` (0 to 1), `examples` (the number
+    A dict with `accuracy` and, of more than five classes, `top5_accuracy` (0
+    to 1), `examples` (the number
     of images counted), the benchmark's `left_out`, `unmatched` and
     `assumed_order`, `preprocess` and, if asked for, `per_class`
     {name: {"accuracy", "examples"}}.
@@ -100,8 +102,7 @@ def run(
     mesh=mesh,
   )
   values, right = objective.summarize(sums, rows), rows["right"]
-  keys = ("accuracy", "top5_accuracy", "examples")
-  result: dict[str, Any] = {key: values[key] for key in keys}
+  result: dict[str, Any] = {k: v for k, v in values.items() if k != "loss"}
   for key in ("left_out", "trained_on", "unmatched", "assumed_order"):
     result[key] = getattr(benchmark, key)
   result["preprocess"] = dataclasses.asdict(prepare)
@@ -115,9 +116,13 @@ def run(
 
 def describe(name: str, result: Mapping[str, Any]) -> str:
   """Returns a result as text: one line, and one per class with `per_class`."""
+  shares = (
+    f"{key} {metric_text.number(key, value)}"
+    for key, value in result.items()
+    if metric_text.is_share(key)
+  )
   line = (
-    f"{name}: accuracy {result['accuracy']:.4f}, top5_accuracy "
-    f"{result['top5_accuracy']:.4f}, {result['examples']} images counted, "
+    f"{name}: {', '.join(shares)}, {result['examples']} images counted, "
     f"{result['left_out']} left out"
   )
   if result["trained_on"]:
@@ -134,7 +139,8 @@ def describe(name: str, result: Mapping[str, Any]) -> str:
     )
   classes = result.get("per_class", {}).items()
   lines = [
-    f"  {key}: accuracy {value['accuracy']:.4f}, {value['examples']} images"
+    f"  {key}: accuracy {metric_text.percent(value['accuracy'])}, "
+    f"{value['examples']} images"
     for key, value in classes
   ]
   return "\n".join([line, *lines])
@@ -181,44 +187,44 @@ def _evaluate_all(args: argparse.Namespace) -> None:
       return ()
     # Who names the split of a set knows what it is.
     kept = args.include_trained or (args.dataset and args.split)
-    print(
+    progress.say(
       f"note: the weights were trained on {len(found)} of the {len(source)} "
       f"images of {source.name}, which are "
-      + ("counted" if kept else "left out; --include_trained counts them"),
-      file=sys.stderr,
+      + ("counted" if kept else "left out; --include_trained counts them")
     )
     return () if kept else found
 
   opened: dict[str, Benchmark] = {}
   # An evaluation may take long, so all benchmarks are opened before the first.
   for name in _benchmarks(args.benchmark):
-    opened[name] = robustness.load(
-      name,
-      names,
-      split=args.split,
-      label_map=args.label_map,
-      border_px=args.border_px,
-      without=seen_in_training,
-      **where,
-    )
+    with progress.activity(f"opening {name}"):
+      opened[name] = robustness.load(
+        name,
+        names,
+        split=args.split,
+        label_map=args.label_map,
+        border_px=args.border_px,
+        without=seen_in_training,
+        **where,
+      )
   if args.dataset:
     # Classes that are none do not match those of the weights.
-    source = datasets.load(
-      args.dataset, args.split or "test", **where, nested_classes=True
-    )
-    opened[source.name] = robustness.relabel(
-      source,
-      names,
-      label_map=args.label_map,
-      border_px=max(args.border_px, 0),
-      without=seen_in_training,
-    )
+    with progress.activity(f"opening {args.dataset}"):
+      source = datasets.load(
+        args.dataset, args.split or "test", **where, nested_classes=True
+      )
+      opened[source.name] = robustness.relabel(
+        source,
+        names,
+        label_map=args.label_map,
+        border_px=max(args.border_px, 0),
+        without=seen_in_training,
+      )
   prepare = choose_preprocess(loaded.preprocess, args.preprocess, args.crop_px)
   if not (loaded.preprocess or (args.preprocess and args.crop_px)):
-    print(
+    progress.say(
       "note: the weights do not say how images are prepared; used: "
-      f"{prepare}; choose with --preprocess and --crop_px",
-      file=sys.stderr,
+      f"{prepare}; choose with --preprocess and --crop_px"
     )
   results = {}
   for name, benchmark in opened.items():

@@ -12,15 +12,14 @@ import json
 import sys
 from collections.abc import Sequence
 
-import numpy as np
-
-from bit_jax import weights
+from bit_jax import progress, weights
 from bit_jax.errors import exit_status
 from bit_jax.evaluate import feature_cache, fewshot, inference
 from bit_jax.parallel import sharding
 from bit_jax.run import sources
 from bit_jax.storage import cache
 from bit_jax.tools import command_line
+from bit_jax.writers import metric_text
 
 
 def _shots(text: str) -> tuple[int, ...]:
@@ -62,9 +61,10 @@ def run(
     InputError: Weights or data are missing or do not fit.
   """
   loaded = weights.load(path)
-  fewshot_set = sources.load_fewshot_set(
-    dataset, data_dir, "--dataset", nested_classes=nested_classes
-  )
+  with progress.activity(f"opening {dataset}"):
+    fewshot_set = sources.load_fewshot_set(
+      dataset, data_dir, "--dataset", nested_classes=nested_classes
+    )
   model, variables = inference.network(loaded)
   mesh = sharding.make_mesh()
   return fewshot.evaluate_few_shot(
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
       print(json.dumps(result))
     for key, value in () if args.json else result.items():
-      print(f"{key} {np.round(value, 4)}")
+      print(f"{key} {metric_text.number(key, value)}")
 
   return exit_status(report)
 

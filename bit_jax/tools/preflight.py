@@ -25,6 +25,7 @@ from typing import Any
 
 from etils import epath
 
+from bit_jax import progress
 from bit_jax.data.source import DatasetInfo
 from bit_jax.errors import InputError, exit_status
 from bit_jax.parallel import sharding
@@ -237,7 +238,8 @@ def run(
 
   numbers = _run_numbers(flight, origin, topology)
   print_line(_describe_run(numbers))
-  asked = flight.attempt({})
+  with progress.activity("compiling the step"):
+    asked = flight.attempt({})
   print_line(_describe_attempt(flight, asked, numbers["compiler"]))
   if asked.fits is False and flight.chooses_parts:
     try:
@@ -254,7 +256,8 @@ def run(
       "--config.model.dtype=bfloat16 may help"
     )
     if suggest:
-      fitting, tried = flight.find_fitting(print_attempt)
+      with progress.activity("compiling the step in other ways"):
+        fitting, tried = flight.find_fitting(print_attempt)
       if fitting:
         advice = f"it fits with {_flags(fitting.overrides)}"
       else:
@@ -340,7 +343,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     # Reading the data may take long, so a wrong config fails before it.
     check.check(config, mesh)
-    info, origin = find_info(config, given)
+    with progress.activity(f"looking at {config.data.name}"):
+      info, origin = find_info(config, given)
     if args.hbm_gib:
       usable = int(args.hbm_gib * aot.GIB)
     else:

@@ -28,6 +28,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bit_jax import progress
 from bit_jax.errors import InputError, exit_status, some
 from bit_jax.storage import user_paths
 from bit_jax.tools import command_line
@@ -52,6 +53,8 @@ _REQUIREMENTS = (
   "scipy>=1.13,<2",
   "tifffile>=2024.8,<2028",
 )
+
+_STDERR = 2
 
 _NAME = re.compile(
   r"(?P<dataset>\w+)(/(?P<config>[\w.+-]+))?"
@@ -211,12 +214,17 @@ def _plan(name: str, root: Path) -> tuple[Path, str, list[str]]:
   )
 
 
+def _call(command: list[str]) -> int:
+  """Runs a command, all of whose output goes to stderr; returns its status."""
+  return subprocess.call(command, stdout=_STDERR)
+
+
 def prepare(
   name: str,
   data_dir: str,
   venv: str = "",
   dry_run: bool = False,
-  run: Callable[[list[str]], int] = subprocess.call,
+  run: Callable[[list[str]], int] = _call,
 ) -> None:
   """Builds or converts a TFDS set as array_record.
 
@@ -241,7 +249,8 @@ def prepare(
   root = root.absolute()
   if root.exists() and not root.is_dir():
     raise InputError(f"--data_dir={data_dir} is not a folder")
-  folder, version, tfds_args = _plan(name, root)
+  with progress.activity("asking TFDS"):
+    folder, version, tfds_args = _plan(name, root)
   if not tfds_args:
     print(f"{folder / version} is array_record already; nothing to do")
     return
@@ -262,10 +271,14 @@ def prepare(
       [f"{bin_dir}/python", "-m", "pip", "install", "--quiet", *_REQUIREMENTS],
       [f"{bin_dir}/tfds", *tfds_args],
     ):
-      print("$", shlex.join(command), flush=True)
+      text = f"$ {shlex.join(command)}"
       if dry_run:
+        print(text)
         continue
-      if status := run(command):
+      progress.say(text)
+      with progress.activity(f"running {Path(command[0]).name}"):
+        status = run(command)
+      if status:
         raise InputError(
           f"{Path(command[0]).name} {shlex.join(command[1:3])} failed with "
           f"exit status {status}; its own message is above"

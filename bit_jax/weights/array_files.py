@@ -16,6 +16,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
+from bit_jax import progress
 from bit_jax.errors import InputError, one_line
 from bit_jax.storage import remote
 from bit_jax.weights import recognize
@@ -175,8 +176,12 @@ def write_arrays(path: epath.PathLike, arrays: Mapping[str, Any]) -> None:
     InputError: The file cannot be written.
   """
   is_safetensors = epath.Path(path).suffix == recognize.SAFETENSORS
-  with _replacing(epath.Path(path)) as f:
-    (_write_safetensors if is_safetensors else _write_npz)(f, arrays)
+  write = _write_safetensors if is_safetensors else _write_npz
+  with (
+    _replacing(epath.Path(path)) as f,
+    progress.activity(f"writing {path}", len(arrays), "arrays") as doing,
+  ):
+    write(f, arrays, doing.add)
 
 
 @contextlib.contextmanager
@@ -198,16 +203,21 @@ def _replacing(path: epath.Path) -> Iterator[IO[bytes]]:
       part.unlink(missing_ok=True)
 
 
-def _write_npz(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
+def _write_npz(
+  f: IO[bytes], arrays: Mapping[str, Any], after_array: Callable[[], None]
+) -> None:
   """Writes the same as np.savez, but one array at a time."""
   with zipfile.ZipFile(f, "w") as npz:
     for key, array in arrays.items():
       with npz.open(f"{key}.npy", "w", force_zip64=True) as member:
         array = np.asarray(array, order="C")
         np.lib.format.write_array(member, array, allow_pickle=False)
+      after_array()
 
 
-def _write_safetensors(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
+def _write_safetensors(
+  f: IO[bytes], arrays: Mapping[str, Any], after_array: Callable[[], None]
+) -> None:
   """Writes the same as safetensors.numpy.save_file, but one array at a time.
 
   The format: the header's length as uint64, the header as JSON, the raw arrays,
@@ -232,3 +242,4 @@ def _write_safetensors(f: IO[bytes], arrays: Mapping[str, Any]) -> None:
     little = array.dtype.newbyteorder("<")
     raw = np.asarray(array, little, order="C").reshape(-1).view(np.uint8)
     f.write(raw.data)
+    after_array()

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from bit_jax import models
+from bit_jax import models, progress
 from bit_jax.errors import InputError
 from bit_jax.models import paths
 from bit_jax.storage import checkpoint, remote, user_paths
@@ -107,11 +107,16 @@ def load(path: epath.PathLike) -> Weights:
     (64, 2)
   """
   with open_lazily(path) as weights:
-    return dataclasses.replace(
-      weights,
-      params=jax.tree.map(np.asarray, weights.params),
-      batch_stats=jax.tree.map(np.asarray, weights.batch_stats),
-    )
+    trees = weights.params, weights.batch_stats
+    what, total = f"reading the weights {path}", len(jax.tree.leaves(trees))
+    with progress.activity(what, total, "arrays") as doing:
+
+      def read(array):
+        doing.add()
+        return np.asarray(array)
+
+      params, batch_stats = jax.tree.map(read, trees)
+    return dataclasses.replace(weights, params=params, batch_stats=batch_stats)
 
 
 @contextlib.contextmanager

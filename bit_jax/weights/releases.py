@@ -13,9 +13,7 @@ import os
 import pathlib
 import urllib.request
 
-import tqdm
-
-from bit_jax import models
+from bit_jax import models, progress
 from bit_jax.errors import InputError
 from bit_jax.storage import cache, user_paths
 
@@ -137,15 +135,16 @@ def _download(url: str, path: pathlib.Path) -> None:
     with urllib.request.urlopen(url, timeout=30) as response:
       size = response.headers["Content-Length"]
       total = None if size is None else int(size)
+      progress.say(f"downloading {url} to {path.parent}")
       with (
         part.open("wb") as f,
-        tqdm.tqdm(
-          desc=path.name, total=total, unit="B", unit_scale=True, disable=None
-        ) as bar,
+        progress.activity(
+          f"downloading {path.name}", (total or 0) >> 20, "MiB"
+        ) as doing,
       ):
         while block := response.read(1 << 20):
           f.write(block)
-          bar.update(len(block))
+          doing.add()
     arrived = part.stat().st_size
     if total is not None and arrived != total:
       raise OSError(f"{arrived} of {total} bytes arrived")

@@ -147,6 +147,7 @@ def create(
   start_step: int,
   batch_size: int,
   is_lead: bool,
+  train_line_secs: float = 0.0,
 ) -> MetricWriter:
   """Builds the writers of a training run.
 
@@ -159,6 +160,7 @@ def create(
       metrics.jsonl, since these steps are run again.
     batch_size: Images per step, over all hosts.
     is_lead: True on one host; on the others, the writer does nothing.
+    train_line_secs: Least seconds between two shown lines of training metrics.
 
   Returns:
     A writer to all of them.
@@ -186,7 +188,9 @@ def create(
     writers += [
       JsonlWriter(folder / METRICS_FILE),
       TensorBoardWriter(folder, start_step),
-      ProgressWriter(total_steps, start_step, batch_size),
+      ProgressWriter(
+        total_steps, start_step, batch_size, train_line_secs=train_line_secs
+      ),
     ]
     stack.pop_all()
   return MultiWriter(writers)

@@ -61,6 +61,7 @@ from typing import Any
 
 import jax
 
+from bit_jax import progress
 from bit_jax.errors import InputError, exit_status, one_line
 from bit_jax.preflight import aot
 from bit_jax.storage import files
@@ -87,13 +88,17 @@ def run_all(
   """
   results = []
   for i, case in enumerate(cases, 1):
+    named = dataclasses.asdict(case)
+    label = f"{i} of {len(cases)}: {report.label(named)}"
+    doing = progress.activity(f"measuring {label}")
     if len(cases) == 1:
-      results.append(run_case(case, args))
+      with doing:
+        results.append(run_case(case, args))
     else:
-      named = dataclasses.asdict(case)
-      print(f"{i} of {len(cases)}: {report.label(named)}", flush=True)
+      print(label, flush=True)
       try:
-        results.append(apart(run_case, case, args))
+        with doing:
+          results.append(apart(run_case, case, args))
       # Whatever error a case ends in, the others are still measured.
       except Exception as e:
         results.append({"case": named, "error": one_line(e)})

@@ -37,7 +37,7 @@ check_numbers() {
 # leaves as it is in --flag=~/path.
 expand_home() {
   case $1 in
-    '~' | '~/'*) echo "$HOME${1#'~'}" ;;
+    \~ | \~/*) echo "$HOME${1#\~}" ;;
     *) echo "$1" ;;
   esac
 }

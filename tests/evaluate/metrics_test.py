@@ -152,5 +152,6 @@ def test_fewer_than_five_classes(one_device):
     batch_size=0,
     mesh=one_device,
   )
-  assert got["top5_accuracy"] == 1
+  # Five guesses of two classes are always right.
+  assert "top5_accuracy" not in got
   assert sharding.make_mesh().size == 4

@@ -9,6 +9,7 @@ import pytest
 from bit_jax import models
 from bit_jax.models import paths
 from bit_jax.objectives import losses
+from bit_jax.objectives.classify import Classify
 from bit_jax.parallel import sharding
 from bit_jax.run import optim
 from bit_jax.run.step import make_init, make_update_step
@@ -79,3 +80,48 @@ def test_the_step_is_that_of_plain_classification(num_devices, overrides):
       atol=1e-6,
       err_msg=path,
     )
+
+
+@pytest.mark.parametrize(
+  ("mixup_alpha", "targets", "right"),
+  [
+    (0.0, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]], 0.5),
+    # Of several classes, one of them; without any class, none is right.
+    (0.0, [[1, 0, 1], [0, 1, 1], [0, 1, 1], [0, 0, 0]], 0.5),
+    # Mixed: the class that weighs most, both if they weigh the same.
+    (0.1, [[0.9, 0.1, 0], [0.4, 0.6, 0], [0.5, 0, 0.5], [0, 1, 0]], 0.75),
+  ],
+)
+def test_the_training_accuracy(mixup_alpha, targets, right):
+  logits = jnp.array([[2.0, 1, 0], [0, 1, 3], [5, 0, 0], [0, 4, 0]])
+  objective = Classify(None, mixup_alpha=mixup_alpha)
+  name = "mixed_accuracy" if mixup_alpha else "accuracy"
+  scalars = objective.train_scalars(logits, jnp.array(targets, jnp.float32))
+  assert scalars == {name: right}
+  grads = jax.grad(
+    lambda x: objective.train_scalars(x, jnp.array(targets))[name]
+  )(logits)
+  assert not grads.any()
+
+
+def test_a_network_that_has_not_fitted_says_so():
+  plain, mixed = Classify(None), Classify(None, mixup_alpha=0.1)
+  assert plain.shortcoming({"accuracy": 0.614, "loss": 1.0}) == (
+    "the network has not yet fitted its training images (training accuracy 61 "
+    "%)"
+  )
+  assert "(training accuracy, of mixed images, 61 %)" in mixed.shortcoming(
+    {"mixed_accuracy": 0.614}
+  )
+  assert plain.shortcoming({"accuracy": 0.91}) == ""
+  assert plain.shortcoming({}) == ""
+
+
+def test_top_5_of_more_than_five_classes_only():
+  labels = jnp.arange(6)
+  batch = {"labels": labels, "mask": jnp.ones(6)}
+  for num_classes, has in ((5, False), (6, True)):
+    scores = Classify(None).score_logits(jnp.zeros((6, num_classes)), batch)
+    assert ("correct_top5" in scores.sums) == has
+    sums = {"examples": 6.0, **scores.sums}
+    assert ("top5_accuracy" in Classify(None).summarize(sums, {})) == has

@@ -268,3 +268,10 @@ def test_a_teacher_of_other_classes_is_refused(teacher, tmp_path):
   data = RunData(fakes.array_source(class_names=names), {})
   with pytest.raises(InputError, match="order: 'class 1' instead of 'class 2'"):
     train.train_and_evaluate(config, tmp_path, data=data)
+
+
+def test_a_student_is_judged_by_its_teacher():
+  student = Distill(None)
+  text = student.shortcoming({"agreement": 0.5, "accuracy": 0.99})
+  assert text.endswith("(the same first guess on 50 %)")
+  assert student.shortcoming({"agreement": 0.95, "accuracy": 0.5}) == ""

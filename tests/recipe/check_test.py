@@ -30,7 +30,7 @@ def test_recipes_are_valid(mesh):
     ("seed", -1, "seed=-1: expected 0"),
     ("seed", 2**31, "expected less than"),
     ("total_steps", -1, "total_steps=-1"),
-    ("log_every_steps", 0, "log_every_steps=0: expected 1"),
+    ("log_every_steps", -1, "log_every_steps=-1: expected 0"),
     ("checkpoint.keep", 0, "checkpoint.keep=0: expected 1"),
     ("checkpoint.keep_every_steps", -1, "keep_every_steps=-1"),
     ("optim.accum_steps", 3, "accum_steps=3: expected a divisor of the 128"),

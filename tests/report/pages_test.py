@@ -226,8 +226,8 @@ def test_runs_stand_in_one_table(tmp_path):
   page = _Page(out)
   assert page.rows == [
     ["Run", "Data set", "Model", "Steps", "train/loss", "eval/test/accuracy"],
-    ["first", "glyphs", "R14x0.5", "1,000", "1.5", "0.625"],
-    ["second", "digits", "R14x0.5", "1,000 not finished", "1.5", "0.75"],
+    ["first", "glyphs", "R14x0.5", "1,000", "1.5", "62.5 %"],
+    ["second", "digits", "R14x0.5", "1,000 not finished", "1.5", "75.0 %"],
   ]
   assert "<h1>2 training runs</h1>" in page.source
 
@@ -241,7 +241,7 @@ def test_runs_share_one_chart_for_each_metric(tmp_path):
   assert titles == [
     "train/loss",
     "train/learning_rate",
-    "eval/test/accuracy",
+    "eval/test/accuracy, %",
     "eval/test/loss",
   ]
   for text in charts[:3]:
@@ -338,3 +338,87 @@ def test_wrong_usage_exits_with_2(capsys, arguments):
     report.main(arguments)
   assert e.value.code == 2
   assert "usage:" in capsys.readouterr().err
+
+
+def _with_config(workdir, **changes):
+  config = json.loads((workdir / "config.json").read_text())
+  config |= {
+    "seed": 0,
+    "optim": {"lr": 0.003, "freeze": []},
+    "resolved": {"total_steps": 1000, "data_fingerprint": workdir.name},
+  }
+  for key, value in changes.items():
+    section, _, name = key.rpartition("__")
+    (config[section] if section else config)[name] = value
+  (workdir / "config.json").write_text(json.dumps(config))
+  return workdir
+
+
+def test_what_was_changed_between_configs_is_shown(tmp_path):
+  runs = [
+    _with_config(_make_run(tmp_path / "a")),
+    _with_config(_make_run(tmp_path / "b"), optim__lr=1e-5, seed=3),
+    _with_config(_make_run(tmp_path / "c"), optim__freeze=["head", "block1"]),
+  ]
+  runs_page.write(tmp_path / "report.html", runs)
+  page = _Page(tmp_path / "report.html")
+  assert page.rows[4:] == [
+    ["Key", "a", "b", "c"],
+    ["seed", "0", "3", "0"],
+    ["optim.lr", "0.003", "1e-05", "0.003"],
+    ["optim.freeze", "none", "none", "head, block1"],
+  ]
+  assert "What differs between the configs" in page.source
+
+
+def test_configs_that_say_the_same_are_not_compared(tmp_path):
+  old = _make_run(tmp_path / "old")  # Of a commit with fewer keys.
+  runs = [_with_config(_make_run(tmp_path / "a")), old]
+  runs_page.write(tmp_path / "report.html", runs)
+  assert "What differs" not in (tmp_path / "report.html").read_text()
+
+
+def test_hashes_and_counts_are_no_curves(tmp_path):
+  workdir = _make_run(tmp_path / "a")
+  with (workdir / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 1000, "train/example_hash": 123456789}\n')
+    file.write('{"step": 1000, "eval/test/examples": 33}\n')
+  runs_page.write(tmp_path / "report.html", [workdir])
+  page = _Page(tmp_path / "report.html")
+  assert "example_hash" not in page.source
+  assert page.rows[0][-1] == "eval/test/examples"
+  assert "<figcaption>eval/test/examples" not in page.source
+
+
+def test_the_page_says_what_the_log_skipped(tmp_path):
+  runs = [_make_run(tmp_path / name) for name in ("a", "b")]
+  (runs[1] / "metrics.jsonl").write_text(
+    "".join(f'{{"step": {i}, "train/loss": 1.0}}\n' for i in range(1, 5))
+  )
+  runs_page.write(tmp_path / "report.html", runs)
+  assert ("single batches, logged every step (b) and every 500 steps (a)") in (
+    tmp_path / "report.html"
+  ).read_text()
+
+
+def test_early_ends_and_best_steps_are_told(tmp_path):
+  workdir = _make_run(tmp_path / "a")
+  result = {"step": 1000, "stopped_early": True, "best_step": 600}
+  (workdir / "result.json").write_text(json.dumps(result))
+  runs_page.write(tmp_path / "report.html", [workdir])
+  steps = _Page(tmp_path / "report.html").rows[1][3]
+  assert steps == "1,000 ended early, best at 600"
+
+
+def test_a_table_of_many_metrics_is_divided(tmp_path):
+  """At 1280 px a table has room for about nine columns."""
+  runs = [_with_config(_make_run(tmp_path / f"r{i}"), seed=i) for i in range(7)]
+  metrics = {f"eval/split {i}/top5_accuracy": 0.5 for i in range(20)}
+  (runs[0] / "result.json").write_text(json.dumps({"step": 1, **metrics}))
+  runs_page.write(tmp_path / "report.html", runs)
+  page = _Page(tmp_path / "report.html")
+  assert max(map(len, page.rows)) == 9
+  header = [name for row in page.rows for name in row]
+  assert all(header.count(name) == 1 for name in metrics)
+  assert ["Key", *(f"r{i}" for i in range(5))] in page.rows
+  assert ["Key", "r5", "r6"] in page.rows

@@ -53,7 +53,7 @@ def test_a_run_goes_on_without_the_images_that_are_gone(
   changed = on_photos(photos, resume_changed=True)
   second = train.train_and_evaluate(changed, workdir)
   assert second["eval/test/examples"] == 7
-  printed = capsys.readouterr().out
+  printed = capsys.readouterr().err
   assert f"1 of 8 held-out images, such as {gone}\n" in printed
   assert "was finished before it was changed; its last state" in printed
   assert "resolved.train_examples: 32 -> 31 (1 fewer)" in printed
@@ -63,7 +63,7 @@ def test_a_run_goes_on_without_the_images_that_are_gone(
   assert left == [name for name in held_out if name != gone]
   # Now it is a run on these images.
   assert train.train_and_evaluate(on_photos(photos), workdir) == second
-  assert "is finished: step 4" in capsys.readouterr().out
+  assert "is finished: step 4" in capsys.readouterr().err
 
 
 def test_a_class_more_ends_in_words(photos, tmp_path):
@@ -104,7 +104,7 @@ def test_a_result_of_before_a_change_is_called_so(give, tmp_path, capsys):
   shutil.rmtree(tmp_path / "checkpoints")
   changed = make_config(resume_changed=True)
   assert train.train_and_evaluate(changed, tmp_path) == result
-  printed = capsys.readouterr().out
+  printed = capsys.readouterr().err
   assert "was finished before it was changed (resolved.data_finger" in printed
   assert "this is the result of before the changes" in printed
   assert not (tmp_path / "checkpoints").exists()  # Not trained again.
@@ -119,9 +119,9 @@ def test_rules_that_give_fewer_steps_than_were_made(give, tmp_path, capsys):
     return start.load(config, tmp_path).config.resolved.total_steps
 
   assert total_steps(total_steps=0) == 4
-  assert capsys.readouterr().out == ""
+  assert capsys.readouterr().err == ""
   assert total_steps(total_steps=0, resume_changed=True) == 5
-  printed = capsys.readouterr().out
+  printed = capsys.readouterr().err
   assert "gives 4 steps now, and the newest checkpoint is at step 5" in printed
   assert total_steps(total_steps=3, resume_changed=True) == 3
 

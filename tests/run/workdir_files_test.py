@@ -221,7 +221,7 @@ def test_result_and_summary(tmp_path):
   result = {"step": 3, "eval/test/accuracy": 0.51234, "eval/test/examples": 8}
   workdir_files.write_result(workdir, result)
   assert workdir_files.read_result(workdir) == result
-  assert describe.summary(result) == "step 3, test/accuracy 0.5123"
+  assert describe.summary(result) == "step 3, test/accuracy 51.2 %"
 
 
 def test_description_says_what_will_happen(mesh):

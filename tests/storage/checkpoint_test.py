@@ -237,3 +237,14 @@ def test_a_folder_that_cannot_be_opened_for_writing(tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoint.ocp.training, "Checkpointer", no_files_left)
   with pytest.raises(UnavailableError, match="cannot be written to .*Too many"):
     checkpoint.Checkpointer(tmp_path, keep=1)
+
+
+def test_the_checkpoint_of_one_more_step_is_kept(tmp_path, state):
+  with checkpoint.Checkpointer(tmp_path, keep=1) as manager:
+    for step, also in ((1, 0), (2, 2), (3, 2), (4, 3), (5, 3), (6, 5)):
+      manager.keep_also(also)
+      manager.save(step, state, {"number": step})
+      manager.wait()
+      # That of before is removed once the next save is complete.
+      wanted = {1: [1], 2: [2], 3: [3, 2], 4: [4, 3], 5: [5, 3], 6: [6, 5]}
+      assert checkpoint.steps(tmp_path) == wanted[step]

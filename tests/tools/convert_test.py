@@ -52,8 +52,9 @@ def test_layout_goes_by_suffix_or_flag(src, dst, flags, layout, params, capsys):
   loaded = weights.load(dst)
   jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
   # The command reports metadata that the layout cannot hold.
-  assert capsys.readouterr().out == (
-    f"{dst}: R14x0.25, 3 classes, {layout} layout\n"
+  out, err = capsys.readouterr()
+  assert out == f"{dst}: R14x0.25, 3 classes, {layout} layout\n"
+  assert err == (
     "class names and preprocessing are left out; --layout=bit_jax has both\n"
   )
 
@@ -82,7 +83,7 @@ def test_nothing_lost_nothing_said(src, capsys):
   assert convert.main([str(src), str(plain)]) == 0
   capsys.readouterr()
   assert convert.main([str(plain), str(plain)]) == 0
-  assert "left out" not in capsys.readouterr().out
+  assert "left out" not in capsys.readouterr().err
 
 
 def test_a_file_onto_itself(src, params):

@@ -133,9 +133,9 @@ def test_one_line_a_benchmark(folder, guesses, cache_dir, capsys):
   counted = [i for i in range(23) if i % 5 in (0, 3)]
   first, five = np.array([expected(guesses, i) for i in counted]).T
   line = (
-    f": accuracy {first.mean():.4f}, top5_accuracy {five.mean():.4f}, 9 "
-    "images counted, 14 left out; 3 classes have no class of the classifier: "
-    "bird, dog, rake\n"
+    f": accuracy {100 * first.mean():.1f} %, top5_accuracy "
+    f"{100 * five.mean():.1f} %, 9 images counted, 14 left out; 3 classes "
+    "have no class of the classifier: bird, dog, rake\n"
   )
   assert out.out == f"{bench}{line}{bench}/{line}"
   # The second evaluation reads the folder's scan from the cache.
@@ -249,7 +249,7 @@ def test_a_split_of_any_data_set(folder, tmp_path, guesses, capsys):
   # Outputs without names are taken in the order of the set, and a note says so.
   out = run(capsys, folder / "bare.npz", "--preprocess=square", *flags)
   first = np.mean(guesses[:21, 0] == label)
-  assert out.out.startswith(f"tiny test: accuracy {first:.4f}, ")
+  assert out.out.startswith(f"tiny test: accuracy {100 * first:.1f} %, ")
   assert "no class names, its outputs were taken in the order" in out.out
   flags += [f"--class_names={tmp_path}/names.txt", "--split=test[:20]"]
   out = run(capsys, folder / "named.npz", "--json", *flags)

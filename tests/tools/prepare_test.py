@@ -67,9 +67,9 @@ def test_builds_in_an_environment_of_its_own(tmp_path, capsys):
   assert f"--data_dir={tmp_path}" in tfds
   # Without the flag, tfds would take `./cifar10` for a script that builds it.
   assert "--imports=tensorflow_datasets" in tfds
-  out = capsys.readouterr().out.splitlines()
-  assert [line[:2] for line in out[:3]] == ["$ "] * 3
-  assert out[-1] == f"{tmp_path}/cifar10/3.0.2 is ready"
+  out, err = capsys.readouterr()
+  assert [line[:2] for line in err.splitlines()] == ["$ "] * 3
+  assert out == f"{tmp_path}/cifar10/3.0.2 is ready\n"
 
 
 @pytest.mark.parametrize("status", [0, 1])
@@ -201,9 +201,14 @@ def test_a_failed_command_ends_in_one_line(tmp_path, monkeypatch, capsys):
   scratch.mkdir()
   monkeypatch.setattr("tempfile.tempdir", str(scratch))
   assert prepare.main(["cifar10", f"--data_dir={tmp_path}"]) == 1
-  assert capsys.readouterr().err == (
-    "error: false -m venv failed with exit status 1; its own message is above\n"
-  )
+  assert capsys.readouterr().err.splitlines()[1:] == [
+    "error: false -m venv failed with exit status 1; its own message is above"
+  ]
+
+
+def test_the_output_of_other_commands_is_no_result(capfd):
+  assert prepare._call(["echo", "chatter"]) == 0
+  assert capfd.readouterr() == ("", "chatter\n")
 
 
 def test_a_conversion_must_convert_the_version_it_was_given(tmp_path):

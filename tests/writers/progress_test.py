@@ -33,7 +33,7 @@ def test_progress_writes_plain_lines_where_there_is_no_terminal():
   assert stream.getvalue().splitlines() == [
     "step 100 train/loss 2.5 train/lr 3e-05",
     "step 200 train/loss 1.5 [128.0 img/s, 06:40 left]",
-    "step 200 eval/test/accuracy 0.912 eval/n 1e+06",
+    "step 200 eval/test/accuracy 91.2 % eval/n 1e+06",
   ]
 
 
@@ -53,22 +53,79 @@ def test_progress_speed_leaves_out_evaluation_and_time_left_does_not():
   ]
 
 
-def test_progress_tells_of_a_step_in_each_minute_without_metrics():
+def test_progress_tells_of_a_step_every_few_seconds_without_metrics():
   stream, clock = io.StringIO(), _Clock()
   progress = ProgressWriter(1000, 0, 0, stream, clock)
   progress.write_scalars(1, {"train/loss": 1.0})
-  for step in range(2, 10):
-    clock.secs += 25
+  for step in range(2, 7):
+    clock.secs += 2
     progress.progress(step)
-  progress.write_scalars(10, {"train/loss": 0.5})
-  clock.secs += 50
-  progress.progress(11)
+  progress.write_scalars(7, {"train/loss": 0.5})
+  clock.secs += 3
+  progress.progress(8)
   assert stream.getvalue().splitlines() == [
     "step 1 train/loss 1",
-    "step 4 of 1000 [0.04 steps/s, 6:55:00 left]",
-    "step 7 of 1000 [0.04 steps/s, 6:53:45 left]",
-    "step 10 train/loss 0.5 [0.06 steps/s, 6:06:40 left]",
+    "step 3 of 1000 [0.50 steps/s, 33:14 left]",
+    "step 5 of 1000 [0.50 steps/s, 33:10 left]",
+    "step 7 train/loss 0.5 [1.00 steps/s, 27:35 left]",
   ]
+
+
+def test_a_run_of_hours_tells_of_a_step_every_minute():
+  stream, clock = io.StringIO(), _Clock()
+  progress = ProgressWriter(100_000, 0, 0, stream, clock)
+  clock.secs += 3700
+  for step in range(1, 31):
+    clock.secs += 5
+    progress.progress(step)
+    progress.show()
+  lines = stream.getvalue().splitlines()
+  assert [line.split()[1] for line in lines] == ["1", "13", "25"]
+
+
+def test_lines_for_people_are_fewer_than_those_that_are_written():
+  stream, clock = io.StringIO(), _Clock()
+  progress = ProgressWriter(9, 0, 0, stream, clock, train_line_secs=1.0)
+  for step in range(1, 10):
+    progress.write_scalars(step, {"train/loss": float(step)})
+    clock.secs += 0.25
+  progress.write_scalars(9, {"eval/a": 1.0})
+  lines = [line.split(" [")[0] for line in stream.getvalue().splitlines()]
+  assert lines == [
+    "step 1 train/loss 1",
+    "step 5 train/loss 5",
+    "step 9 train/loss 9",
+    "step 9 eval/a 1",
+  ]
+
+
+def test_a_compilation_and_a_slow_step_are_no_silence():
+  stream, clock = io.StringIO(), _Clock()
+  progress = ProgressWriter(9, 2, 0, stream, clock)
+  progress.show()
+  for secs in (6, 60):
+    clock.secs += secs
+    progress.show()
+  progress.write_scalars(3, {"train/loss": 1.0})
+  clock.secs += 7
+  progress.show()
+  assert stream.getvalue().splitlines() == [
+    "compiling and running the first step ... 6 s",
+    "compiling and running the first step ... 01:06",
+    "step 3 train/loss 1",
+    "step 3 of 9 is done; 7 s since",
+  ]
+
+
+def test_a_bar_shows_the_compilation():
+  def use(stream):
+    clock = _Clock()
+    progress = ProgressWriter(1000, 0, 64, stream, clock)
+    clock.secs += 2
+    progress.show()
+    progress.close()
+
+  assert "compiling the step]" in _on_terminal(24, 100, use)
 
 
 def test_progress_moves_the_bar_between_metrics():
@@ -133,7 +190,7 @@ def test_progress_shows_a_bar_on_a_terminal():
   assert "| 300/1000 [" in received
   assert ", loss 1.5, 128.0 img/s, 05:50 left]" in received
   assert "train/" not in received
-  assert "\rstep 300 eval/test/accuracy 0.912\r\n" in received
+  assert "\rstep 300 eval/test/accuracy 91.2 %\r\n" in received
   # The bar stays, and what comes after starts on a line of its own.
   assert received.endswith(" left]\r\nnext")
 
@@ -141,4 +198,4 @@ def test_progress_shows_a_bar_on_a_terminal():
 def test_progress_writes_plain_lines_on_a_terminal_without_size():
   received = _on_terminal(0, 0, _train_a_little)
   assert "step 300 train/loss 1.5" in received
-  assert "step 300 eval/test/accuracy 0.912" in received
+  assert "step 300 eval/test/accuracy 91.2 %" in received

@@ -12,17 +12,15 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
 import PIL
 from absl import logging
-from tqdm import tqdm
 
+from bit_jax import progress
 from bit_jax.data import decode, jpeg
 from bit_jax.data.formats import limits
 from bit_jax.errors import InputError
@@ -31,7 +29,6 @@ from bit_jax.storage import user_paths
 # More threads than cores: on a network file system, most of it is waiting.
 _NUM_THREADS = 32
 _CHUNK = 256
-_PROGRESS_SECS = 5.0
 # Files named in a message.
 _NAMED = 5
 # Increase it when the check or the sizes change: files of other formats, such
@@ -113,12 +110,12 @@ def scan(
     return found
 
   scanned: dict[str, Scanned] = {}
-  progress = _Progress(len(names))
   pool = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS)
   try:
-    for chunk in pool.map(scan_chunk, range(0, len(names), _CHUNK)):
-      scanned |= chunk
-      progress.report(len(scanned) + len(unreadable))
+    with progress.activity(f"checking {root}", len(names), "files") as doing:
+      for chunk in pool.map(scan_chunk, range(0, len(names), _CHUNK)):
+        scanned |= chunk
+        doing.add(_CHUNK)
   finally:
     pool.shutdown(cancel_futures=True)
   if cache_file and scanned != known:
@@ -189,28 +186,6 @@ def _report(
       )
   for name in noted:
     decode.warned(os.path.join(root, name))
-
-
-class _Progress:
-  """Prints a line every few seconds, so that a long scan is seen to move."""
-
-  def __init__(self, total: int):
-    self._total = total
-    self._started = self._printed = time.monotonic()
-
-  def report(self, done: int) -> None:
-    now = time.monotonic()
-    if now < self._printed + _PROGRESS_SECS or done >= self._total:
-      return
-    self._printed = now
-    speed = done / (now - self._started)
-    left = tqdm.format_interval(int((self._total - done) / speed))
-    print(
-      f"checked {done:,} of {self._total:,} image files, {speed:,.0f} files/s, "
-      f"{left} left",
-      file=sys.stderr,
-      flush=True,
-    )
 
 
 def _cache_file(root: str, cache_dir: str) -> pathlib.Path:

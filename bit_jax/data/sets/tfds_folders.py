@@ -10,8 +10,8 @@ import os
 import pathlib
 import re
 import shlex
-import sys
 
+from bit_jax import progress
 from bit_jax.errors import InputError, did_you_mean, nearest
 from bit_jax.storage import user_paths
 
@@ -110,7 +110,7 @@ def find(
 @functools.cache
 def _note(message: str) -> None:
   """Prints a note, once in a process."""
-  print(f"note: {message}", file=sys.stderr, flush=True)
+  progress.say(f"note: {message}")
 
 
 def _root(data_dir: str) -> pathlib.Path:

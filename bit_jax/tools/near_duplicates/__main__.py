@@ -43,14 +43,12 @@ import argparse
 import dataclasses
 import functools
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from bit_jax import weights
+from bit_jax import progress, weights
 from bit_jax.data import datasets
 from bit_jax.data.preprocess import Preprocess
 from bit_jax.data.source import Source
@@ -60,22 +58,6 @@ from bit_jax.parallel import sharding
 from bit_jax.storage import cache, user_paths
 from bit_jax.tools import command_line
 from bit_jax.tools.near_duplicates import page
-
-_PROGRESS_SECS = 10.0
-
-
-def _with_progress(
-  blocks: Iterable[Any], total: int, what: str
-) -> Iterator[Any]:
-  start = shown = time.monotonic()
-  done = 0
-  for block in blocks:
-    yield block
-    done, now = min(done + len(block), total), time.monotonic()
-    if now - shown > _PROGRESS_SECS:
-      shown, left = now, (now - start) * (total - done) / done
-      line = f"{what}: {done:,} of {total:,} examples, {left:.0f} s left"
-      print(line, file=sys.stderr, flush=True)
 
 
 def _search(
@@ -119,7 +101,7 @@ def _search(
       batch_size=batch_size,
       cache=kept,
     )
-    for block in _with_progress(rows, len(source), source.name):
+    for block in rows:
       # A last block of another size would compile another function.
       yield neighbours.normalize(np.resize(block["features"], shape))
 
@@ -127,12 +109,12 @@ def _search(
   for i, block in enumerate(features(query)):
     rows = held[i * batch_size : (i + 1) * batch_size]
     rows[:] = np.asarray(block)[: len(rows)]
-  if within:
-    blocks = neighbours.blocks_of(held)
-    blocks = _with_progress(blocks, len(held), "search")
-  else:
-    blocks = features(index)
-  return neighbours.search(held, blocks, len(index), count, mesh, within=within)
+  blocks = neighbours.blocks_of(held) if within else features(index)
+  with progress.activity("searching neighbours", len(index), "examples") as it:
+    blocks = it.counting(blocks)
+    return neighbours.search(
+      held, blocks, len(index), count, mesh, within=within
+    )
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -149,18 +131,19 @@ def _run(args: argparse.Namespace) -> str:
   _check_numbers(args)
   args.out, args.json = map(user_paths.expand, (args.out, args.json))
   page.check_writable(args.out, args.json)
-  opened = {
-    name: datasets.open_dataset(
-      name,
-      data_dir=args.data_dir,
-      cache_dir=str(cache.folder("folders")),
-      # No label is read.
-      nested_classes=True,
-    )
-    for name in (args.query, args.index)
-  }
-  query = opened[args.query].load(args.query_split)
-  index = opened[args.index].load(args.index_split)
+  with progress.activity(f"opening {args.query} and {args.index}"):
+    opened = {
+      name: datasets.open_dataset(
+        name,
+        data_dir=args.data_dir,
+        cache_dir=str(cache.folder("folders")),
+        # No label is read.
+        nested_classes=True,
+      )
+      for name in (args.query, args.index)
+    }
+    query = opened[args.query].load(args.query_split)
+    index = opened[args.index].load(args.index_split)
   within = (
     user_paths.same_dataset(args.query, args.index)
     and query.fingerprint == index.fingerprint

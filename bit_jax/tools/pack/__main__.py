@@ -44,6 +44,7 @@ from typing import Any
 
 from etils import epath
 
+from bit_jax import progress
 from bit_jax.errors import InputError, exit_status
 from bit_jax.storage import files, user_paths
 from bit_jax.tools import command_line
@@ -92,24 +93,26 @@ def pack(
   """
   started = time.monotonic()
   target = _target(src, name, data_dir, version, split)
-  class_names, splits = find.find(
-    src,
-    split=split,
-    class_list=class_list,
-    labels=labels,
-    allow_missing=allow_missing,
-    nested_classes=nested_classes,
-  )
+  with progress.activity(f"listing {src}"):
+    class_names, splits = find.find(
+      src,
+      split=split,
+      class_list=class_list,
+      labels=labels,
+      allow_missing=allow_missing,
+      nested_classes=nested_classes,
+    )
   folder = target.with_name(f"incomplete.{version}")
-  plan = shards.plan(name, class_names, splits, shard_mib)
+  with progress.activity("dividing the images into files"):
+    plan = shards.plan(name, class_names, splits, shard_mib)
   _check_space(target, plan, shards.finished(folder, plan))
-  print(
+  progress.say(
     f"{sum(map(len, splits.values())):,} images of {len(class_names):,} "
     f"classes, about {_size(plan.num_bytes)}, into {len(plan.shards):,} files "
-    f"in {folder}",
-    flush=True,
+    f"in {folder}"
   )
-  features = _features(class_names, multi_label=bool(labels))
+  with progress.activity("importing TFDS"):
+    features = _features(class_names, multi_label=bool(labels))
   done = shards.write(folder, plan, splits, features, skip_bad)
   _write_metadata(folder, name, version, plan, done, features)
   skipped = sorted(text for shard in done.values() for text in shard["skipped"])

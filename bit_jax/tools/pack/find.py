@@ -3,9 +3,9 @@
 import collections
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 
+from bit_jax import progress
 from bit_jax.data import class_names
 from bit_jax.data.sets import class_folders, image_files, layout
 from bit_jax.data.sets.left_out import LeftOut
@@ -13,8 +13,6 @@ from bit_jax.errors import InputError, some
 from bit_jax.storage import files
 from bit_jax.tools.pack import list_of_labels, tars
 from bit_jax.tools.pack.images import Images
-
-_PROGRESS_SECS = 5.0
 
 # Archives that may hold a class, but have no random access or no end.
 _OTHER_ARCHIVE = re.compile(
@@ -86,7 +84,7 @@ def find(
       for split, images in splits.items():
         _check_nesting(root, folders[split], names, images)
   if text := left_out.text():
-    print(f"left out: {text}", flush=True)
+    progress.say(f"left out: {text}")
   for name in names:
     # TFDS stores the names in a file, one per line, and strips them on reading.
     if name != name.strip() or len(name.splitlines()) != 1 or _undecoded(name):
@@ -190,23 +188,21 @@ def _find_classes(
     )
   number = {name: i for i, name in enumerate(names)}
   splits = {split: Images(root) for split in paths}
-  report_at = time.monotonic() + _PROGRESS_SECS
   for split, images in splits.items():
     same = class_folders.match(root, split, paths[split], names)
-    for i, (name, path) in enumerate(paths[split].items(), 1):
-      before, passed_over = len(images), LeftOut(root)
-      _add_class(images, path, number[same[name]], passed_over)
-      left_out.merge(passed_over)
-      if len(images) == before:
-        if split == first and not allow_missing:
-          raise InputError(
-            f"{path}: there are no images in it{passed_over.holds()}"
-          )
-        left_out.add_empty(path)
-      if time.monotonic() > report_at:
-        report_at = time.monotonic() + _PROGRESS_SECS
-        of = f"{i:,} of {len(paths[split]):,} classes"
-        print(f"{split}: {len(images):,} images in {of}", flush=True)
+    what = f"listing the images of {split}"
+    with progress.activity(what, len(paths[split]), "classes") as doing:
+      for name, path in paths[split].items():
+        before, passed_over = len(images), LeftOut(root)
+        _add_class(images, path, number[same[name]], passed_over)
+        left_out.merge(passed_over)
+        if len(images) == before:
+          if split == first and not allow_missing:
+            raise InputError(
+              f"{path}: there are no images in it{passed_over.holds()}"
+            )
+          left_out.add_empty(path)
+        doing.add()
     if not images:
       raise InputError(f"{root}: no images in {split}; {_LAYOUT}")
   return splits

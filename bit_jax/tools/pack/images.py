@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from bit_jax import progress
 from bit_jax.data import decode
 from bit_jax.errors import InputError, one_line
 
@@ -105,5 +106,5 @@ def checked(data: bytes, name: str) -> bytes:
     raise InputError(f"{name}: the file is empty")
   # Without its end marker, the image is decoded.
   if note := decode.check(data, name).note:
-    print(f"{name}: {note}", flush=True)
+    progress.say(f"{name}: {note}")
   return data

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Sequence
 
+from bit_jax import progress
 from bit_jax.data.sets import image_files
 from bit_jax.data.sets.left_out import LeftOut
 from bit_jax.errors import InputError, one_line
@@ -66,7 +67,7 @@ def find(
     if not images:
       raise InputError(f"--labels={labels} lists no image of {folders[split]}")
   if unlisted:
-    print(
+    progress.say(
       f"left out: {len(unlisted):,} images that {labels} does not list, such "
       f"as {unlisted[0]}"
     )

@@ -9,18 +9,16 @@ import json
 import os
 import pathlib
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from bit_jax import progress
 from bit_jax.errors import InputError, one_line
 from bit_jax.storage import files
 from bit_jax.tools.pack.images import Images, checked
 
-_PROGRESS_SECS = 5.0
 # Many threads hide the latency of a network file system. Processes would gain
 # little: a JPEG of 150 kB takes 0.4 ms of CPU time (measured), half of it in
 # the kernel.
@@ -61,35 +59,6 @@ class Plan:
   shards: Sequence[Shard]
   num_bytes: int
   fingerprint: str
-
-
-class _Progress:
-  """Counts images of several threads and prints the progress periodically."""
-
-  def __init__(self, total: int, done: int):
-    self.stopped = threading.Event()
-    self._lock = threading.Lock()
-    self._total, self._before, self._done = total, done, done
-    self._started = self._printed = time.monotonic()
-
-  def add(self) -> None:
-    with self._lock:
-      self._done += 1
-
-  def report(self) -> None:
-    now = time.monotonic()
-    if now < self._printed + _PROGRESS_SECS:
-      return
-    self._printed = now
-    speed = (self._done - self._before) / (now - self._started)
-    left = "?"
-    if speed:
-      left = tqdm.format_interval(int((self._total - self._done) / speed))
-    print(
-      f"{self._done:,} of {self._total:,} images, {speed:,.0f} images/s, "
-      f"{left} left",
-      flush=True,
-    )
 
 
 def _order(images: Images) -> np.ndarray:
@@ -194,10 +163,13 @@ def write(
     InputError: An image cannot be read or used, or a file cannot be written.
   """
   done = finished(folder, plan)
-  progress = _Progress(
-    sum(len(shard.indices) for shard in plan.shards),
-    sum(len(shard.indices) for shard in plan.shards if shard.file in done),
+  todo = [shard for shard in plan.shards if shard.file not in done]
+  doing = progress.Activity(
+    f"packing into {folder}",
+    sum(len(shard.indices) for shard in todo),
+    "images",
   )
+  stopped = threading.Event()
   _save(folder, plan, done)
   pool = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS)
   running = {
@@ -208,11 +180,12 @@ def write(
       shard.indices,
       features,
       skip_bad,
-      progress,
+      doing,
+      stopped,
     ): shard.file
-    for shard in plan.shards
-    if shard.file not in done
+    for shard in todo
   }
+  doing.start()
   try:
     while running:
       ready, _ = concurrent.futures.wait(
@@ -224,10 +197,10 @@ def write(
         _save(folder, plan, done)
       for future in failed:
         future.result()
-      progress.report()
   finally:
-    progress.stopped.set()
+    stopped.set()
     pool.shutdown(cancel_futures=True)
+    doing.stop()
   return done
 
 
@@ -248,7 +221,8 @@ def _write_shard(
   indices: np.ndarray,
   features: Any,
   skip_bad: bool,
-  progress: _Progress,
+  doing: progress.Activity,
+  stopped: threading.Event,
 ) -> dict[str, Any]:
   """Writes one shard and returns its record for the state file."""
   from array_record.python import (
@@ -262,7 +236,7 @@ def _write_shard(
       array_record_module.ArrayRecordWriter(str(part), _RECORD_OPTIONS)
     ) as writer:
       for i in map(int, indices):
-        if progress.stopped.is_set():
+        if stopped.is_set():
           return {}
         data = images.read(i)
         try:
@@ -283,7 +257,7 @@ def _write_shard(
           )
           writer.write(example)
           num_bytes += len(example)
-        progress.add()
+        doing.add()
     part.replace(path)
   # The writer reports its errors as RuntimeError when it is closed.
   except (RuntimeError, OSError) as e:

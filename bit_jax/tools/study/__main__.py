@@ -17,7 +17,6 @@ study.html the tables and the learning curves.
 
 import copy
 import fnmatch
-import functools
 import importlib.util
 import json
 import pathlib
@@ -28,7 +27,7 @@ from collections.abc import Sequence
 import ml_collections
 from etils import epath
 
-from bit_jax import train
+from bit_jax import progress, train
 from bit_jax.data.sets import tfds_folders
 from bit_jax.errors import InputError, UsageError, exit_status
 from bit_jax.preflight import parts
@@ -39,7 +38,7 @@ from bit_jax.storage import cache, checkpoint, user_paths
 from bit_jax.tools import command_line
 from bit_jax.tools.study import tables
 
-log = functools.partial(print, flush=True)
+log = progress.say
 
 
 def load_study(spec: str) -> study.Study:
@@ -172,9 +171,14 @@ def run_study(
       "no run of the study has its data set prepared; "
       f"{next(iter(skipped.values()))}"
     )
+  began, made = time.monotonic(), 0
   for i, run in enumerate(todo, 1):
-    log(f"\n{run.name} ({i} of {len(todo)})")
+    log(
+      f"\n{run.name} (run {i} of {len(todo)}"
+      f"{_time_left(began, made, len(todo) - i + 1)})"
+    )
     took = make_run(run, workdir)
+    made += took > 0
     if not tables.read_results([run], workdir):
       raise InputError(f"{run.name} has ended without a result")
     # It is read again because another machine may have added its runs.
@@ -184,6 +188,14 @@ def run_study(
   return tables.write_tables(
     spec, workdir, tables.read_secs(stored, spec.title)
   )
+
+
+def _time_left(began: float, made: int, left: int) -> str:
+  """Returns an estimate from the runs made so far, for a line; '' before."""
+  if not made:
+    return ""
+  secs = (time.monotonic() - began) / made * left
+  return f", about {progress.duration(secs)} left"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -212,7 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   def run() -> None:
     spec = load_study(args.study)
     text = run_study(spec, args.workdir, runs=args.runs, overrides=overrides)
-    log(f"\n{text}\nsee {args.workdir / 'study.html'}")
+    print(text, end="", flush=True)
+    log(f"see {args.workdir / 'study.html'}")
 
   return exit_status(run)
 

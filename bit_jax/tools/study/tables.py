@@ -11,7 +11,7 @@ from bit_jax.errors import InputError
 from bit_jax.report import page, study
 from bit_jax.run import workdir_files
 from bit_jax.storage import files
-from bit_jax.writers import metrics_file
+from bit_jax.writers import metric_text, metrics_file
 
 
 def read_results(
@@ -92,9 +92,19 @@ def write_page(spec: study.Study, workdir: pathlib.Path, tables: Any) -> None:
       )
     )
   body += page.charts(
-    [(c.title, curves(c, spec, workdir)) for c in spec.charts]
+    [_in_percent(c, curves(c, spec, workdir)) for c in spec.charts]
   )
   page.write(workdir / "study.html", spec.title, body)
+
+
+def _in_percent(chart: study.Chart, lines: Any) -> tuple[str, Any]:
+  """Returns title and lines of a chart, those of shares in %."""
+  if not metric_text.is_share(chart.metric):
+    return chart.title, lines
+  return f"{chart.title}, %", [
+    (name, steps, [None if v is None else 100 * v for v in values])
+    for name, steps, values in lines
+  ]
 
 
 def curves(

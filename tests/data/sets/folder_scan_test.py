@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bit_jax import progress
 from bit_jax.data import decode
 from bit_jax.data.formats import limits
 from bit_jax.data.sets import folder, folder_scan
@@ -214,11 +215,15 @@ def test_a_lifted_limit_does_not_stay_in_the_cache(tmp_path, monkeypatch):
     folder.load(str(root), cache_dir=cache)
 
 
-def test_a_long_scan_shows_its_progress(tmp_path, monkeypatch, capsys):
-  root = _make(tmp_path / "set")
+def test_a_long_scan_shows_its_progress(tmp_path, monkeypatch):
+  root, shown = _make(tmp_path / "set"), []
+
+  def add(doing, number):
+    real(doing, number)
+    shown.append(doing.text().split(",")[0])
+
+  real = progress.Activity.add
+  monkeypatch.setattr(progress.Activity, "add", add)
   monkeypatch.setattr(folder_scan, "_CHUNK", 4)
-  monkeypatch.setattr(folder_scan, "_PROGRESS_SECS", 0.0)
   folder.load(str(root))
-  lines = capsys.readouterr().err.splitlines()
-  assert lines[0].startswith("checked 4 of 12 image files, ")
-  assert len(lines) == 2
+  assert shown == [f"checking {root}: {n} of 12 files" for n in (4, 8, 12)]

@@ -139,7 +139,7 @@ def test_what_is_left_out_is_printed(src, out, capsys):
   assert (
     "left out: 1 file that is no image by name (.heic 1), such as "
     "cat.tar/1.heic (HEIC: convert it to JPEG); 1 image in no class folder: "
-    "loose.jpg\n" in capsys.readouterr().out
+    "loose.jpg\n" in capsys.readouterr().err
   )
 
 

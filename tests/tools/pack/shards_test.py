@@ -67,7 +67,7 @@ def test_goes_on_after_the_last_finished_shard(src, out, monkeypatch, capsys):
   with monkeypatch.context() as patch:
     Stop(patch, 5)
     assert pack.main(args) == 130
-  assert capsys.readouterr().err == ""
+  assert "Traceback" not in capsys.readouterr().err
   unfinished = out / "mine" / "incomplete.1.0.0"
   finished = {
     p.name: p.stat().st_mtime_ns for p in unfinished.glob("*-of-00016")
@@ -148,7 +148,6 @@ def test_files_that_cannot_be_written(src, out, monkeypatch):
   assert not (out / "2").exists()
 
 
-def test_tells_how_far_it_is(src, out, monkeypatch, capsys):
-  monkeypatch.setattr(shards, "_PROGRESS_SECS", 0)
+def test_tells_how_far_it_is(src, out, ended):
   run(src, out)
-  assert "16 of 16 images, " in capsys.readouterr().out
+  assert any(": 16 of 16 images, " in text for text in ended)
