@@ -22,6 +22,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 
+from bit_jax import progress
+
 
 class InputError(ValueError):
   """Bad input from the user; the command prints the message and exits 1."""
@@ -150,7 +152,9 @@ def exit_status(command: Callable[[], object]) -> int:
     The exit code of the process.
   """
   try:
-    command()
+    # What says nothing of itself is not silent for long either.
+    with progress.activity("working"):
+      command()
   except (InputError, UsageError, UnavailableError) as e:
     print(f"error: {one_line(e)}", file=sys.stderr)
     # Also what was taken for bad input where it was caught: a file of the user

@@ -118,3 +118,8 @@ def test_errors_raised_from_one_another_in_a_circle():
   first, second = OSError(errno.EACCES, "a"), OSError(errno.EPERM, "b")
   first.__context__, second.__context__ = second, first
   assert not errors.is_machine_fault(first)
+
+
+def test_a_command_that_says_nothing_is_not_silent(ended):
+  assert errors.exit_status(lambda: None) == 0
+  assert ended == ["working ... 0 s"]
