@@ -23,7 +23,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 
-from bit_jax import interrupts
+from bit_jax import interrupts, progress
 
 
 class InputError(ValueError):
@@ -191,7 +191,9 @@ def exit_status(command: Callable[[], object]) -> int:
   """
   interrupts.begin_work()
   try:
-    command()
+    # What says nothing of itself is not silent for long either.
+    with progress.activity("working"):
+      command()
   except (InputError, UsageError, UnavailableError) as e:
     print(f"error: {one_line(e)}", file=sys.stderr)
     # Also what was taken for bad input where it was caught: a file of the user

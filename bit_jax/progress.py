@@ -25,7 +25,7 @@ import tqdm
 
 # Seconds without a line after which the current activity is shown. Five seconds
 # of silence are too many; the rest is for imports before, and a busy machine.
-EVERY_SECS = 4.0
+EVERY_SECS = 3.5
 _CHECK_SECS = 0.5
 # The first activity of a young process counts the time of its imports.
 _YOUNG_SECS = 15.0

@@ -139,3 +139,8 @@ def test_did_you_mean():
   assert errors.did_you_mean([]) == ""
   assert errors.did_you_mean(["a"]) == "; did you mean a?"
   assert errors.did_you_mean(["a", "b", "a"]) == "; did you mean a or b?"
+
+
+def test_a_command_that_says_nothing_is_not_silent(ended):
+  assert errors.exit_status(lambda: None) == 0
+  assert ended == ["working ... 0 s"]

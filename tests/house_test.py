@@ -21,7 +21,8 @@ FLOORS = (
   ("data", "weights", "writers"),
   ("objectives", "storage"),
   ("models", "parallel"),
-  ("errors", "progress"),
+  ("errors",),
+  ("progress",),
   ("interrupts",),
 )
 # Arrows between neighbours of one row: scripts parse their flags as tools do.

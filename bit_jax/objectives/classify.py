@@ -1,6 +1,7 @@
 """Classification, the objective of the paper's recipes."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,7 +109,7 @@ class Classify(Objective):
     )
     return (
       f"the network has not yet fitted its training images ({kind} "
-      f"{100 * accuracy:.0f} %)"
+      f"{math.floor(100 * accuracy)} %)"
     )
 
   def score(

@@ -153,7 +153,8 @@ def check_same(config_text: str) -> None:
     "version of JAX": jax.__version__,
   }
   for what, text in checks.items():
-    everyone = np.asarray(multihost_utils.process_allgather(_digest(text)))
+    with progress.activity("waiting for the other hosts"):
+      everyone = np.asarray(multihost_utils.process_allgather(_digest(text)))
     everyone = everyone.reshape(jax.process_count(), -1)
     others = np.flatnonzero((everyone != everyone[0]).any(axis=1))
     if others.size:

@@ -7,6 +7,7 @@ and read offline.
 import base64
 import html
 import importlib.resources
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -79,14 +80,14 @@ def table(
   """
   text = ' class="text"'
   head = "".join(
-    f'<th scope="col"{text if i < num_texts else ""}>{html.escape(name)}</th>'
+    f'<th scope="col"{text if i < num_texts else ""}>{_breakable(name)}</th>'
     for i, name in enumerate(header)
   )
   lines = []
   for name, *cells in rows:
     words, numbers = cells[: num_texts - 1], cells[num_texts - 1 :]
-    line = f'<tr><th scope="row">{html.escape(name)}</th>'
-    line += "".join(f"<td{text}>{html.escape(cell)}</td>" for cell in words)
+    line = f'<tr><th scope="row">{_breakable(name)}</th>'
+    line += "".join(f"<td{text}>{_breakable(cell)}</td>" for cell in words)
     line += "".join(f"<td>{cell}</td>" for cell in numbers)
     lines.append(f"{line}</tr>")
   return (
@@ -96,6 +97,11 @@ def table(
     + "\n</tbody></table></div>"
     + f"<figcaption>{html.escape(caption)}</figcaption></figure>"
   )
+
+
+def _breakable(text: str) -> str:
+  """Returns text as HTML that may be broken after / and _, to stay narrow."""
+  return re.sub(r"([/_:=,])(?=\w)", r"\1<wbr>", html.escape(text))
 
 
 def median_and_range(values: Sequence[float]) -> str:

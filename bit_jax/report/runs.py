@@ -121,7 +121,7 @@ def _note(result: dict[str, Any]) -> str:
   notes = ["ended early"] if result.get("stopped_early") else []
   if "best_step" in result:
     notes.append(f"best at {result['best_step']:,}")
-  return ", ".join(notes)
+  return "</small><small>".join(notes)
 
 
 def _runs_tables(runs: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -41,7 +41,7 @@ class _Page(html.parser.HTMLParser):
       self.rows[-1].append("")
     if tag == "small":
       self.rows[-1][-1] += " "
-    if tag not in ("meta", "img"):
+    if tag not in ("meta", "img", "wbr"):
       self._open.append(tag)
 
   def handle_startendtag(self, tag, attrs):
@@ -407,7 +407,7 @@ def test_early_ends_and_best_steps_are_told(tmp_path):
   (workdir / "result.json").write_text(json.dumps(result))
   runs_page.write(tmp_path / "report.html", [workdir])
   steps = _Page(tmp_path / "report.html").rows[1][3]
-  assert steps == "1,000 ended early, best at 600"
+  assert steps == "1,000 ended early best at 600"
 
 
 def test_a_table_of_many_metrics_is_divided(tmp_path):

@@ -239,11 +239,11 @@ def test_a_folder_that_cannot_be_opened_for_writing(tmp_path, monkeypatch):
     checkpoint.Checkpointer(tmp_path, keep=1)
 
 
-def test_the_checkpoint_of_one_more_step_is_kept(tmp_path, state):
+def test_the_checkpoint_of_one_more_step_is_kept(tmp_path, mesh):
   with checkpoint.Checkpointer(tmp_path, keep=1) as manager:
     for step, also in ((1, 0), (2, 2), (3, 2), (4, 3), (5, 3), (6, 5)):
       manager.keep_also(also)
-      manager.save(step, state, {"number": step})
+      manager.save(step, make_state(mesh, step), {})
       manager.wait()
       # That of before is removed once the next save is complete.
       wanted = {1: [1], 2: [2], 3: [3, 2], 4: [4, 3], 5: [5, 3], 6: [6, 5]}

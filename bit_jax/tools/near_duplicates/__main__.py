@@ -162,19 +162,20 @@ def _run(args: argparse.Namespace) -> str:
     *(loaded, query, index, whole, args.neighbours, within),
     keep=not args.no_cache,
   )
-  return page.write(
-    args.out,
-    args.json,
-    query,
-    index,
-    distances,
-    numbers,
-    within=within,
-    threshold=args.threshold,
-    max_pairs=args.max_pairs,
-    note=f"Features: {loaded.variant} of {args.weights}, on whole images at "
-    f"{crop_px} x {crop_px} pixels.",
-  )
+  with progress.activity(f"writing {args.out}"):
+    return page.write(
+      args.out,
+      args.json,
+      query,
+      index,
+      distances,
+      numbers,
+      within=within,
+      threshold=args.threshold,
+      max_pairs=args.max_pairs,
+      note=f"Features: {loaded.variant} of {args.weights}, on whole images at "
+      f"{crop_px} x {crop_px} pixels.",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
