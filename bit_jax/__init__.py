@@ -21,8 +21,8 @@ The map of the house, from the door inwards. Imports go down only:
   models       networks: layers, initial values, parameter paths
   parallel     devices and processes
   errors       errors that end a command in one line
-  interrupts   Ctrl-C in the first second of a command
   progress     what a command does, shown on stderr every few seconds
+  interrupts   Ctrl-C in the first second of a command
 
 `models` and `weights` are the public packages: `models.create` makes a network,
 `weights.load` reads its weights. A run's data flows from recipe to run.sources,
