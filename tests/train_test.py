@@ -676,9 +676,9 @@ def test_a_run_that_was_stopped_knows_its_best(
   a, b = (weights.load(tmp_path / d).params for d in ("whole", "cut"))
   jax.tree.map(np.testing.assert_array_equal, a, b)
   # It is finished, although it did not make all its steps.
-  before = (tmp_path / "cut" / "metrics.jsonl").read_text()
+  before = (tmp_path / "cut" / "log.txt").read_text()
   assert train.train_and_evaluate(config, tmp_path / "cut") == whole
-  assert (tmp_path / "cut" / "metrics.jsonl").read_text() == before
+  assert (tmp_path / "cut" / "log.txt").read_text() == before
 
 
 def test_killed_after_the_decision_to_end_early(judged, tmp_path):

@@ -132,7 +132,10 @@ class ProgressWriter(MetricWriter):
 
   def show(self) -> None:
     """Shows that it goes on, when nothing was shown for a while."""
-    if self._clock() - self._shown < self._line_secs():
+    # Otherwise it has been silent for long enough. What this writer showed may
+    # not have been seen: see `progress.briefly`.
+    is_often = self._bar is not None or self._line_secs() > _LINE_SECS
+    if is_often and self._clock() - self._shown < self._line_secs():
       return
     self._shown = self._clock()
     if self._bar is not None:

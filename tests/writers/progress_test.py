@@ -102,7 +102,6 @@ def test_lines_for_people_are_fewer_than_those_that_are_written():
 def test_a_compilation_and_a_slow_step_are_no_silence():
   stream, clock = io.StringIO(), _Clock()
   progress = ProgressWriter(9, 2, 0, stream, clock)
-  progress.show()
   for secs in (6, 60):
     clock.secs += secs
     progress.show()
@@ -199,3 +198,12 @@ def test_progress_writes_plain_lines_on_a_terminal_without_size():
   received = _on_terminal(0, 0, _train_a_little)
   assert "step 300 train/loss 1.5" in received
   assert "step 300 eval/test/accuracy 91.2 %" in received
+
+
+def test_what_was_written_but_not_seen_ends_no_silence():
+  stream, clock = io.StringIO(), _Clock()
+  progress = ProgressWriter(9, 0, 0, stream, clock)
+  progress.write_scalars(1, {"train/loss": 1.0})
+  clock.secs += 1
+  progress.show()  # It is called after seconds in which nothing was seen.
+  assert stream.getvalue().count("\n") == 2
