@@ -331,7 +331,7 @@ def test_more_steps_than_the_schedule_had_are_explained(
   train.train_and_evaluate(make_config(), tmp_path)
   longer = make_config(total_steps=6, resume_changed=True)
   start.load_objective(start.load(longer, tmp_path))
-  printed = capsys.readouterr().out
+  printed = capsys.readouterr().err
   assert "changed since the run began: resolved.decay_steps" in printed
   assert "the learning rate has already decayed, from 0.01 to 0.0001" in printed
   assert "start anew in another --workdir from random weights" in printed

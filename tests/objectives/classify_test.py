@@ -19,7 +19,7 @@ from tests.fakes import a_batch, make_config, resolved
 
 def plain_step(config, network, tx):
   """The textbook's step for classification, on the same operations."""
-  parts = config.optim.accum_steps
+  parts = config.optim.accum_steps or 1
 
   def loss_fn(folded, images, targets):
     plain = network.clone(weight_standardization=False)

@@ -202,4 +202,4 @@ def test_checksums_beside_tars_are_left_out(src, out, capsys):
     (src / name).touch()
   run(src, out)
   assert load(out).class_names == ("cat", "dog")
-  assert "left out: 3 files" in capsys.readouterr().out
+  assert "left out: 3 files" in capsys.readouterr().err

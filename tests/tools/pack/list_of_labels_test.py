@@ -33,7 +33,7 @@ def test_several_labels_an_image(tmp_path, out, capsys):
   assert sorted((e["label"], e["image"]) for e in got) == sorted(
     (label, image) for _, image, label in records(out)
   )
-  text = capsys.readouterr().out
+  text = capsys.readouterr().err
   assert "left out: 1 images that " in text
   assert " does not list, such as unlisted.jpg" in text
 
