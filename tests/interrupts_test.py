@@ -34,9 +34,15 @@ def interrupted(tmp_path):
       capture_output=True,
       text=True,
       timeout=60,
+      # Where tests run in the background, the signal is ignored.
+      preexec_fn=_heed_signals,
     )
 
   return run
+
+
+def _heed_signals():
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("verb", [v for v in main.VERBS if v not in LIGHT])
