@@ -140,7 +140,7 @@ def test_a_folder_of_photos_from_another_folder(installed, tmp_path):
   done = installed.run(
     *("bit_jax", "study", study, "--workdir=s", "--runs="), cwd=tmp_path
   )
-  assert (done.returncode, done.stderr) == (0, "")
+  assert (done.returncode, done.stderr) == (0, "see s/study.html\n")
   assert "not run" in (tmp_path / "s/study.md").read_text()
 
 
