@@ -38,7 +38,7 @@ SAMPLES = 12
 COUNTED = ("open files", "threads", "device buffers", "KiB of memory")
 # A count that is left behind by every fifth operation is found.
 MOST = 0.2
-# Where few operations fit in the time, memory grows by less than this by itself.
+# Where few operations fit in the time, memory grows by less than this anyway.
 UNSTEADY_KIB = 12 * 1024
 PX = 64
 
