@@ -13,6 +13,12 @@ from bit_jax import errors, interrupts, main
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Stands for what a command imports first: it sends the signal of Ctrl-C.
 INTERRUPTING = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+# Where tests run in the background, the signal is ignored.
+HEEDING = """if True:
+  import os, signal, sys
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 ARGUMENTS = {"train": ["--config=downstream", "--workdir=/nowhere"]}
 # They import nothing heavy before their work begins.
 LIGHT = ("prepare", "report", "pack")
@@ -28,21 +34,15 @@ def interrupted(tmp_path):
 
   def run(*args, cwd=ROOT):
     return subprocess.run(
-      [sys.executable, *args],
+      [sys.executable, "-c", HEEDING, *args],
       cwd=cwd,
       env={**os.environ, "PYTHONPATH": f"{stubs}:{ROOT}"},
       capture_output=True,
       text=True,
       timeout=60,
-      # Where tests run in the background, the signal is ignored.
-      preexec_fn=_heed_signals,
     )
 
   return run
-
-
-def _heed_signals():
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("verb", [v for v in main.VERBS if v not in LIGHT])
