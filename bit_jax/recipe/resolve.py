@@ -114,8 +114,9 @@ def _resolution(config, info: DatasetInfo) -> tuple[int, int]:
     )
   if given_resize:
     raise InputError(
-      f"config.input.resize_px={resize} is smaller than the crop of {crop} px "
-      f"{rule}, as config.input.crop_px=0; expected both sizes, or 0 for both"
+      f"config.input.resize_px={resize}, yours or of the preset, is "
+      f"smaller than the crop of {crop} px {rule}, as config.input.crop_px=0; "
+      f"expected both sizes, or 0 for both"
     )
   raise InputError(
     f"config.input.crop_px={crop} is larger than the resize_px={resize} "

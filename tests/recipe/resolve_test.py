@@ -227,7 +227,8 @@ def test_no_default_is_none_so_that_every_key_can_be_overridden():
   [
     (
       *(40, 0),
-      "config.input.resize_px=40 is smaller than the crop of 128 px that "
+      "config.input.resize_px=40, yours or of the preset, is smaller than "
+      "the crop of 128 px that "
       "config.hyperrule='paper' gives for images of 32 x 32 px, as "
       "config.input.crop_px=0; expected both sizes",
     ),
